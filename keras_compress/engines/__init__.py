@@ -1,0 +1,1 @@
+"""What changes a model: one engine that works in place."""

@@ -1,0 +1,236 @@
+"""What the engine asks of a Keras: the few places where Keras 3 and tf_keras differ.
+
+Everything private is reached through one of the two subclasses, `keras3.py` and `tf_keras.py`, each
+use with its reason.
+"""
+
+from __future__ import annotations
+
+import abc
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+# The names under which the two Keras keep a canonical kernel on a layer.
+STORAGE_NAMES = {
+    "kernel": ("_kernel", "kernel"),
+    "depthwise_kernel": ("depthwise_kernel", "kernel"),
+    "pointwise_kernel": ("pointwise_kernel",),
+}
+
+
+class Adapter(abc.ABC):
+    """One Keras, as the engine sees it. Stateless; `keras` is its package."""
+
+    keras: Any
+    package: str
+    """The module prefix of this Keras' own classes."""
+    backup_method: str
+    """The method of `BackupAndRestore` that writes a backup (private in both Keras; no public hook
+    tells of it).
+    """
+
+    # --- the graph
+
+    @abc.abstractmethod
+    def functional(self, model: Any) -> Any | None:
+        """The functional graph behind a model: itself, what a Sequential builds, or None
+        (subclassed, unbuilt).
+        """
+
+    @abc.abstractmethod
+    def nodes(self, functional: Any) -> Iterator[tuple[Any, list[Any], list[Any]]]:
+        """(operation, flat input tensors, flat output tensors) of a graph in order of execution,
+        inputs left out.
+        """
+
+    @abc.abstractmethod
+    def structures(self, model: Any) -> tuple[Any, Any]:
+        """The nested inputs and outputs of a functional model, as the user passed them."""
+
+    @abc.abstractmethod
+    def kind(self, operation: Any) -> str:
+        """The canonical class name of a layer or bare operation; "" for what is not this Keras'
+        own.
+        """
+
+    def is_own(self, thing: Any) -> bool:
+        """Whether the class of `thing` is Keras' own, not a user's."""
+        return type(thing).__module__.startswith(self.package)
+
+    def kinds(self, layer: Any) -> Iterator[str]:
+        """The names of Keras' own classes that a layer is or derives from, nearest first."""
+        for base in type(layer).__mro__:
+            if base.__module__.startswith(self.package):
+                yield base.__name__
+
+    def layers(self, model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """(path, layer) of every layer below a model, each once, containers before their own."""
+        seen: set[int] = set()
+
+        def walk(parent: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+            # Private in both Keras, with one signature; `.layers` shows the first level only.
+            for layer in parent._flatten_layers(include_self=False, recursive=False):
+                if id(layer) not in seen:
+                    seen.add(id(layer))
+                    yield prefix + layer.name, layer
+                    yield from walk(layer, f"{prefix}{layer.name}/")
+
+        return walk(model, prefix)
+
+    def is_input(self, layer: Any) -> bool:
+        return type(layer).__name__ == "InputLayer"
+
+    # --- a model's life
+
+    @abc.abstractmethod
+    def is_compiled(self, model: Any) -> bool: ...
+
+    def iterations(self, model: Any) -> int | None:
+        """The optimizer's own count of updates; None without an optimizer."""
+        optimizer = getattr(model, "optimizer", None)
+        return None if optimizer is None else int(optimizer.iterations.numpy())
+
+    def grows(self, model: Any) -> bool:
+        """Whether a model without shapes gets them from its first batch."""
+        return isinstance(model, self.keras.Sequential)
+
+    def metric_names(self, model: Any) -> set[str]:
+        """The names under which a compiled model's metrics will appear in its logs."""
+        names = {metric.name for metric in model.metrics}
+        arguments = self.compile_arguments(model) or {}
+        # Metrics given as strings or functions are made with the first batch only.
+        for metric in tf.nest.flatten(
+            [arguments.get("metrics") or [], arguments.get("weighted_metrics") or []]
+        ):
+            name = getattr(metric, "name", getattr(metric, "__name__", metric))
+            names.add(str(name))
+        return names
+
+    def weight_name(self, variable: Any) -> str:
+        return getattr(variable, "path", variable.name)
+
+    @abc.abstractmethod
+    def steps_per_execution(self, model: Any) -> int: ...
+
+    @abc.abstractmethod
+    def build_like(self, model: Any, inputs: Any) -> None:
+        """Build a model that has no shapes yet for `inputs`, outside of any graph that is being
+        traced.
+        """
+
+    def build_as(self, model: Any, other: Any) -> None:
+        """Build a copy without shapes like the built model it was made from."""
+        config = other.get_build_config()
+        if config is not None:
+            model.build_from_config(config)
+
+    def retrace(self, model: Any) -> None:
+        """Make the next step of every kind trace anew, in mid-epoch too.
+
+        Both Keras look up `train_function` at every step, so a new one takes effect at the very
+        next; the other two are made on demand once they are None.
+        """
+        if model.train_function is not None:
+            model.make_train_function(force=True)
+        model.test_function = None
+        model.predict_function = None
+
+    def storage(self, layer: Any, kernel: str) -> str | None:
+        """The key in the layer's `__dict__` that holds a kernel while `call` runs."""
+        return next((key for key in STORAGE_NAMES[kernel] if key in layer.__dict__), None)
+
+    @abc.abstractmethod
+    def tf_variable(self, variable: Any) -> tf.Variable:
+        """The TensorFlow variable behind a Keras variable, free of any autocast scope."""
+
+    @abc.abstractmethod
+    def log_value(self, value: tf.Tensor) -> tf.Tensor:
+        """A value for the step's logs that shows as it is, however many replicas there are."""
+
+    @abc.abstractmethod
+    def show_as_they_are(self, callback_list: Any, names: tuple[str, ...]) -> None:
+        """Keep the progress bar from averaging these logs over the steps of an epoch."""
+
+    @abc.abstractmethod
+    def reset_best(self, callback: Any) -> bool:
+        """Forget the best value that an EarlyStopping or ModelCheckpoint has seen; False for any
+        other callback.
+        """
+
+    def isinstance(self, callback: Any, name: str) -> bool:
+        """Whether a callback is (derived from) this Keras' callback of that name."""
+        return isinstance(callback, getattr(self.keras.callbacks, name))
+
+    def compile_arguments(self, model: Any) -> dict[str, Any] | None:
+        """The arguments of the model's last `compile`, as objects; None if it was not compiled."""
+        if not self.is_compiled(model):
+            return None
+        # `get_compile_config` would serialise them, which fails for a user's unregistered loss.
+        return dict(model._compile_config.config)
+
+    def callback_list(self, callback: Any) -> Any | None:
+        """The `CallbackList` that is calling `callback`, found on the stack.
+
+        No public road leads from a callback to the list that it stands in, and whoever must act
+        before or after all others needs it.
+        """
+        frame = sys._getframe(1)
+        while frame is not None:
+            caller = frame.f_locals.get("self")
+            if isinstance(caller, self.keras.callbacks.CallbackList) and any(
+                member is callback for member in caller.callbacks
+            ):
+                return caller
+            frame = frame.f_back  # type: ignore[assignment]
+        return None
+
+    @abc.abstractmethod
+    def flat_names(self, model: Any) -> tuple[list[str], list[str]]:
+        """The names of a functional model's flat inputs and outputs, each unique."""
+
+    def input_specs(self, model: Any) -> list[tf.TensorSpec]:
+        """Name, shape (None for the batch) and dtype of a functional model's flat inputs."""
+        structure, _ = self.structures(model)
+        names, _ = self.flat_names(model)
+        return [
+            tf.TensorSpec(tensor.shape, tensor.dtype, name)
+            for name, tensor in zip(names, tf.nest.flatten(structure), strict=True)
+        ]
+
+    def call_flat(self, model: Any, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
+        """The flat outputs of a functional model in inference, for flat inputs."""
+        structure, _ = self.structures(model)
+        outputs = model(tf.nest.pack_sequence_as(structure, inputs), training=False)
+        return tf.nest.flatten(outputs)
+
+
+def unique(names: list[str]) -> list[str]:
+    """The names, with a number behind each that came before."""
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        count = seen.get(name, 0)
+        seen[name] = count + 1
+        unique.append(f"{name}_{count}" if count else name)
+    return unique
+
+
+def wrap_method(thing: Any, name: str, make: Callable[[Callable], Callable]) -> Callable[[], None]:
+    """Replace a method on one instance by `make(original)`; returns what undoes it.
+
+    Written to `__dict__`, because `__setattr__` of both Keras inspects and tracks what it is given.
+    """
+    own = thing.__dict__
+    had, before = name in own, own.get(name)
+    own[name] = make(getattr(thing, name))
+
+    def undo() -> None:
+        if had:
+            own[name] = before
+        else:
+            own.pop(name, None)
+
+    return undo

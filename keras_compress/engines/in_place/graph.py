@@ -1,0 +1,120 @@
+"""A functional model with its nested models laid flat: who computes what from what."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from keras_compress.engines.in_place.adapter import Adapter
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One call of one operation. Tensors are plain numbers, the same for producer and consumer
+    across nesting.
+    """
+
+    operation: Any
+    path: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+class Graph:
+    """The flat graph of a functional model. `nodes` are in order of execution; a shared layer has
+    several.
+    """
+
+    def __init__(self, adapter: Adapter, model: Any):
+        functional = adapter.functional(model)
+        self._adapter = adapter
+        self._numbers: dict[int, int] = {}
+        self._keep: list[Any] = []  # ids below stay unique only while the tensors live
+        self.is_floating: dict[int, bool] = {}
+        self.nodes: list[Node] = []
+        self.inputs = [self._number(tensor) for tensor in functional.inputs]
+        renamed: dict[int, int] = {}
+        self._add(functional, "", renamed)
+        self.outputs = {
+            renamed.get(id(tensor), self._number(tensor)) for tensor in functional.outputs
+        }
+
+        self.consumers: dict[int, list[Node]] = defaultdict(list)
+        self.producer: dict[int, Node] = {}
+        self.nodes_of: dict[int, list[Node]] = defaultdict(list)
+        for node in self.nodes:
+            self.nodes_of[id(node.operation)].append(node)
+            for tensor in node.inputs:
+                self.consumers[tensor].append(node)
+            for tensor in node.outputs:
+                self.producer[tensor] = node
+
+    def operations(self) -> Iterator[tuple[str, Any]]:
+        """(path, operation), each operation once, in the order of its first call."""
+        seen: set[int] = set()
+        for node in self.nodes:
+            if id(node.operation) not in seen:
+                seen.add(id(node.operation))
+                yield node.path, node.operation
+
+    def only_consumer(self, operation: Any) -> Node | None:
+        """The one node that uses what `operation` computes; None where there are several, or it is
+        an output.
+        """
+        nodes = self.nodes_of[id(operation)]
+        if len(nodes) != 1 or len(nodes[0].outputs) != 1:
+            return None
+        (tensor,) = nodes[0].outputs
+        consumers = self.consumers[tensor]
+        if tensor in self.outputs or len(consumers) != 1:
+            return None
+        # A shared consumer, or one that takes the tensor twice, cannot be merged with its producer.
+        if len(self.nodes_of[id(consumers[0].operation)]) != 1:
+            return None
+        return consumers[0]
+
+    def _number(self, tensor: Any) -> int:
+        if id(tensor) not in self._numbers:
+            self._numbers[id(tensor)] = len(self._numbers)
+            self._keep.append(tensor)
+            dtype = getattr(tensor.dtype, "name", tensor.dtype)
+            self.is_floating[self._numbers[id(tensor)]] = "float" in dtype
+        return self._numbers[id(tensor)]
+
+    def _add(self, functional: Any, prefix: str, renamed: dict[int, int]) -> None:
+        """Append a graph's nodes; `renamed` maps ids of its own tensors to numbers known outside.
+
+        It starts empty for the outermost graph and gains the outputs of each nested model.
+        """
+
+        def number(tensor: Any) -> int:
+            return renamed[id(tensor)] if id(tensor) in renamed else self._number(tensor)
+
+        for operation, inputs, outputs in self._adapter.nodes(functional):
+            inner = self._adapter.functional(operation)
+            path = prefix + operation.name
+            if inner is None:
+                self.nodes.append(
+                    Node(operation, path, tuple(map(number, inputs)), tuple(map(number, outputs)))
+                )
+                continue
+            # Each call of a nested model is its own copy of the inner tensors.
+            inside = {
+                id(own): number(given) for own, given in zip(inner.inputs, inputs, strict=True)
+            }
+            for _, _, produced in self._adapter.nodes(inner):
+                for tensor in produced:
+                    inside[id(tensor)] = self._number(_Copy(tensor.dtype))
+            self._add(inner, f"{path}/", inside)
+            for own, given in zip(inner.outputs, outputs, strict=True):
+                renamed[id(given)] = inside[id(own)]
+                self._keep.append(given)
+
+
+@dataclasses.dataclass(eq=False)
+class _Copy:
+    """Stands for an inner tensor of one call of a nested model."""
+
+    dtype: Any

@@ -1,0 +1,41 @@
+"""A network as one TensorFlow function that can leave the process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from keras_compress.engines.in_place.adapter import Adapter
+
+
+def inference_function(adapter: Adapter, model: Any, batch_size: int) -> Any:
+    """The model in inference, as a ConcreteFunction of its flat inputs that returns name -> tensor.
+
+    Every shape is fixed, the batch to `batch_size`; names and order are the model's own.
+
+    Raises:
+        ValueError: the model is subclassed, or an input has a free dimension besides the batch.
+    """
+    if adapter.functional(model) is None:
+        raise ValueError(
+            "Export: the model must be Sequential or functional, so that its inputs are known. "
+            f"Received: model={type(model).__name__}"
+        )
+    _, output_names = adapter.flat_names(model)
+    specs = []
+    for spec in adapter.input_specs(model):
+        shape = (batch_size, *spec.shape[1:])
+        if None in shape:
+            raise ValueError(
+                "Export: every dimension of an input but the batch must be fixed. "
+                f"Received: input {spec.name!r} of shape {tuple(spec.shape)}"
+            )
+        specs.append(tf.TensorSpec(shape, spec.dtype, spec.name))
+
+    @tf.function(autograph=False)
+    def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = adapter.call_flat(model, list(inputs))
+        return dict(zip(output_names, outputs, strict=True))
+
+    return answer.get_concrete_function(*specs)

@@ -1,0 +1,78 @@
+"""Keras 3 with the TensorFlow backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_compress.engines.in_place.adapter import Adapter, unique
+
+
+class Keras3(Adapter):
+    keras = keras
+    package = "keras.src"
+    backup_method = "_save_model"
+
+    def functional(self, model: Any) -> Any | None:
+        if isinstance(model, keras.Sequential):
+            # A Sequential runs the Functional it keeps to itself; its own `layers` have no nodes.
+            return getattr(model, "_functional", None)
+        # Only a functional model has nodes; there is no public attribute that tells.
+        return model if hasattr(model, "_nodes_by_depth") else None
+
+    def nodes(self, functional: Any) -> Iterator[tuple[Any, list[Any], list[Any]]]:
+        # `_nodes_by_depth` is what `Function._run_through_graph` itself walks; `operations` alone
+        # has no edges.
+        for depth in sorted(functional._nodes_by_depth, reverse=True):
+            for node in functional._nodes_by_depth[depth]:
+                if not node.is_input:
+                    yield node.operation, list(node.input_tensors), list(node.outputs)
+
+    def structures(self, model: Any) -> tuple[Any, Any]:
+        functional = self.functional(model)
+        # `.input` is the structure the user passed, but Sequential has no such attribute until it
+        # is built.
+        return functional._inputs_struct, functional._outputs_struct
+
+    def kind(self, operation: Any) -> str:
+        return type(operation).__name__ if self.is_own(operation) else ""
+
+    def flat_names(self, model: Any) -> tuple[list[str], list[str]]:
+        functional = self.functional(model)
+        # Each input tensor is named as its InputLayer; there is no `input_names` in Keras 3.
+        names = [tensor.name for tensor in functional.inputs]
+        return unique(names), unique(functional.output_names)
+
+    def is_compiled(self, model: Any) -> bool:
+        return bool(model.compiled)
+
+    def steps_per_execution(self, model: Any) -> int:
+        return int(model.steps_per_execution)
+
+    def build_like(self, model: Any, inputs: Any) -> None:
+        with tf.init_scope():
+            model.build(tf.nest.map_structure(lambda x: tuple(x.shape), inputs))
+
+    def tf_variable(self, variable: Any) -> tf.Variable:
+        # `.value` casts under a layer's autocast scope; masks and ranges need the stored numbers.
+        return variable._value if isinstance(variable, keras.Variable) else variable
+
+    def log_value(self, value: tf.Tensor) -> tf.Tensor:
+        return value  # Keras 3 averages logs over replicas
+
+    def show_as_they_are(self, callback_list: Any, names: tuple[str, ...]) -> None:
+        pass  # its bar shows the logs as they come
+
+    def reset_best(self, callback: Any) -> bool:
+        if self.isinstance(callback, "EarlyStopping"):
+            callback.wait = 0
+            callback.best = None
+            callback.best_weights = None
+            return True
+        if self.isinstance(callback, "ModelCheckpoint"):
+            callback.best = None
+            return True
+        return False

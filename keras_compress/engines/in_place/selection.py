@@ -1,0 +1,44 @@
+"""`layers=`: which layers a spec names, in all its forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+
+def resolve_name(owner: str, name: str, paths: Collection[str]) -> str:
+    """The path that `name` means: itself, or the only path that ends in it.
+
+    Raises:
+        ValueError: no layer, or more than one, bears the name.
+    """
+    if name in paths:
+        return name
+    matches = [path for path in paths if path.rpartition("/")[2] == name]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ValueError(
+            f"{owner}: `layers` must name one layer each; {name!r} is ambiguous, write one of "
+            f"the paths "
+            f"{sorted(matches)}. Received: layers containing {name!r}"
+        )
+    raise ValueError(
+        f"{owner}: `layers` must name layers of the model; it has {sorted(paths)}. "
+        f"Received: layers containing {name!r}"
+    )
+
+
+def select(
+    owner: str,
+    layers: None | Collection[str] | Callable[[Any], bool],
+    candidates: Mapping[str, Any],
+) -> dict[str, bool]:
+    """Path -> whether it was *named* (and so must be possible), for every candidate that `layers`
+    takes in.
+    """
+    if layers is None:
+        return dict.fromkeys(candidates, False)
+    if callable(layers):
+        return {path: False for path, layer in candidates.items() if layers(layer)}
+    return {resolve_name(owner, name, candidates): True for name in layers}

@@ -1,0 +1,102 @@
+"""tf_keras, the Keras 2 that tfmot knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from keras_compress.engines.in_place.adapter import Adapter, unique
+
+# What `TFOpLambda.symbol` says of an operator or function -> the class name of Keras 3's operation
+# for it.
+SYMBOLS = {
+    "__operators__.add": "Add",
+    "math.add": "Add",
+    "add": "Add",
+    "concat": "Concatenate",
+    "reshape": "Reshape",
+    "nn.relu": "Relu",
+    "nn.relu6": "Relu6",
+    "nn.leaky_relu": "LeakyRelu",
+    "nn.softmax": "Softmax",
+    "nn.silu": "Silu",
+    "nn.swish": "Silu",
+    "math.sigmoid": "Sigmoid",
+    "nn.sigmoid": "Sigmoid",
+    "sigmoid": "Sigmoid",
+    "math.tanh": "Tanh",
+    "nn.tanh": "Tanh",
+    "tanh": "Tanh",
+}
+
+
+class TFKeras(Adapter):
+    keras = tf_keras
+    package = "tf_keras"
+    backup_method = "_backup"
+
+    def functional(self, model: Any) -> Any | None:
+        return model if getattr(model, "_is_graph_network", False) else None
+
+    def nodes(self, functional: Any) -> Iterator[tuple[Any, list[Any], list[Any]]]:
+        # `_nodes_by_depth` is what `Functional._run_internal_graph` itself walks.
+        for depth in sorted(functional._nodes_by_depth, reverse=True):
+            for node in functional._nodes_by_depth[depth]:
+                if not node.is_input:
+                    yield node.layer, list(node.keras_inputs), tf.nest.flatten(node.outputs)
+
+    def structures(self, model: Any) -> tuple[Any, Any]:
+        # `.input` and `.output` flatten a dictionary; the nested form is kept here.
+        return model._nested_inputs, model._nested_outputs
+
+    def kind(self, operation: Any) -> str:
+        name = type(operation).__name__
+        if name == "TFOpLambda":
+            return SYMBOLS.get(operation.symbol, f"TFOpLambda({operation.symbol})")
+        return name if self.is_own(operation) else ""
+
+    def is_compiled(self, model: Any) -> bool:
+        return bool(model._is_compiled)
+
+    def flat_names(self, model: Any) -> tuple[list[str], list[str]]:
+        return unique(model.input_names), unique(model.output_names)
+
+    def steps_per_execution(self, model: Any) -> int:
+        # Private, and a variable, because the graph reads it; None before `compile`.
+        steps = model._steps_per_execution
+        return 1 if steps is None else int(steps.numpy())
+
+    def build_like(self, model: Any, inputs: Any) -> None:
+        with tf.init_scope():
+            model.build(tf.nest.map_structure(lambda x: (None, *x.shape[1:]), inputs))
+            if isinstance(model, tf_keras.Sequential) and self.functional(model) is None:
+                # `build` makes the weights; only this makes the graph, as the first call would.
+                model._build_graph_network_for_inferred_shape(
+                    (None, *inputs.shape[1:]), inputs.dtype
+                )
+
+    def tf_variable(self, variable: Any) -> tf.Variable:
+        # Under a mixed policy the kernel is an AutoCastVariable around the stored one.
+        return getattr(variable, "_variable", variable)
+
+    def log_value(self, value: tf.Tensor) -> tf.Tensor:
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return value if replicas == 1 else value / replicas  # tf_keras sums logs over replicas
+
+    def show_as_they_are(self, callback_list: Any, names: tuple[str, ...]) -> None:
+        if callback_list._progbar is not None:  # private: the list keeps its bar to itself
+            bar = callback_list._progbar
+            bar.stateful_metrics = set(bar.stateful_metrics) | set(names)
+
+    def reset_best(self, callback: Any) -> bool:
+        if self.isinstance(callback, "EarlyStopping"):
+            callback.wait = 0
+            callback.best_weights = None
+        elif not self.isinstance(callback, "ModelCheckpoint"):
+            return False
+        callback.best = np.inf if callback.monitor_op == np.less else -np.inf
+        return True

@@ -1,0 +1,417 @@
+"""The life of one fit: begin, step, epoch end, finish. The only state machine.
+
+A `Run` belongs to one `fit` and to all `Compress` callbacks in its list. It acts before or after
+all other callbacks through the `CallbackList` itself, so that it does not matter where in the list
+anybody stands. What must outlive the fit is in the engine, which is attached to the model; between
+any two hooks the model is usable, because neither Keras calls a hook on an exception or Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+from keras_compress import backup, exporting
+from keras_compress.engines.base import Engine, engine_of
+from keras_compress.engines.in_place.adapter import Adapter, wrap_method
+from keras_compress.engines.in_place.choose import adapter_of
+from keras_compress.engines.in_place.engine import LOG_NAMES, InPlace
+from keras_compress.report import ExportReport, Report
+from keras_compress.specs import Export, Pruning, Quantization
+from keras_compress.state import Phase, State
+
+logger = logging.getLogger("keras_compress")
+
+_ATTRIBUTE = "_keras_compress_run"
+
+
+class Run:
+    """One fit. `members` are the `Compress` callbacks in its list, the one in charge first."""
+
+    def __init__(self, model: Any, adapter: Adapter, callbacks: Any):
+        self.model = model
+        self.adapter = adapter
+        self.callbacks = callbacks
+        self.engine: Any = None
+        self.members: list[Any] = []
+        self.drives = False
+        """Whether a `Compress` takes part, so that the phases go on; a bare fit leaves the phase as
+        it is.
+        """
+        self._undo: list[Callable[[], None]] = []
+        self._started = False
+        self._attached_here = False
+        self._epoch_first: int | None = None
+        self._reset_due: list[str] = []
+        self._best: dict[int, tuple[int, State]] = {}
+
+    @classmethod
+    def of(cls, member: Any, model: Any) -> Run:
+        """The run of the fit that is calling `member`, made by the first that asks."""
+        adapter = adapter_of(model)
+        callbacks = adapter.callback_list(member)
+        if callbacks is None:
+            raise RuntimeError(
+                f"{type(member).__name__}: must stand in the `callbacks` of a `fit`, whose list "
+                f"calls it. "
+                "Received: a call from elsewhere"
+            )
+        run = vars(callbacks).get(_ATTRIBUTE)
+        if run is None or member in run.members:  # or a list that a fit which failed left behind
+            if run is not None:
+                run._let_go()
+            run = cls(model, adapter, callbacks)
+            vars(callbacks)[_ATTRIBUTE] = run
+            run._hook()
+        return run
+
+    # --- begin
+
+    def join(
+        self,
+        member: Any,
+        pruning: Pruning | None = None,
+        quantization: Quantization | None = None,
+        export: Export | None = None,
+        drives: bool = True,
+    ) -> None:
+        """Take a callback in at `on_train_begin`; what can be refused now is refused now."""
+        model = self.model
+        self.members.append(member)
+        self.drives = self.drives or drives
+        self._check_model(pruning, quantization)
+        self.engine = engine_of(model)
+        if self.engine is None and (pruning is not None or quantization is not None):
+            engine = InPlace(self.adapter, model, pruning, quantization)
+            engine.owner = member
+            engine.attach()
+            self.engine = engine
+            self._attached_here = True
+        elif pruning is not None or quantization is not None:
+            check_same(self.engine, pruning, quantization)
+
+    def _check_model(self, pruning: Any, quantization: Any) -> None:
+        model, adapter = self.model, self.adapter
+        if not model.built and adapter.functional(model) is None and not adapter.grows(model):
+            raise ValueError(
+                "Compress: the model must be built; a subclassed one of tf_keras is built by "
+                "calling it on a batch "
+                f"of data. Received: model={type(model).__name__} without weights"
+            )
+        names = adapter.metric_names(model)
+        for name in LOG_NAMES:
+            if name in names:
+                raise ValueError(
+                    f"Compress: a metric must not be named {name!r}, which is a log of ours. "
+                    f"Received: metrics={sorted(names)}"
+                )
+        for variable in model.weights if model.built else ():
+            value = adapter.tf_variable(variable).numpy()
+            if value.dtype.kind == "f" and not math.isfinite(
+                float(abs(value).sum(dtype="float64"))
+            ):
+                raise ValueError(
+                    "Compress: the weights must be finite; training went wrong before this fit. "
+                    f"Received: {adapter.weight_name(variable)} with NaN or infinite values"
+                )
+
+    def _check_export(self, export: Export) -> None:
+        export.check_folder()
+        export.check_data_files()
+        engine = self.engine
+        if engine is None or engine.quantization is None:
+            exporting.check_source(None, export)
+        if engine is None or engine.is_placed:
+            self._check_placed(export)
+        else:  # a Sequential without shapes: with the first batch, before it counts
+            engine.on_placed = lambda: self._check_placed(export)
+
+    def _check_placed(self, export: Export) -> None:
+        exporting.check_data(self.model, export)
+        engine = self.engine
+        if export.mode != "int8" or export.allow_float_ops or engine is None:
+            return
+        left_out = engine.left_out["quantization"]
+        if engine.quantization is not None and left_out and not engine.left_by_user:
+            what = "; ".join(f"{path} ({reason})" for path, reason in left_out.items())
+            raise ValueError(
+                "Export: `allow_float_ops` must be True for an integer file of this model, whose "
+                "layers would not all be "
+                f"integer: {what}. Leave them out by `Quantization(layers=...)` if that is meant. "
+                "Received: allow_float_ops=False"
+            )
+
+    def _hook(self) -> None:
+        """Act before or after everybody else, through the list that calls them all."""
+        self.adapter.show_as_they_are(self.callbacks, LOG_NAMES)
+
+        def around(name: str, before: Callable | None, after: Callable | None) -> None:
+            def make(original: Callable) -> Callable:
+                def hook(*args: Any, **kwargs: Any) -> Any:
+                    if before is not None:
+                        before(*args)
+                    result = original(*args, **kwargs)
+                    if after is not None:
+                        after(*args)
+                    return result
+
+                return hook
+
+            self._undo.append(wrap_method(self.callbacks, name, make))
+
+        around("on_test_begin", lambda *_: self.engine and self.engine.apply_masks(), None)
+        around("on_epoch_end", self._before_epoch_end, self._after_epoch_end)
+        around("on_train_end", None, lambda *_: self._finish())
+
+    def epoch_begin(self, epoch: int) -> None:
+        """The first one, once everybody's `on_train_begin` is through, knows where and how long the
+        fit will be.
+        """
+        self._epoch_first = None
+        if not self._started:
+            self._started = True
+            try:
+                self._begin(epoch)
+            except Exception:
+                if self.engine is not None and self._attached_here:
+                    self.engine.detach()  # as if it had never been asked
+                raise
+        if self.engine is not None:
+            self._reached_before = self._pruned_by(self.engine.step)
+
+    def _begin(self, epoch: int) -> None:
+        engine = self.engine
+        for member in self.members:
+            if getattr(member, "export", None) is not None:
+                self._check_export(member.export)
+        if engine is None:
+            return
+        let_go = backup.watch(
+            self.adapter, self.model, engine, self.callbacks, self.members[0].iterations
+        )
+        if let_go is not None:
+            self._undo.append(let_go)
+        updates = self._updates(epoch)
+        if engine.has_fractions:
+            if updates is None:
+                given = " ".join(str(s) for s in (engine.pruning, engine.quantization) if s)
+                raise ValueError(
+                    "Compress: steps must be ints, because this fit does not know its length; give "
+                    f"`steps_per_epoch`, or count updates. Received: {given}"
+                )
+            engine.resolve(engine.step, updates)
+        else:
+            engine.resolve(engine.step, 0)
+        if self.drives and updates is not None and not self._partial:
+            self._check_reach(updates)
+        if engine.freeze_step == 0:
+            raise ValueError(
+                "Quantization: `freeze_step` must be at least 1, or no update would set the "
+                "ranges. "
+                "Received: freeze_step=0"
+            )
+        engine.begin_fit()
+        if not self.drives and engine.quantization is not None:
+            self._say(
+                "This fit has no Compress: masks keep to their schedule, quantization stays %s.",
+                engine.phase,
+            )
+
+    @property
+    def _partial(self) -> bool:
+        return any(getattr(member, "partial", False) for member in self.members)
+
+    def _updates(self, epoch: int) -> int | None:
+        params = self.callbacks.params
+        steps = params.get("steps")
+        return None if steps is None else steps * max(params["epochs"] - epoch, 0)
+
+    def _targets(self) -> list[tuple[str, int]]:
+        """(name, step) of everything that this plan still wants to reach."""
+        engine = self.engine
+        targets = [
+            (f"the pruning of {path}", schedule.last_step)
+            for path, schedule in engine.schedules.items()
+        ]
+        if len({step for _, step in targets}) == 1:
+            targets = [("the final sparsity", targets[0][1])]
+        if engine.quantization is not None:
+            targets.append(("the delay", engine.delay))
+            if engine.freeze_step is not None:
+                targets.append(("freeze_step", engine.freeze_step))
+        return targets
+
+    def _check_reach(self, updates: int) -> None:
+        end = self.engine.step + updates
+        for name, step in self._targets():
+            if step > end:
+                raise ValueError(
+                    f"Compress: {name} must be reached within this fit, which ends at update "
+                    f"{end}; train longer, "
+                    "use fractions, or say `partial=True` for a plan over several fits. "
+                    f"Received: step {step}"
+                )
+
+    # --- step
+
+    def batch_begin(self, batch: int) -> None:
+        """Enter the phase of the updates that are about to run."""
+        engine = self.engine
+        if engine is None or engine.quantization is None or not self.drives:
+            return
+        if self._epoch_first is None:
+            self._epoch_first = engine.step - batch  # a restored backup begins within an epoch
+        done = self._epoch_first + batch
+        phase = self.phase_after(done, self.adapter.steps_per_execution(self.model))
+        if phase is engine.phase:
+            return
+        if phase.rounds and not engine.phase.rounds:
+            engine.switched_at = done + 1
+            self._reset_due.append(f"quantization is on from update {done + 1}")
+        self._say("Update %d: quantization %s -> %s.", done + 1, engine.phase, phase)
+        engine.set_phase(phase)
+
+    def phase_after(self, done: int, span: int) -> Phase:
+        """The phase of updates `done + 1` .. `done + span`, which run in one execution.
+
+        An execution starts to watch when any of its updates should, and rounds when all of them do.
+        """
+        engine = self.engine
+        if engine.freeze_step is not None and done >= engine.freeze_step and done >= engine.delay:
+            return Phase.FROZEN
+        if done >= engine.delay:
+            return Phase.ON
+        if done + span > engine.delay - engine.quantization.calibration_steps:
+            return Phase.WATCHING if engine.quantization.calibration_steps else Phase.OFF
+        return Phase.OFF
+
+    # --- epoch end
+
+    def _before_epoch_end(self, epoch: int, *_: Any) -> None:
+        if self.engine is None:
+            return
+        self.engine.apply_masks()
+        if not self._reached_before and self._pruned_by(self.engine.step):
+            self._reset_due.append("the final sparsity is reached")
+        for reason in self._reset_due:
+            reset = [c for c in self.callbacks.callbacks if self.adapter.reset_best(c)]
+            for callback in reset:
+                self._say("%s: its best so far is forgotten, %s.", type(callback).__name__, reason)
+        self._reset_due.clear()
+
+    def _pruned_by(self, step: int) -> bool:
+        schedules = self.engine.schedules.values()
+        if any(schedule.has_fractions for schedule in schedules):
+            return False
+        return bool(schedules) and step >= max(schedule.last_step for schedule in schedules)
+
+    def _after_epoch_end(self, epoch: int, *_: Any) -> None:
+        """Keep masks and ranges beside the weights that an EarlyStopping has just kept."""
+        if self.engine is None:
+            return
+        for callback in self.callbacks.callbacks:
+            if self._restores(callback) and callback.best_epoch == epoch:
+                self._best[id(callback)] = (epoch, self.engine.state())
+
+    def _restores(self, callback: Any) -> bool:
+        return (
+            self.adapter.isinstance(callback, "EarlyStopping")
+            and callback.restore_best_weights
+            and callback.best_weights is not None
+        )
+
+    # --- finish
+
+    def _finish(self) -> None:
+        """After everybody's `on_train_end`: EarlyStopping has put its weights back, an optimizer
+        its moving average.
+        """
+        self._let_go()
+        engine = self.engine
+        if engine is not None and self._started:
+            for callback in self.callbacks.callbacks:
+                if id(callback) in self._best and self._restores(callback):
+                    epoch, state = self._best[id(callback)]
+                    if callback.best_epoch == epoch:
+                        engine.load_arrays(state)
+            engine.apply_masks()
+        missed = self._missed()
+        if self.drives and engine is not None and engine.quantization is not None and not missed:
+            # A delay that ends with the fit: no update is rounded, the model is.
+            engine.set_phase(self.phase_after(engine.step, 1))
+        for member in self.members:
+            member.finished(self._report(missed, getattr(member, "export", None)))
+
+    def _missed(self) -> list[str]:
+        if self.engine is None or not self._started:
+            return []
+        step = self.engine.step
+        missed = [f"{name} at update {at}" for name, at in self._targets() if at > step]
+        if missed and self.drives:
+            message = "The fit ended at update %d, before %s; nothing is exported."
+            say = self._say if self._partial else logger.warning
+            say(message, step, " and ".join(missed))
+        return missed
+
+    def _report(self, missed: list[str], export: Export | None) -> Report:
+        report = describe(self.model, self.engine)
+        report.missed = list(missed)
+        if export is not None:
+            report.export = self._export(missed, export)
+        return report
+
+    def _export(self, missed: list[str], export: Export) -> ExportReport:
+        if missed:
+            why = f"the fit ended before {' and '.join(missed)}"
+            return ExportReport(export.path, export.mode, skipped=why)
+        try:
+            return exporting.export_tflite(self.model, export)
+        except Exception as error:  # a failing export never costs the training
+            logger.error("No file at %s: %s", export.path, error)
+            return ExportReport(export.path, export.mode, error=f"{type(error).__name__}: {error}")
+
+    def _say(self, message: str, *args: Any) -> None:
+        if any(member.verbose for member in self.members):
+            logger.info(message, *args)
+
+    def _let_go(self) -> None:
+        vars(self.callbacks).pop(_ATTRIBUTE, None)
+        while self._undo:
+            self._undo.pop()()
+
+
+def check_same(engine: Engine, pruning: Pruning | None, quantization: Quantization | None) -> None:
+    """Refuse specs that differ from those already in charge of a model.
+
+    Raises:
+        ValueError: naming the difference.
+    """
+    for name, ours, theirs in (
+        ("pruning", engine.pruning, pruning),
+        ("quantization", engine.quantization, quantization),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"Compress: `{name}` must equal that of the Compress already in charge of this "
+                f"model, which has {ours!r}; "
+                f"`strip` the model to begin anew. Received: {name}={theirs!r}"
+            )
+
+
+def describe(model: Any, engine: Any) -> Report:
+    """The report on a model as it is now, without an export."""
+    if engine is None:
+        return Report(0, Phase.OFF, None, 0.0, [], {}, {})
+    steps = {"delay": engine.delay, "freeze_step": engine.freeze_step}
+    steps["schedules"] = {path: s.get_config() for path, s in engine.schedules.items()}
+    return Report(
+        step=engine.step,
+        phase=str(engine.phase),
+        switched_at=engine.switched_at,
+        sparsity=engine.sparsity,
+        layers=engine.layer_reports(),
+        left_out={what: dict(reasons) for what, reasons in engine.left_out.items() if reasons},
+        steps=steps,
+    )

@@ -1,0 +1,63 @@
+"""`save_state` and `load_state`: what a compressed run carries besides the weights, as a file."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from keras_compress.callbacks import Compress, continue_in_bare_fits
+from keras_compress.engines.base import engine_of
+from keras_compress.engines.in_place.choose import adapter_of
+from keras_compress.engines.in_place.engine import InPlace
+from keras_compress.specs import Pruning, Quantization
+from keras_compress.state import State
+
+
+def save_state(model: Any, path: str | os.PathLike[str]) -> None:
+    """Write everything that a compressed model carries besides its weights: masks, ranges, phase,
+    step and specs.
+
+    Raises:
+        ValueError: the model is not compressed.
+        OSError: the file cannot be written; one that stood there survives.
+    """
+    engine = engine_of(model)
+    if engine is None:
+        raise ValueError(
+            "save_state: `model` must be compressed, by a fit with Compress. "
+            f"Received: model={type(model).__name__} without compression"
+        )
+    engine.state().save(path)
+
+
+def load_state(model: Any, path: str | os.PathLike[str]) -> None:
+    """Compress a plain model, compiled or not, as the one was whose state was saved.
+
+    Its weights stay as they are: load those that belong to the state. From then on `evaluate` gives
+    the quantized network's number, and a fit goes on where the saved one ended.
+
+    Raises:
+        FileNotFoundError: there is no file at `path`.
+        ValueError: the file is no state, belongs to another model, or `model` is compressed
+        already.
+    """
+    state = State.load(path)
+    engine = engine_of(model)
+    if engine is not None:
+        raise ValueError(
+            "load_state: `model` must be plain; `strip` it first. "
+            f"Received: model={type(model).__name__} with compression attached"
+        )
+    pruning = None if state.pruning is None else Pruning.from_config(state.pruning)
+    quantization = (
+        None if state.quantization is None else Quantization.from_config(state.quantization)
+    )
+    engine = InPlace(adapter_of(model), model, pruning, quantization)
+    engine.owner = Compress(pruning=pruning, quantization=quantization)
+    engine.attach()
+    try:
+        engine.load_state(state)
+    except Exception:
+        engine.detach()
+        raise
+    continue_in_bare_fits(model)

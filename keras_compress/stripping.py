@@ -1,0 +1,118 @@
+"""A plain model out of a compressed one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from keras_compress.engines.base import engine_of
+from keras_compress.engines.in_place.adapter import Adapter
+from keras_compress.engines.in_place.choose import adapter_of
+
+logger = logging.getLogger("keras_compress")
+
+
+def strip(model: Any) -> Any:
+    """A new plain model with the trained, masked weights, in float; the argument stays as it was.
+
+    It has the original layer names and classes, knows nothing of keras_compress, and is compiled as
+    the argument is: a fresh optimizer from its config, loss and metrics rebuilt. A plain copy if
+    nothing was compressed.
+
+    Args:
+        model: a built Keras 3 or tf_keras model. One whose class overrides `compile` comes back
+        uncompiled, as from
+            Keras' own loading.
+
+    Raises:
+        TypeError: `model` is no model of either Keras.
+        ValueError: it is not built, or is subclassed and its class cannot be made from its config.
+    """
+    adapter = adapter_of(model)
+    if not model.built:
+        raise ValueError(
+            "strip: `model` must be built; call it on a batch of data first. "
+            f"Received: model={type(model).__name__} without weights"
+        )
+    with adapter.keras.utils.custom_object_scope(_custom_objects(adapter, model)):
+        plain = _copy(adapter, model)
+        _compile_like(adapter, plain, model)
+    engine = engine_of(model)
+    plain.set_weights(model.get_weights() if engine is None else engine.masked_weights())
+    return plain
+
+
+def _copy(adapter: Adapter, model: Any) -> Any:
+    """A new model of the same class and config, with new weights."""
+    try:
+        plain = type(model).from_config(model.get_config())
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            "strip: `model` must be Sequential, functional, or subclassed with a `get_config` "
+            "that its class can be made "
+            f"from. Received: model={type(model).__name__}, which failed with "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not plain.built:
+        adapter.build_as(plain, model)
+    # The config of a nested model does not say which of its layers are frozen. Containers come
+    # first, and set what they hold.
+    plain.trainable = model.trainable
+    for (_, copy), (_, layer) in zip(adapter.layers(plain), adapter.layers(model), strict=True):
+        copy.trainable = layer.trainable
+    return plain
+
+
+def _compile_like(adapter: Adapter, plain: Any, model: Any) -> None:
+    arguments = adapter.compile_arguments(model)
+    if arguments is None:
+        return
+    if not type(model).compile.__module__.startswith(adapter.package):
+        logger.warning(
+            "strip: %s overrides `compile`, so the stripped model is not compiled.",
+            type(model).__name__,
+        )
+        return
+    arguments["optimizer"] = _renewed(model.optimizer)
+    for name in ("loss", "metrics", "weighted_metrics"):
+        arguments[name] = _mapped(_renewed, arguments[name])
+    plain.compile(**arguments)
+
+
+def _renewed(thing: Any) -> Any:
+    """A new object from the config of a stateful one; strings and functions as they are."""
+    if hasattr(thing, "get_config") and not isinstance(thing, type):
+        return type(thing).from_config(thing.get_config())
+    return thing
+
+
+def _mapped(function: Callable[[Any], Any], structure: Any) -> Any:
+    if isinstance(structure, dict):
+        return {key: _mapped(function, value) for key, value in structure.items()}
+    if isinstance(structure, list | tuple):
+        return [_mapped(function, value) for value in structure]
+    return function(structure)
+
+
+def _custom_objects(adapter: Adapter, model: Any) -> dict[str, Any]:
+    """Classes and functions of the user's own that the configs of a model refer to by name."""
+    found: dict[str, Any] = {}
+
+    def note(thing: Any) -> None:
+        named = thing if hasattr(thing, "__name__") else type(thing)
+        module = getattr(named, "__module__", None) or "builtins"
+        if not module.startswith((adapter.package, "tensorflow", "builtins", "numpy")):
+            found[named.__name__] = named
+
+    arguments = adapter.compile_arguments(model) or {}
+    for name in ("optimizer", "loss", "metrics", "weighted_metrics"):
+        _mapped(note, arguments.get(name))
+    holders = [layer for _, layer in adapter.layers(model)]
+    for layer in holders:
+        note(layer)
+    for holder in [*holders, getattr(model, "optimizer", None)]:
+        for value in vars(holder).values() if holder is not None else ():
+            if callable(value) and not hasattr(value, "__self__"):
+                note(value)
+    return found

@@ -1,0 +1,38 @@
+"""TensorFlow Lite files: made in a worker process, run by LiteRT, inspected, compared, written.
+
+Importing this package loads neither TensorFlow nor LiteRT.
+"""
+
+from keras_compress.tflite.convert import ConversionError, convert
+from keras_compress.tflite.data import batches
+from keras_compress.tflite.files import write_atomically
+from keras_compress.tflite.inspect import (
+    FileReport,
+    FloatOp,
+    OpReport,
+    TensorReport,
+    inspect_tflite,
+    zipped_size,
+)
+from keras_compress.tflite.process import stop_worker
+from keras_compress.tflite.run import TensorInfo, TFLiteModel, load_tflite
+from keras_compress.tflite.verify import OutputAgreement, agreement
+
+__all__ = [
+    "ConversionError",
+    "FileReport",
+    "FloatOp",
+    "OpReport",
+    "OutputAgreement",
+    "TFLiteModel",
+    "TensorInfo",
+    "TensorReport",
+    "agreement",
+    "batches",
+    "convert",
+    "inspect_tflite",
+    "load_tflite",
+    "stop_worker",
+    "write_atomically",
+    "zipped_size",
+]

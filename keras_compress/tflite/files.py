@@ -1,0 +1,33 @@
+"""Writing a file so that at every moment either the old one or the whole new one stands there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes `data` to `path`, or leaves what was there.
+
+    The bytes go to a new file in the same folder, onto the disk, and then take the name over. On
+    any failure, Ctrl-C included, an existing file survives and the new one is removed. A link is
+    followed.
+
+    Raises:
+        OSError: the folder is missing, not writable or full.
+    """
+    target = os.path.realpath(path)
+    folder, name = os.path.split(target)
+    # Not `tempfile`: its files are readable for their owner only, and so would the result be.
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,147 @@
+"""The `.tflite` file as the flatbuffer it is: read, checked and given the model's own names.
+
+`ai_edge_litert.schema_py_generated` is the schema library; nothing here loads TensorFlow.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+IDENTIFIER = b"TFL3"
+SIGNATURE = "serving_default"
+
+
+def read_bytes(source: str | os.PathLike[str] | bytes, owner: str) -> bytes:
+    """The bytes of a TFLite file given as path or as bytes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: these bytes are no TFLite file.
+    """
+    if isinstance(source, bytes | bytearray | memoryview):
+        data, received = bytes(source), f"{len(source)} bytes"
+    else:
+        data, received = Path(source).read_bytes(), repr(os.fspath(source))
+    if data[4:8] != IDENTIFIER:
+        raise ValueError(
+            f"{owner}: `source` must be a TFLite file (its bytes 4 to 8 are 'TFL3'). "
+            f"Received: source={received}"
+        )
+    return data
+
+
+def unpack(data: bytes, owner: str) -> Any:
+    """The schema library's `ModelT` of these bytes.
+
+    Raises:
+        ValueError: the file is cut off or damaged.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    try:
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+        if not model.subgraphs or model.operatorCodes is None:
+            raise ValueError("no graph")
+    except Exception as error:  # the generated reader raises whatever a bad offset leads to
+        raise ValueError(
+            f"{owner}: `source` must be a whole TFLite file; this one is cut off or damaged "
+            f"({error}). Received: source={len(data)} bytes"
+        ) from error
+    return model
+
+
+def text(value: bytes | str | None) -> str:
+    """A name of the schema library, which gives bytes."""
+    return value.decode() if isinstance(value, bytes) else (value or "")
+
+
+def end_names(model: Any) -> tuple[list[str], list[str]]:
+    """Names of the inputs and outputs of a `ModelT`, in the file's order.
+
+    They are the signature's where there is one (another converter leaves tensor names like
+    `serving_default_x:0`), else the tensors' own.
+    """
+    graph = model.subgraphs[0]
+    signature = next((s for s in model.signatureDefs or [] if s.subgraphIndex == 0), None)
+
+    def names(ends: Sequence[int], maps: Sequence[Any] | None) -> list[str]:
+        free = [(entry.tensorIndex, text(entry.name)) for entry in maps or []]
+        found = []
+        for index in ends:
+            named = next((pair for pair in free if pair[0] == index), None)
+            if named is None:
+                found.append(text(graph.tensors[index].name))
+            else:
+                free.remove(named)  # two outputs may share one tensor
+                found.append(named[1])
+        return found
+
+    return (
+        names(graph.inputs, signature and signature.inputs),
+        names(graph.outputs, signature and signature.outputs),
+    )
+
+
+def undefined_tensors(model: Any) -> list[str]:
+    """Names of tensors that some op reads and nothing defines: such a file cannot run.
+
+    The converter leaves one behind when an input of the model goes through two fake-quant ops.
+    """
+    graph = model.subgraphs[0]
+    defined = {-1, *map(int, graph.inputs)}
+    missing = []
+    for operator in graph.operators or []:
+        for index in () if operator.inputs is None else map(int, operator.inputs):
+            tensor = graph.tensors[index]
+            data = model.buffers[tensor.buffer].data
+            if index not in defined and (data is None or not len(data)) and not tensor.isVariable:
+                missing.append(text(tensor.name))
+        defined.update(() if operator.outputs is None else map(int, operator.outputs))
+    return missing
+
+
+def name_ends(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """Renames inputs and outputs, in the file's order, and adds the signature with these names.
+
+    A tensor that is two ends at once (an input passed through, one tensor as two outputs) can bear
+    one name only, the first; the signature names it rightly every time. An inner tensor that
+    already has one of the names gets `_inner` appended.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = unpack(data, "name_ends")
+    graph = model.subgraphs[0]
+    ends: dict[int, str] = {}
+    for index, name in [
+        *zip(graph.inputs, inputs, strict=True),
+        *zip(graph.outputs, outputs, strict=True),
+    ]:
+        ends.setdefault(int(index), name)
+    taken = set(ends.values())
+    for index, tensor in enumerate(graph.tensors):
+        if index in ends:
+            tensor.name = ends[index]
+        elif text(tensor.name) in taken:
+            tensor.name = text(tensor.name) + "_inner"
+
+    def maps(names: Sequence[str], indices: Sequence[int]) -> list[Any]:
+        return [
+            schema.TensorMapT(name=name, tensorIndex=int(index))
+            for name, index in zip(names, indices, strict=True)
+        ]
+
+    model.signatureDefs = [
+        schema.SignatureDefT(
+            inputs=maps(inputs, graph.inputs),
+            outputs=maps(outputs, graph.outputs),
+            signatureKey=SIGNATURE,
+            subgraphIndex=0,
+        )
+    ]
+    builder = flatbuffers.Builder(len(data) + 4096)
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
+    return bytes(builder.Output())

@@ -1,0 +1,563 @@
+"""The specs: what they refuse, what they store, and that what was written reads back equal."""
+
+import copy
+import dataclasses
+import json
+import os
+import pathlib
+import pickle
+import re
+import tempfile
+
+import numpy as np
+import pytest
+
+import keras_compress
+from keras_compress import ConstantSparsity, Export, PolynomialDecay, Pruning, Quantization
+
+HALF = PolynomialDecay(final_sparsity=0.5, begin_step=2, end_step=10)
+FLAT = ConstantSparsity(target_sparsity=0.25, begin_step=0.5)
+
+ROUND_TRIPS = [
+    PolynomialDecay(
+        initial_sparsity=0.1, final_sparsity=0.8, begin_step=3, end_step=0.5, power=2.5, frequency=7
+    ),
+    ConstantSparsity(target_sparsity=0.5, begin_step=0.25, end_step=1.0, frequency=1),
+    Pruning(HALF),
+    Pruning(HALF, layers=["conv1", "backbone/conv1"], block_size=[1, 4], block_pooling_type="MAX"),
+    Pruning(None, layers={"conv1": HALF, "conv2": FLAT}),
+    Pruning(HALF, layers={"conv2": HALF}, sparsity_m_by_n=[2, 4]),
+    Quantization(),
+    Quantization(
+        delay=0.8, weight_bits=4, calibration_steps=0, freeze_step=1.0, layers=("conv1", "dense")
+    ),
+    Export("lenet.tflite"),
+    Export(
+        "out/lenet.tflite",
+        inference_input_type="uint8",
+        inference_output_type="float32",
+        allow_float_ops=True,
+        batch_size=4,
+        timeout=0.5,
+    ),
+    Export(pathlib.Path("lenet.tflite"), mode="float32"),
+]
+
+
+@pytest.mark.parametrize("value", ROUND_TRIPS, ids=repr)
+def test_what_was_written_reads_back_equal(value):
+    config = value.get_config()
+    again = type(value).from_config(json.loads(json.dumps(config)))
+    assert again == value
+    assert repr(again) == repr(value)  # so 1 and 1.0, which are equal, did not change places
+    assert again.get_config() == config
+    assert pickle.loads(pickle.dumps(value)) == value
+    assert copy.deepcopy(value) == value
+
+
+def test_every_public_class_takes_part_in_the_round_trip():
+    homes = {"schedules", "specs"}
+    public = {name for name, home in keras_compress._PUBLIC.items() if home in homes}
+    assert {type(value).__name__ for value in ROUND_TRIPS} == public
+
+
+@pytest.mark.parametrize("value", ROUND_TRIPS, ids=repr)
+def test_a_config_that_misses_a_key_is_refused(value):
+    config = value.get_config()
+    key = list(config)[-1]
+    config.pop(key)
+    with pytest.raises(ValueError, match=re.escape(f"(missing: '{key}')")):
+        type(value).from_config(config)
+
+
+@pytest.mark.parametrize("value", ROUND_TRIPS, ids=repr)
+def test_a_spec_cannot_be_changed(value):
+    name = dataclasses.fields(value)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, name, None)
+
+
+@pytest.mark.parametrize("spec", [Pruning(HALF), Quantization(), Export("a.tflite")], ids=repr)
+def test_only_the_first_field_may_be_positional(spec):
+    fields = [field.name for field in dataclasses.fields(spec) if not field.kw_only]
+    assert (
+        fields
+        == {"Pruning": ["schedule"], "Quantization": [], "Export": ["path"]}[type(spec).__name__]
+    )
+
+
+def test_specs_differ_when_a_value_does():
+    assert Pruning(HALF) == Pruning(HALF, layers=None, block_size=[1, 1])
+    assert Pruning(HALF) != Pruning(HALF, layers=["conv1"])
+    assert Pruning(HALF, layers={"a": HALF}) != Pruning(HALF, layers={"a": FLAT})
+    assert Quantization() != Quantization(delay=1)
+    assert Export("a.tflite") != Export("b.tflite")
+
+
+def test_a_dict_of_layers_is_the_specs_own():
+    layers = {"conv1": HALF}
+    spec = Pruning(FLAT, layers=layers)
+    layers["conv2"] = FLAT
+    assert spec.layers == {"conv1": HALF}
+    assert spec.schedules == (FLAT, HALF)
+
+
+def test_pruning_resolves_every_schedule():
+    spec = Pruning(FLAT, layers={"conv1": HALF, "conv2": FLAT})
+    assert spec.has_fractions
+    resolved = spec.resolve(100, 40)
+    flat = ConstantSparsity(target_sparsity=0.25, begin_step=120)
+    assert resolved == Pruning(flat, layers={"conv1": HALF, "conv2": flat})
+    assert resolved.last_step == 120  # the later of 120 and HALF's 10
+    assert not resolved.has_fractions
+
+
+def test_quantization_resolves_its_steps():
+    spec = Quantization(delay=0.5, freeze_step=1.0)
+    assert spec.has_fractions
+    assert spec.resolve(100, 40) == Quantization(delay=120, freeze_step=140)
+    assert Quantization(delay=0.5).resolve(100, 40).last_step == 120
+    assert Quantization(delay=3, freeze_step=9).last_step == 9
+    assert not Quantization(delay=3, freeze_step=9).has_fractions
+
+
+def test_tfmot_schedules_are_taken():
+    import tensorflow_model_optimization as tfmot
+
+    theirs = tfmot.sparsity.keras.PolynomialDecay(0.0, 0.5, 2, 10)
+    assert Pruning(theirs, layers={"conv1": theirs}) == Pruning(HALF, layers={"conv1": HALF})
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "expected"),
+    [("int8", None, "int8"), ("int8", "uint8", "uint8"), ("float32", None, "float32")],
+)
+def test_the_types_at_the_ends_default_to_the_modes(mode, given, expected):
+    spec = Export("a.tflite", mode=mode, inference_input_type=given, inference_output_type=given)
+    assert (spec.input_type, spec.output_type) == (expected, expected)
+
+
+def test_types_may_be_dtypes():
+    import tensorflow as tf
+
+    for given in (tf.uint8, np.uint8, np.dtype("uint8"), "uint8"):
+        assert Export("a.tflite", inference_input_type=given).inference_input_type == "uint8"
+
+
+class Uncopyable:
+    """Data that fails when it is copied or compared, as a large data set should not be."""
+
+    def __iter__(self):
+        return iter([np.zeros(3)])
+
+    def __deepcopy__(self, memo):
+        raise AssertionError("copied")
+
+    def __eq__(self, other):
+        raise AssertionError("compared")
+
+    __hash__ = None
+
+
+def test_data_is_shared_by_copies_and_no_part_of_equality_or_the_dict():
+    data = Uncopyable()
+    spec = Export("a.tflite", representative_dataset=data, verify_data=data)
+    assert copy.deepcopy(spec).representative_dataset is data
+    assert spec == Export("a.tflite", representative_dataset=Uncopyable())
+    assert spec.get_config() == Export("a.tflite").get_config()
+    assert "Uncopyable" not in repr(spec)
+    again = dataclasses.replace(Export.from_config(spec.get_config()), verify_data=data)
+    assert again.verify_data is data
+
+
+def data_forms():
+    import tensorflow as tf
+
+    return [
+        np.zeros((4, 2)),
+        [np.zeros((4, 2)), np.zeros((4, 3))],
+        {"a": np.zeros((4, 2))},
+        tf.zeros((4, 2)),
+        tf.data.Dataset.from_tensor_slices(np.zeros((4, 2))),
+        lambda: iter([np.zeros(2)]),
+        lambda count=3: iter([np.zeros(2)] * count),
+    ]
+
+
+@pytest.mark.parametrize("index", range(7))
+def test_data_may_come_in_any_form_that_can_be_read_twice(index):
+    data = data_forms()[index]
+    assert Export("a.tflite", representative_dataset=data).representative_dataset is data
+
+
+def test_data_may_be_a_file():
+    spec = Export("a.tflite", verify_data=pathlib.Path("data.npz"))
+    assert spec.verify_data == "data.npz"
+
+
+GENERATOR = (number for number in range(3))
+LAMBDA = lambda layer: True  # noqa: E731
+NAMES = "None, a list of layer names or a callable `layer -> bool`"
+NAMES_OR_DICT = (
+    "None, a list of layer names, a callable `layer -> bool` or a dict of name -> schedule"
+)
+SCHEDULE = "a PolynomialDecay or ConstantSparsity, of keras_compress or of tfmot"
+STEP = "an int >= 0 or a float in [0, 1]"
+DATA = (
+    "array(s), a tf.data.Dataset, the path of a .npz file or a callable without arguments "
+    "that returns an iterable"
+)
+
+REFUSED = [
+    # Pruning
+    (
+        lambda: Pruning(0.5),
+        TypeError,
+        f"Pruning: `schedule` must be {SCHEDULE}. Received: schedule=0.5",
+    ),
+    (
+        lambda: Pruning(None),
+        TypeError,
+        "Pruning: `schedule` must be a schedule unless `layers` is a dict of name -> schedule. "
+        "Received: schedule=None",
+    ),
+    (
+        lambda: Pruning(None, layers=["conv1"]),
+        TypeError,
+        "Pruning: `schedule` must be a schedule unless `layers` is a dict of name -> schedule. "
+        "Received: schedule=None",
+    ),
+    (
+        lambda: Pruning(HALF, layers="conv1"),
+        TypeError,
+        f"Pruning: `layers` must be {NAMES_OR_DICT}. "
+        "Received: layers='conv1' (did you mean ['conv1']?)",
+    ),
+    (
+        lambda: Pruning(HALF, layers=[]),
+        ValueError,
+        "Pruning: `layers` must be None or name at least one layer. Received: layers=[]",
+    ),
+    (
+        lambda: Pruning(None, layers={}),
+        ValueError,
+        "Pruning: `layers` must be None or name at least one layer. Received: layers={}",
+    ),
+    (
+        lambda: Pruning(HALF, layers=["conv1", 2]),
+        TypeError,
+        "Pruning: `layers` must be names that are strings. Received: layers=['conv1', 2]",
+    ),
+    (
+        lambda: Pruning(HALF, layers=["conv1", "conv1"]),
+        ValueError,
+        "Pruning: `layers` must be names that are not empty or repeated. "
+        "Received: layers=['conv1', 'conv1']",
+    ),
+    (
+        lambda: Pruning(None, layers={"conv1": 0.5}),
+        TypeError,
+        f"Pruning: `layers['conv1']` must be {SCHEDULE}. Received: layers['conv1']=0.5",
+    ),
+    (
+        lambda: Pruning(HALF, block_size=4),
+        TypeError,
+        "Pruning: `block_size` must be two ints >= 1. Received: block_size=4",
+    ),
+    (
+        lambda: Pruning(HALF, block_size=(1, 0)),
+        ValueError,
+        "Pruning: `block_size` must be two ints >= 1. Received: block_size=(1, 0)",
+    ),
+    (
+        lambda: Pruning(HALF, block_pooling_type="MEAN"),
+        ValueError,
+        "Pruning: `block_pooling_type` must be 'AVG' or 'MAX'. Received: block_pooling_type='MEAN'",
+    ),
+    (
+        lambda: Pruning(HALF, sparsity_m_by_n=(4, 4)),
+        ValueError,
+        "Pruning: `sparsity_m_by_n` must be (m, n) with 0 < m < n. "
+        "Received: sparsity_m_by_n=(4, 4)",
+    ),
+    (
+        lambda: Pruning(HALF, sparsity_m_by_n="2:4"),
+        TypeError,
+        "Pruning: `sparsity_m_by_n` must be two ints >= 1. Received: sparsity_m_by_n='2:4'",
+    ),
+    (
+        lambda: Pruning(HALF, sparsity_m_by_n=(2, 4), block_size=(1, 4)),
+        ValueError,
+        "Pruning: `block_size` must be (1, 1) with sparsity_m_by_n=(2, 4). "
+        "Received: block_size=(1, 4)",
+    ),
+    (
+        lambda: Pruning(HALF, sparsity_m_by_n=(1, 4)),
+        ValueError,
+        "Pruning: `final_sparsity` must be 1/4 with sparsity_m_by_n=(1, 4). "
+        "Received: final_sparsity=0.5",
+    ),
+    (
+        lambda: Pruning(HALF, sparsity_m_by_n=(2, 4), layers={"conv1": FLAT}),
+        ValueError,
+        "Pruning: `target_sparsity` must be 2/4 with sparsity_m_by_n=(2, 4). "
+        "Received: target_sparsity=0.25",
+    ),
+    (
+        lambda: Pruning(HALF, layers=LAMBDA).get_config(),
+        ValueError,
+        "Pruning: `layers` must be None or names to be written down: a callable has no plain form. "
+        f"Received: layers={LAMBDA!r}",
+    ),
+    (
+        lambda: Pruning(FLAT).last_step,
+        ValueError,
+        "ConstantSparsity: `begin_step` must be an int here: a fraction has to be resolved first. "
+        "Received: begin_step=0.5",
+    ),
+    # Quantization
+    (
+        lambda: Quantization(delay=8e3),
+        ValueError,
+        f"Quantization: `delay` must be {STEP}. Received: delay=8000.0 (did you mean 8000?)",
+    ),
+    (
+        lambda: Quantization(delay=True),
+        TypeError,
+        f"Quantization: `delay` must be {STEP}. Received: delay=True",
+    ),
+    (
+        lambda: Quantization(weight_bits=2),
+        ValueError,
+        "Quantization: `weight_bits` must be 4 or 8. Received: weight_bits=2",
+    ),
+    (
+        lambda: Quantization(activation_bits=16),
+        ValueError,
+        "Quantization: `activation_bits` must be 8. Received: activation_bits=16",
+    ),
+    (
+        lambda: Quantization(calibration_steps=0.5),
+        TypeError,
+        "Quantization: `calibration_steps` must be an int >= 0. Received: calibration_steps=0.5",
+    ),
+    (
+        lambda: Quantization(freeze_step=-1),
+        ValueError,
+        f"Quantization: `freeze_step` must be {STEP}. Received: freeze_step=-1",
+    ),
+    (
+        lambda: Quantization(delay=10, freeze_step=9),
+        ValueError,
+        "Quantization: `freeze_step` must be at least `delay`. Received: freeze_step=9, delay=10",
+    ),
+    (
+        lambda: Quantization(delay=0.5, freeze_step=0.25),
+        ValueError,
+        "Quantization: `freeze_step` must be at least `delay`. "
+        "Received: freeze_step=0.25, delay=0.5",
+    ),
+    (
+        lambda: Quantization(delay=0.5, freeze_step=40).resolve(0, 100),
+        ValueError,
+        "Quantization: `freeze_step` must be at least `delay`. "
+        "Received: freeze_step=40, delay=0.5 (step 50)",
+    ),
+    (
+        lambda: Quantization(freeze_step=0.5).last_step,
+        ValueError,
+        "Quantization: `freeze_step` must be an int here: a fraction has to be resolved first. "
+        "Received: freeze_step=0.5",
+    ),
+    (
+        lambda: Quantization(layers="dense"),
+        TypeError,
+        f"Quantization: `layers` must be {NAMES}. "
+        "Received: layers='dense' (did you mean ['dense']?)",
+    ),
+    (
+        lambda: Quantization(layers={"dense": 8}),
+        TypeError,
+        f"Quantization: `layers` must be {NAMES}. Received: layers={{'dense': 8}}",
+    ),
+    (
+        lambda: Quantization(layers=LAMBDA).get_config(),
+        ValueError,
+        "Quantization: `layers` must be None or names to be written down: a callable has no plain "
+        f"form. Received: layers={LAMBDA!r}",
+    ),
+    # Export
+    (
+        lambda: Export("lenet.h5"),
+        ValueError,
+        "Export: `path` must be the path of a file that ends in '.tflite'. "
+        "Received: path='lenet.h5'",
+    ),
+    (
+        lambda: Export(b"lenet.tflite"),
+        TypeError,
+        "Export: `path` must be the path of a file that ends in '.tflite'. "
+        "Received: path=b'lenet.tflite'",
+    ),
+    (
+        lambda: Export("a.tflite", mode="float16"),
+        ValueError,
+        "Export: `mode` must be 'int8' or 'float32'. "
+        "Received: mode='float16' (this mode is not built yet)",
+    ),
+    (
+        lambda: Export("a.tflite", mode="dynamic"),
+        ValueError,
+        "Export: `mode` must be 'int8' or 'float32'. "
+        "Received: mode='dynamic' (this mode is not built yet)",
+    ),
+    (
+        lambda: Export("a.tflite", mode="int16x8"),
+        ValueError,
+        "Export: `mode` must be 'int8' or 'float32'. "
+        "Received: mode='int16x8' (this mode is not built yet)",
+    ),
+    (
+        lambda: Export("a.tflite", mode="int4"),
+        ValueError,
+        "Export: `mode` must be 'int8' or 'float32'. Received: mode='int4'",
+    ),
+    (
+        lambda: Export("a.tflite", inference_input_type="int16"),
+        ValueError,
+        "Export: `inference_input_type` must be 'int8', 'uint8' or 'float32' in mode 'int8'. "
+        "Received: inference_input_type='int16'",
+    ),
+    (
+        lambda: Export("a.tflite", mode="float32", inference_output_type=np.int8),
+        ValueError,
+        "Export: `inference_output_type` must be 'float32' in mode 'float32'. "
+        "Received: inference_output_type='int8'",
+    ),
+    (
+        lambda: Export("a.tflite", inference_output_type=8),
+        TypeError,
+        "Export: `inference_output_type` must be 'int8', 'uint8' or 'float32' in mode 'int8'. "
+        "Received: inference_output_type=8",
+    ),
+    (
+        lambda: Export("a.tflite", quantized_input_stats={"x": (0, 1)}),
+        ValueError,
+        "Export: `quantized_input_stats` must be None: it is not built yet. "
+        "Received: quantized_input_stats={'x': (0, 1)}",
+    ),
+    (
+        lambda: Export("a.tflite", default_ranges_stats=(0, 6)),
+        ValueError,
+        "Export: `default_ranges_stats` must be None: it is not built yet. "
+        "Received: default_ranges_stats=(0, 6)",
+    ),
+    (
+        lambda: Export("a.tflite", representative_dataset=GENERATOR),
+        TypeError,
+        f"Export: `representative_dataset` must be {DATA}. "
+        f"Received: representative_dataset={GENERATOR!r} "
+        "(a generator can be neither copied nor read twice: pass the function that makes it)",
+    ),
+    (
+        lambda: Export("a.tflite", verify_data=LAMBDA),
+        TypeError,
+        f"Export: `verify_data` must be {DATA}. "
+        f"Received: verify_data={LAMBDA!r} (it takes arguments: (layer))",
+    ),
+    (
+        lambda: Export("a.tflite", representative_dataset=100),
+        TypeError,
+        f"Export: `representative_dataset` must be {DATA}. Received: representative_dataset=100",
+    ),
+    (
+        lambda: Export("a.tflite", representative_dataset="data.csv"),
+        ValueError,
+        "Export: `representative_dataset` must be the path of a file that ends in '.npz'. "
+        "Received: representative_dataset='data.csv'",
+    ),
+    (
+        lambda: Export("a.tflite", allow_float_ops=1),
+        TypeError,
+        "Export: `allow_float_ops` must be True or False. Received: allow_float_ops=1",
+    ),
+    (
+        lambda: Export("a.tflite", batch_size=None),
+        TypeError,
+        "Export: `batch_size` must be an int >= 1. Received: batch_size=None",
+    ),
+    (
+        lambda: Export("a.tflite", batch_size=0),
+        ValueError,
+        "Export: `batch_size` must be an int >= 1. Received: batch_size=0",
+    ),
+    (
+        lambda: Export("a.tflite", timeout=0),
+        ValueError,
+        "Export: `timeout` must be seconds > 0. Received: timeout=0",
+    ),
+    (
+        lambda: Export("a.tflite", verify_data="no/such.npz").check_data_files(),
+        ValueError,
+        "Export: `verify_data` must be the path of a file that exists. "
+        "Received: verify_data='no/such.npz'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "kind", "message"), REFUSED)
+def test_bad_values_are_refused_with_the_exact_message(make, kind, message):
+    with pytest.raises(kind, match=f"^{re.escape(message)}$"):
+        make()
+
+
+def test_a_folder_that_can_be_written_to_is_left_as_it_was(tmp_path):
+    path = tmp_path / "a.tflite"
+    path.write_bytes(b"old")
+    Export(path).check_folder()
+    assert os.listdir(tmp_path) == ["a.tflite"]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_path_without_a_folder_is_in_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Export("a.tflite").check_folder()
+
+
+def refused_folder(path, rule):
+    message = f"Export: `path` must be {rule}. Received: path={str(path)!r}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Export(path).check_folder()
+
+
+def test_a_missing_folder_is_found_before_training(tmp_path):
+    refused_folder(tmp_path / "missing" / "a.tflite", "in a folder that exists")
+
+
+def test_a_folder_in_the_place_of_the_file_is_found(tmp_path):
+    path = tmp_path / "a.tflite"
+    path.mkdir()
+    refused_folder(path, "the path of a file, and a folder has this name")
+
+
+def test_a_file_in_the_place_of_the_folder_is_found(tmp_path):
+    (tmp_path / "folder").touch()
+    rule = "in a folder, and what should be one is a file"
+    refused_folder(tmp_path / "folder" / "a.tflite", rule)
+
+
+def test_a_folder_that_refuses_files_is_found(tmp_path, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", dir)
+
+    # Not by taking permissions away: root, whom containers run tests as, needs none.
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    rule = "in a folder that can be written to (Permission denied)"
+    refused_folder(tmp_path / "a.tflite", rule)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to every folder")
+def test_a_read_only_folder_is_found(tmp_path):
+    tmp_path.chmod(0o555)
+    rule = "in a folder that can be written to (Permission denied)"
+    refused_folder(tmp_path / "a.tflite", rule)
