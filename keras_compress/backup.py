@@ -16,6 +16,8 @@ from typing import Any
 from keras_compress.engines.in_place.adapter import Adapter, wrap_method
 from keras_compress.state import State
 
+_ATTRIBUTE = "_keras_compress_let_go"
+
 
 class Backups:
     """The state files of one `BackupAndRestore`, beside its folder: what it removes must not take
@@ -44,6 +46,9 @@ class Backups:
             with contextlib.suppress(FileNotFoundError):
                 state = State.load(path)
                 if state.iterations == iterations:
+                    # The other one, if later, belongs to a backup that was never written; it must
+                    # not push this one out when the next is.
+                    os.replace(path, self.current)
                     return state
                 found.append(state.iterations)
         raise ValueError(
@@ -70,7 +75,10 @@ def watch(
     backups = [c for c in callbacks.callbacks if adapter.isinstance(c, "BackupAndRestore")]
     if not backups:
         return None
-    files = Backups(backups[0].backup_dir)
+    backup = backups[0]
+    if _ATTRIBUTE in vars(backup):
+        vars(backup)[_ATTRIBUTE]()  # a fit that failed left this behind
+    files = Backups(backup.backup_dir)
     iterations = adapter.iterations(model)
     if iterations is not None and iterations != iterations_before:
         engine.load_state(files.matching(iterations))
@@ -82,4 +90,11 @@ def watch(
 
         return back_up
 
-    return wrap_method(backups[0], adapter.backup_method, make)
+    undo = wrap_method(backup, adapter.backup_method, make)
+
+    def let_go() -> None:
+        vars(backup).pop(_ATTRIBUTE, None)
+        undo()
+
+    vars(backup)[_ATTRIBUTE] = let_go
+    return let_go

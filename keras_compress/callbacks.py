@@ -126,7 +126,7 @@ class Compress(_Member):
         self.report = report
         try:
             self.stripped_model = strip(self.model)
-        except ValueError as error:  # must not cost the training
+        except Exception as error:  # must not cost the training
             logger.warning("No stripped model: %s", error)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compress:

@@ -10,7 +10,7 @@ import numpy as np
 from keras_compress._files import write_atomically
 from keras_compress.engines.base import engine_of
 from keras_compress.engines.in_place.choose import adapter_of
-from keras_compress.engines.in_place.inference import inference_function
+from keras_compress.engines.in_place.inference import inference_function, input_specs
 from keras_compress.report import ExportReport
 from keras_compress.specs import Export
 from keras_compress.tflite import (
@@ -65,7 +65,7 @@ def export_tflite(model: Any, export: Export) -> ExportReport:
     contents = inspect_tflite(data)
     report.zipped_bytes = contents.zipped_bytes
     if export.mode == "int8":
-        report.float_ops = tuple(f"{op.name} ({op.tensor})" for op in contents.float_ops)
+        report.float_ops = tuple(f"{op.op} ({op.tensor})" for op in contents.float_ops)
         by_choice = quantized and engine.left_by_user
         if report.float_ops and not (export.allow_float_ops or by_choice):
             raise ConversionError(
@@ -73,6 +73,8 @@ def export_tflite(model: Any, export: Export) -> ExportReport:
                 "Set `allow_float_ops=True` to write it all the same, or leave these layers out "
                 "by `layers=`",
             )
+    if quantized:
+        function = engine.inference_function(export.batch_size, for_file=False)
     _verify(report, export, function, data, engine if quantized else None)
     write_atomically(export.path, data)
     return report
@@ -102,19 +104,18 @@ def check_source(engine: Any, export: Export) -> None:
 
 
 def check_data(model: Any, export: Export) -> None:
-    """Read the first rows of the export's data, so that what does not fit is said before training.
+    """Read the export's data once, so that what does not fit is said before training.
 
     Raises:
-        ValueError, TypeError: naming the field, the input and what was found.
+        ValueError, TypeError: naming the field, the input and what was found; or the model has no
+        inputs that a file could have.
     """
-    adapter = adapter_of(model)
-    if adapter.functional(model) is None:
-        return
-    specs = adapter.input_specs(model)
-    for field in ("representative_dataset", "verify_data"):
+    specs = input_specs(adapter_of(model), model, export.batch_size)
+    sizes = {"representative_dataset": CALIBRATION_SAMPLES, "verify_data": SAMPLES}
+    for field, samples in sizes.items():
         data = getattr(export, field)
         if data is not None:
-            for _ in _rows(specs, data, field, samples=1):
+            for _ in _rows(specs, data, field, samples):
                 pass
 
 
@@ -152,6 +153,8 @@ def _verify(report: ExportReport, export: Export, function: Any, data: bytes, en
         if engine is None:
             report.verified_on = "inputs drawn from [0, 1)"
     file = load_tflite(data)
+    # A float end of an integer file has no scale of its own; a float file is compared as it is.
+    scales = {} if engine is None else engine.output_scales()
     names = [output.name for output in file.outputs]
     expected: dict[str, list[np.ndarray]] = {name: [] for name in names}
     answers: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -166,7 +169,7 @@ def _verify(report: ExportReport, export: Export, function: Any, data: bytes, en
     results = agreement(
         {name: np.concatenate(parts) for name, parts in expected.items()},
         {name: np.concatenate(parts) for name, parts in answers.items()},
-        {output.name: output.scale or 1.0 for output in file.outputs},
+        {out.name: out.scale or scales.get(out.name, 1.0) for out in file.outputs},
     )
     report.samples = len(rows) * export.batch_size
     for name, result in results.items():

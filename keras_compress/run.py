@@ -78,9 +78,18 @@ class Run:
         drives: bool = True,
     ) -> None:
         """Take a callback in at `on_train_begin`; what can be refused now is refused now."""
-        model = self.model
         self.members.append(member)
         self.drives = self.drives or drives
+        try:
+            self._take_charge(member, pruning, quantization)
+        except Exception:
+            self._withdraw()
+            raise
+
+    def _take_charge(
+        self, member: Any, pruning: Pruning | None, quantization: Quantization | None
+    ) -> None:
+        model = self.model
         self._check_model(pruning, quantization)
         self.engine = engine_of(model)
         if self.engine is None and (pruning is not None or quantization is not None):
@@ -92,13 +101,18 @@ class Run:
         elif pruning is not None or quantization is not None:
             check_same(self.engine, pruning, quantization)
 
+    def _withdraw(self) -> None:
+        """Leave a model that this fit compressed as if it had never been asked."""
+        if self._attached_here:
+            self._attached_here = False
+            self.engine.detach()
+
     def _check_model(self, pruning: Any, quantization: Any) -> None:
         model, adapter = self.model, self.adapter
         if not model.built and adapter.functional(model) is None and not adapter.grows(model):
             raise ValueError(
-                "Compress: the model must be built; a subclassed one of tf_keras is built by "
-                "calling it on a batch "
-                f"of data. Received: model={type(model).__name__} without weights"
+                "Compress: the model must be built; a subclassed one is built by calling it on a "
+                f"batch of data. Received: model={type(model).__name__} without weights"
             )
         names = adapter.metric_names(model)
         for name in LOG_NAMES:
@@ -123,10 +137,6 @@ class Run:
         engine = self.engine
         if engine is None or engine.quantization is None:
             exporting.check_source(None, export)
-        if engine is None or engine.is_placed:
-            self._check_placed(export)
-        else:  # a Sequential without shapes: with the first batch, before it counts
-            engine.on_placed = lambda: self._check_placed(export)
 
     def _check_placed(self, export: Export) -> None:
         exporting.check_data(self.model, export)
@@ -163,7 +173,7 @@ class Run:
 
         around("on_test_begin", lambda *_: self.engine and self.engine.apply_masks(), None)
         around("on_epoch_end", self._before_epoch_end, self._after_epoch_end)
-        around("on_train_end", None, lambda *_: self._finish())
+        around("on_train_end", self._before_train_end, lambda *_: self._finish())
 
     def epoch_begin(self, epoch: int) -> None:
         """The first one, once everybody's `on_train_begin` is through, knows where and how long the
@@ -175,18 +185,19 @@ class Run:
             try:
                 self._begin(epoch)
             except Exception:
-                if self.engine is not None and self._attached_here:
-                    self.engine.detach()  # as if it had never been asked
+                self._withdraw()
                 raise
         if self.engine is not None:
             self._reached_before = self._pruned_by(self.engine.step)
 
     def _begin(self, epoch: int) -> None:
         engine = self.engine
-        for member in self.members:
-            if getattr(member, "export", None) is not None:
-                self._check_export(member.export)
+        exports = [m.export for m in self.members if getattr(m, "export", None) is not None]
+        for export in exports:
+            self._check_export(export)
         if engine is None:
+            for export in exports:
+                self._check_placed(export)
             return
         let_go = backup.watch(
             self.adapter, self.model, engine, self.callbacks, self.members[0].iterations
@@ -204,8 +215,17 @@ class Run:
             engine.resolve(engine.step, updates)
         else:
             engine.resolve(engine.step, 0)
-        if self.drives and updates is not None and not self._partial:
-            self._check_reach(updates)
+
+        def check() -> None:
+            for export in exports:
+                self._check_placed(export)
+            if self.drives and updates is not None and not self._partial:
+                self._check_reach(updates)
+
+        if engine.is_placed:
+            check()
+        else:  # a Sequential without shapes: with the first batch, before it counts
+            engine.on_placed = check
         if engine.freeze_step == 0:
             raise ValueError(
                 "Quantization: `freeze_step` must be at least 1, or no update would set the "
@@ -324,6 +344,11 @@ class Run:
 
     # --- finish
 
+    def _before_train_end(self, *_: Any) -> None:
+        """A fit without an epoch, as one that resumes a backup of its last, begins only here."""
+        if not self._started:
+            self.epoch_begin(self.callbacks.params["epochs"])
+
     def _finish(self) -> None:
         """After everybody's `on_train_end`: EarlyStopping has put its weights back, an optimizer
         its moving average.
@@ -392,7 +417,7 @@ def check_same(engine: Engine, pruning: Pruning | None, quantization: Quantizati
         ("pruning", engine.pruning, pruning),
         ("quantization", engine.quantization, quantization),
     ):
-        if ours != theirs:
+        if ours != theirs and engine.named(ours) != engine.named(theirs):
             raise ValueError(
                 f"Compress: `{name}` must equal that of the Compress already in charge of this "
                 f"model, which has {ours!r}; "

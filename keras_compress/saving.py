@@ -7,6 +7,7 @@ from typing import Any
 
 from keras_compress.callbacks import Compress, continue_in_bare_fits
 from keras_compress.engines.base import engine_of
+from keras_compress.engines.in_place import plan
 from keras_compress.engines.in_place.choose import adapter_of
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.specs import Pruning, Quantization
@@ -21,6 +22,7 @@ def save_state(model: Any, path: str | os.PathLike[str]) -> None:
         ValueError: the model is not compressed.
         OSError: the file cannot be written; one that stood there survives.
     """
+    adapter_of(model)  # refuses what is no model
     engine = engine_of(model)
     if engine is None:
         raise ValueError(
@@ -38,9 +40,10 @@ def load_state(model: Any, path: str | os.PathLike[str]) -> None:
 
     Raises:
         FileNotFoundError: there is no file at `path`.
-        ValueError: the file is no state, belongs to another model, or `model` is compressed
-        already.
+        ValueError: the file is no state, belongs to another model, or `model` is compressed already
+            or not built.
     """
+    adapter = adapter_of(model)
     state = State.load(path)
     engine = engine_of(model)
     if engine is not None:
@@ -48,11 +51,18 @@ def load_state(model: Any, path: str | os.PathLike[str]) -> None:
             "load_state: `model` must be plain; `strip` it first. "
             f"Received: model={type(model).__name__} with compression attached"
         )
-    pruning = None if state.pruning is None else Pruning.from_config(state.pruning)
-    quantization = (
-        None if state.quantization is None else Quantization.from_config(state.quantization)
-    )
-    engine = InPlace(adapter_of(model), model, pruning, quantization)
+    if not model.built:
+        raise ValueError(
+            "load_state: `model` must be built; call it on a batch of data first. "
+            f"Received: model={type(model).__name__} without weights"
+        )
+    here = plan.paths(adapter, model)
+    pruning = quantization = None
+    if state.pruning is not None:
+        pruning = Pruning.from_config(plan.renamed(state.pruning, state.paths, here))
+    if state.quantization is not None:
+        quantization = Quantization.from_config(plan.renamed(state.quantization, state.paths, here))
+    engine = InPlace(adapter, model, pruning, quantization)
     engine.owner = Compress(pruning=pruning, quantization=quantization)
     engine.attach()
     try:

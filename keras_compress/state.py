@@ -12,7 +12,6 @@ import enum
 import io
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,11 +53,13 @@ class State:
 
     `step` is the number of updates done, `observed` how many of them moved the ranges. `pruning`
     and `quantization` are the configs of the specs as they were given (None: not asked for; a
-    callable `layers` is replaced by what it chose). `schedules` (path -> config) and `steps`
-    (`delay`, `freeze_step`) hold them with every fraction turned into an update; empty before that.
-    `started` names the masks whose kernel was trainable in an update. `iterations` is the
-    optimizer's own count at the moment of saving (None without an optimizer): it tells which of two
-    states belongs to a restored backup.
+    callable `layers` is replaced by what it chose), and `paths` those of all layers and operations
+    that a spec can name: where automatic names differ, they tell which ones are meant. `schedules`
+    (by mask) and `steps` (`delay`, `freeze_step`) hold the specs with every fraction turned into an
+    update; empty before that. `started` are the masks whose kernel was trainable in an update,
+    `kernels` those of the kernels that are rounded. `iterations` is the optimizer's own count at
+    the moment of saving (None without an optimizer): it tells which of two states belongs to a
+    restored backup.
 
     `masks`: bool, the kernel's shape, True where a weight is kept. `ranges`: float32 of shape (2,),
     the minimum and maximum of an activation. `kernel_ranges`: float32, the largest magnitude of a
@@ -73,9 +74,11 @@ class State:
     iterations: int | None = None
     pruning: dict[str, Any] | None = None
     quantization: dict[str, Any] | None = None
+    paths: tuple[str, ...] = ()
     schedules: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     steps: dict[str, int | None] = dataclasses.field(default_factory=dict)
     started: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()
     masks: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     ranges: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     kernel_ranges: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -102,30 +105,35 @@ class State:
         """Read what `save` wrote.
 
         Raises:
-            FileNotFoundError: `path` does not exist.
-            ValueError: the file is not a state of keras_compress, is cut short, or is of a newer
+            OSError: `path` does not exist, or cannot be read.
+            ValueError: the file is not a state of keras_compress, is damaged, or is of a newer
             format.
         """
+        with open(path, "rb") as file:
+            data = file.read()
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
                 meta = json.loads(str(archive["meta"]))
+                written = meta.pop("format")
+                names = archive.files if written == FORMAT else []
                 arrays: dict[str, dict[str, np.ndarray]] = {group: {} for group in cls._ARRAYS}
-                for name in archive.files:
+                for name in names:
                     if name != "meta":
                         group, _, key = name.partition("/")
                         arrays[group][key] = archive[name]
-        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile, zlib, numpy and json each have their own
             raise ValueError(
                 "load_state: `path` must be a file that `save_state` wrote; this one cannot be "
                 "read "
                 f"({type(error).__name__}: {error}). Received: path={os.fspath(path)!r}"
             ) from error
-        if meta.pop("format") != FORMAT:
+        if written != FORMAT:
             raise ValueError(
                 f"load_state: `path` must be a state of format {FORMAT}; a newer keras_compress "
                 f"wrote this one. "
                 f"Received: path={os.fspath(path)!r}"
             )
         meta["phase"] = Phase(meta["phase"])
-        meta["started"] = tuple(meta["started"])
+        for name in ("paths", "started", "kernels"):
+            meta[name] = tuple(meta[name])
         return cls(**meta, **arrays)

@@ -74,16 +74,29 @@ def _compile_like(adapter: Adapter, plain: Any, model: Any) -> None:
             type(model).__name__,
         )
         return
-    arguments["optimizer"] = _renewed(model.optimizer)
-    for name in ("loss", "metrics", "weighted_metrics"):
-        arguments[name] = _mapped(_renewed, arguments[name])
+    try:
+        arguments["optimizer"] = _renewed(model.optimizer)
+        for name in ("loss", "metrics", "weighted_metrics"):
+            arguments[name] = _mapped(_renewed, arguments[name])
+    except _NotRenewable as error:
+        logger.warning("strip: %s, so the stripped model is not compiled.", error)
+        return
     plain.compile(**arguments)
+
+
+class _NotRenewable(Exception):
+    """An object that `compile` got cannot be made again from its config."""
 
 
 def _renewed(thing: Any) -> Any:
     """A new object from the config of a stateful one; strings and functions as they are."""
     if hasattr(thing, "get_config") and not isinstance(thing, type):
-        return type(thing).from_config(thing.get_config())
+        try:
+            return type(thing).from_config(thing.get_config())
+        except Exception as error:  # a user's own class may raise anything
+            raise _NotRenewable(
+                f"{type(thing).__name__} cannot be made from its config ({error})"
+            ) from error
     return thing
 
 

@@ -149,6 +149,18 @@ def test_keyword_inputs_and_shared_outputs_keep_their_names():
     np.testing.assert_allclose(found["again"], 0.75, atol=4 / 255)
 
 
+def test_inputs_in_a_dict_keep_its_order():
+    @tf.function
+    def function(inputs):
+        return {"y": fake_quant(fake_quant(inputs["z"], -1.0, 1.0) * 1.0, -1.0, 1.0), **inputs}
+
+    specs = {"z": tf.TensorSpec((1, 4), name="z"), "a": tf.TensorSpec((1, 2), name="a")}
+    data = convert(function.get_concrete_function(specs), mode="float32", quantized=False)
+    model = load_tflite(data)
+    assert [(info.name, info.shape) for info in model.inputs] == [("z", (1, 4)), ("a", (1, 2))]
+    assert [info.name for info in model.outputs] == ["y", "z", "a"]
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 def test_float32_mode_answers_as_the_function(batch):
     net = Net(quantized=False)
@@ -303,7 +315,9 @@ def test_a_crash_of_the_converter_is_an_error_and_the_next_conversion_works(quan
     assert convert(function, mode="float32", quantized=False)
 
 
-def test_a_timeout_replaces_the_worker(quantized):
+def test_a_timeout_replaces_the_worker(quantized, tmp_path, monkeypatch):
+    stop_worker()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     convert(quantized, mode="int8", quantized=True)
     first = worker_pid()
     os.kill(first, signal.SIGSTOP)
@@ -311,6 +325,8 @@ def test_a_timeout_replaces_the_worker(quantized):
     with pytest.raises(ConversionError, match=r"longer than 0\.4 seconds.*`timeout`"):
         convert(quantized, mode="int8", quantized=True, timeout=0.4)
     assert time.monotonic() - begin < 5
+    assert not _alive(first)
+    assert list(tmp_path.iterdir()) == []
     assert convert(quantized, mode="int8", quantized=True)
     assert worker_pid() != first
 
@@ -452,8 +468,8 @@ def test_a_fork_starts_its_own_worker_and_leaves_the_parents_alone(tmp_path):
     _, result = _run_script(
         """
         from keras_compress.tflite.process import Session, worker_pid
-        with Session():
-            first = worker_pid()
+        with Session() as session:
+            first, folder = worker_pid(), session.folder.parent
         print(first, flush=True)
         child = os.fork()
         if not child:
@@ -463,6 +479,7 @@ def test_a_fork_starts_its_own_worker_and_leaves_the_parents_alone(tmp_path):
             sys.exit(0)
         assert os.waitpid(child, 0)[1] == 0
         assert worker_pid() == first
+        assert folder.is_dir()
         """,
         tmp_path,
     )

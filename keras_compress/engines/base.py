@@ -46,9 +46,15 @@ class Engine(abc.ABC):
         """Go on from `state`; ValueError naming the difference if it belongs to another model."""
 
     @abc.abstractmethod
-    def inference_function(self, batch_size: int) -> Any:
-        """The network as it answers now, as a ConcreteFunction that leaves the process: name ->
-        tensor in and out.
+    def named(self, spec: Any) -> Any:
+        """A spec with the names of what a callable `layers` chooses in this model."""
+
+    @abc.abstractmethod
+    def inference_function(
+        self, batch_size: int, *, quantized: bool = True, for_file: bool = True
+    ) -> Any:
+        """The network as it answers now, as a ConcreteFunction of its flat inputs that can leave
+        the process and returns name -> tensor.
         """
 
 

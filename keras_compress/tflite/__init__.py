@@ -5,7 +5,6 @@ Importing this package loads neither TensorFlow nor LiteRT.
 
 from keras_compress.tflite.convert import ConversionError, convert
 from keras_compress.tflite.data import batches
-from keras_compress.tflite.files import write_atomically
 from keras_compress.tflite.inspect import (
     FileReport,
     FloatOp,
@@ -33,6 +32,5 @@ __all__ = [
     "inspect_tflite",
     "load_tflite",
     "stop_worker",
-    "write_atomically",
     "zipped_size",
 ]

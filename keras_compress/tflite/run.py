@@ -189,7 +189,7 @@ def _column(info: TensorInfo, values: Any, raw: bool) -> np.ndarray:
     limits = np.iinfo(dtype)
     # Halves go up, as in TensorFlow's fake-quant op, not to the even neighbour.
     steps = np.floor(values.astype(np.float32) / np.float32(info.scale) + np.float32(0.5))
-    return np.clip(steps + info.zero_point, limits.min, limits.max).astype(dtype)
+    return np.asarray(np.clip(steps + info.zero_point, limits.min, limits.max), dtype)
 
 
 def _dequantize(info: TensorInfo, values: np.ndarray) -> np.ndarray:

@@ -7,7 +7,10 @@ use with its reason.
 from __future__ import annotations
 
 import abc
+import functools
+import inspect
 import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,6 +33,10 @@ class Adapter(abc.ABC):
     backup_method: str
     """The method of `BackupAndRestore` that writes a backup (private in both Keras; no public hook
     tells of it).
+    """
+    own_weights: str
+    """The attribute of a layer that lists the trainable weights it made itself (private in both
+    Keras; the public list has those of its sublayers too, and is empty when the layer is frozen).
     """
 
     # --- the graph
@@ -222,10 +229,20 @@ def wrap_method(thing: Any, name: str, make: Callable[[Callable], Callable]) -> 
     """Replace a method on one instance by `make(original)`; returns what undoes it.
 
     Written to `__dict__`, because `__setattr__` of both Keras inspects and tracks what it is given.
+    A method takes the place of a method: tf_keras looks at `self` when it writes a SavedModel.
     """
     own = thing.__dict__
     had, before = name in own, own.get(name)
-    own[name] = make(getattr(thing, name))
+    original = getattr(thing, name)
+    replacement = make(original)
+    own[name] = replacement
+    if inspect.ismethod(original):
+
+        @functools.wraps(original.__func__)
+        def method(_: Any, *args: Any, **kwargs: Any) -> Any:
+            return replacement(*args, **kwargs)
+
+        own[name] = types.MethodType(method, thing)
 
     def undo() -> None:
         if had:

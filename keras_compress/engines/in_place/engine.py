@@ -13,8 +13,8 @@ import tensorflow as tf
 from keras_compress.engines.base import Engine, remember
 from keras_compress.engines.in_place import inference, plan
 from keras_compress.engines.in_place.adapter import Adapter, wrap_method
+from keras_compress.engines.in_place.patches import Quantizers
 from keras_compress.engines.in_place.pruning import Pruner
-from keras_compress.engines.in_place.quantizing import Quantizers
 from keras_compress.report import LayerReport
 from keras_compress.schedules import Schedule, schedule_from_config
 from keras_compress.specs import Pruning, Quantization
@@ -52,7 +52,7 @@ class InPlace(Engine):
         self.switched_at: int | None = None
         """The first update whose forward pass was rounded."""
         self.on_placed: Callable[[], None] = lambda: None
-        """Called once the model is planned, for what can only be refused then."""
+        """Called once a model without shapes is planned, for what can only be refused then."""
         self._phase = Phase.OFF
         self._undo: list[Callable[[], None]] = []
         self._wrapped: set[str] = set()
@@ -104,7 +104,6 @@ class InPlace(Engine):
                 )
                 self.quantizers.mode.phase = self._phase
                 self.quantizers.patch()
-        self.on_placed()
 
     def wrap_once(self, name: str, make: Callable[[Callable], Callable]) -> None:
         """Wrap a method of the model, the first time this is asked for; `detach` gives it back."""
@@ -127,21 +126,25 @@ class InPlace(Engine):
         def train_step(data: Any) -> Any:
             if not self.is_placed:
                 self._place_with(data)
-            if self.pruner is None:
-                # Not read: while off, this one op is all that is added to the plain graph.
-                self._counter.assign_add(1, read_value=False)
-            else:
-                self.pruner.compiled = bool(self.model.jit_compile)
-                self.pruner.step(self._counter.assign_add(1))
-                self._traced_trainable = self._trainable()
-            following = contextlib.nullcontext()
-            if self.quantizers is not None:
-                following = self.quantizers.training_step()
-            with following:
+            with contextlib.ExitStack() as following:
+                # A dataset of unknown length ends in a step without a batch, which must not count.
+                with tf.control_dependencies(_tensors(data)):
+                    self._count()
+                    if self.quantizers is not None:
+                        following.enter_context(self.quantizers.training_step())
                 logs = original(data)
             return self._with_ours(logs)
 
         return train_step
+
+    def _count(self) -> None:
+        if self.pruner is None:
+            # Not read: while off, this one op is all that is added to the plain graph.
+            self._counter.assign_add(1, read_value=False)
+        else:
+            self.pruner.compiled = bool(self.model.jit_compile)
+            self.pruner.step(self._counter.assign_add(1))
+            self._traced_trainable = self._trainable()
 
     def _with_ours(self, logs: Any) -> Any:
         if not isinstance(logs, dict):  # a user's train_step may return anything
@@ -159,8 +162,13 @@ class InPlace(Engine):
         inputs = data[0] if isinstance(data, tuple | list) else data
         self.adapter.build_like(self.model, inputs)
         with tf.init_scope():
-            self._place()
-            self.load_steps()
+            try:
+                self._place()
+                self.load_steps()
+                self.on_placed()
+            except Exception:
+                self.detach()  # as if it had never been asked
+                raise
             self.begin_fit()
 
     def _patched_export(self, original: Callable) -> Callable:
@@ -172,6 +180,10 @@ class InPlace(Engine):
                 return original(*args, **kwargs)
 
         return export
+
+    def named(self, spec: Any) -> Any:
+        """A spec with the names of what a callable `layers` chooses in this model."""
+        return plan.named(self.adapter, self.model, spec) if self.is_placed else spec
 
     # --- the life of a fit
 
@@ -273,18 +285,21 @@ class InPlace(Engine):
     def state(self) -> State:
         state = State(step=self.step, phase=self.phase, switched_at=self.switched_at)
         state.iterations = self.adapter.iterations(self.model)
+        if self.is_placed:
+            state.paths = tuple(plan.paths(self.adapter, self.model))
         if self.pruning is not None:
             state.pruning = plan.pruning_config(self.pruning, self.pruner)
         if self.quantization is not None:
             state.quantization = plan.quantization_config(self.quantization, self.quantizers)
             state.steps = {"delay": self.delay, "freeze_step": self.freeze_step}
         if self.pruner is not None:
-            state.schedules = {path: s.get_config() for path, s in self.schedules.items()}
+            state.schedules = {t.key: t.schedule.get_config() for t in self.pruner.targets}
             state.masks = {target.key: target.mask.numpy() for target in self.pruner.targets}
             state.started = tuple(t.key for t in self.pruner.targets if t.started)
         if self.quantizers is not None:
             state.observed = int(self.quantizers.observed.numpy())
             state.ranges = self.quantizers.ranges()
+            state.kernels = tuple(self.quantizers.kernels)
             state.kernel_ranges = {
                 key: quantizer.frozen.numpy()
                 for key, quantizer in self.quantizers.kernels.items()
@@ -297,13 +312,18 @@ class InPlace(Engine):
         self._counter.assign(state.step)
         self.switched_at = state.switched_at
         if self.pruner is not None:
-            self.schedules = {p: schedule_from_config(c) for p, c in state.schedules.items()}
+            self.schedules = {
+                target.path: schedule_from_config(state.schedules[target.key])
+                for target in self.pruner.targets
+            }
             self.pruner.resolve(self.schedules)
             self._resolved = self._resolved or (0, 0)  # nothing is left to resolve
             for target in self.pruner.targets:
                 target.started = target.key in state.started
         if self.quantization is not None:
             self.delay, self.freeze_step = state.steps["delay"], state.steps["freeze_step"]
+        if self.quantizers is not None and state.phase is not Phase.FROZEN:
+            self.quantizers.thaw()
         self.load_arrays(state)
         self.set_phase(state.phase)
 
@@ -321,13 +341,12 @@ class InPlace(Engine):
                 if key in state.kernel_ranges:
                     quantizer.freeze()
                     quantizer.frozen.assign(state.kernel_ranges[key])
-                elif quantizer.frozen is not None:  # of weights from before the freeze
-                    quantizer.frozen = None
-                    quantizer.freeze()
+                else:
+                    quantizer.renew()  # it was frozen for other weights
 
     def _check_fits(self, state: State) -> None:
         own = self.state()
-        for group in ("masks", "ranges"):
+        for group in ("masks", "ranges", "kernels"):
             theirs, ours = set(getattr(state, group)), set(getattr(own, group))
             if theirs != ours:
                 raise ValueError(
@@ -355,6 +374,16 @@ class InPlace(Engine):
             weights.append(value)
         return weights
 
+    def output_scales(self) -> dict[str, float]:
+        """The step between two integers of each output that is rounded, by name."""
+        _, names = self.adapter.flat_names(self.model)
+        keys = self.quantizers.placement.outputs
+        return {
+            name: float(self.quantizers.activations[key].scale().numpy())
+            for name, key in zip(names, keys, strict=True)
+            if key is not None
+        }
+
     def input_range(self, position: int) -> tuple[float, float]:
         """The watched range of a flat input; (0, 1) for one that is not floating."""
         key = self.quantizers.placement.inputs[position]
@@ -369,8 +398,12 @@ class InPlace(Engine):
         reasons = self.left_out["quantization"].values()
         return bool(reasons) and all(reason == plan.LEFT_BY_USER for reason in reasons)
 
-    def inference_function(self, batch_size: int, quantized: bool = True) -> Any:
-        """`quantized=False`: the float network, quantizers off."""
+    def inference_function(
+        self, batch_size: int, *, quantized: bool = True, for_file: bool = True
+    ) -> Any:
+        """As in `Engine`. `quantized=False`: the float network, quantizers off. `for_file`: in the
+        ops that make an integer file; otherwise as the network itself computes.
+        """
         if self.quantizers is None:
             return inference.inference_function(self.adapter, self.model, batch_size)
         mode = self.quantizers.mode
@@ -378,7 +411,12 @@ class InPlace(Engine):
         try:
             if not quantized:
                 mode.phase = Phase.OFF
-            with self.quantizers.leaving_the_process(exporting=True):
+            with self.quantizers.leaving_the_process(exporting=for_file):
                 return inference.inference_function(self.adapter, self.model, batch_size)
         finally:
             mode.phase = before
+
+
+def _tensors(data: Any) -> list[tf.Tensor]:
+    """The tensors of a batch, those inside sparse and ragged ones too."""
+    return [part for part in tf.nest.flatten(data, expand_composites=True) if tf.is_tensor(part)]

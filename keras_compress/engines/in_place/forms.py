@@ -16,26 +16,35 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of a patched operation. `quantize(role, tensor)` is the quantizer of that role
-    inside it.
-    """
+    """One call of a patched operation, and what its form may ask of the patches."""
 
     operation: Any
     original: Callable
     args: tuple
     kwargs: dict
-    quantize: Callable[[str, tf.Tensor], tf.Tensor]
     exporting: bool
+    """The graph becomes a file."""
+    quantize: Callable[[str, tf.Tensor], tf.Tensor]
+    """The quantizer of a role inside the operation."""
     folded: bool
-    """Dense: a batch norm follows and becomes part of it. BatchNormalization: it is part of what
-    stands before.
+    """Dense: a batch norm follows and becomes part of it. BatchNormalization: it is such a one."""
+    rescales: dict[int, int]
+    """The inputs that come with a range of their own, and a number for each, from 1 over the model.
     """
+    offset_on_grid: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    """(factor, offset) of a batch norm -> the offset that its integers can hold."""
 
     def run(self) -> Any:
         return self.original(*self.args, **self.kwargs)
 
 
 Form = Callable[[Call], Any]
+
+SMALLEST_GAMMA = 1e-4
+"""What a batch norm's gamma counts as when it is (nearly) zero."""
+
+SMALLEST_EXCESS = 2.0**-23
+"""What the first float32 above 1 has more."""
 
 
 def dense(call: Call) -> Any:
@@ -58,26 +67,33 @@ def dense(call: Call) -> Any:
 
 
 def batch_normalization(call: Call) -> Any:
-    """In the file, a batch norm that no convolution takes in is a depthwise 1x1 convolution.
+    """Batch norm with the statistics that ship, its offset as the file's int32 bias holds it.
 
-    Written out it is a product and a sum, with a tensor between them that would need a scale of its
-    own.
+    In the file, one that no convolution takes in is a depthwise 1x1 convolution: written out it is
+    a product and a sum, with a tensor between them that would need a scale of its own.
     """
-    if call.folded or not call.exporting:
-        return call.run()
     layer, inputs = call.operation, call.args[0]
-    factor = tf.math.rsqrt(tf.convert_to_tensor(layer.moving_variance) + layer.epsilon)
-    if layer.scale:
-        factor *= tf.convert_to_tensor(layer.gamma)
-    offset = -tf.convert_to_tensor(layer.moving_mean) * factor
-    if layer.center:
-        offset += tf.convert_to_tensor(layer.beta)
+    if call.kwargs.get("training") and layer.trainable:
+        return call.run()  # with the batch's own statistics
+    mean, variance = map(tf.convert_to_tensor, (layer.moving_mean, layer.moving_variance))
+    gamma = tf.convert_to_tensor(layer.gamma) if layer.scale else tf.ones_like(mean)
+    beta = tf.convert_to_tensor(layer.beta) if layer.center else tf.zeros_like(mean)
+    # A gamma of zero gives float ops, and one near it overflows the int32 bias.
+    gamma = tf.where(tf.abs(gamma) < SMALLEST_GAMMA, SMALLEST_GAMMA, gamma)
+    factor = gamma * tf.math.rsqrt(variance + layer.epsilon)
+    unmoved = beta - mean * factor
+    offset = call.offset_on_grid(factor, unmoved)
+    if not call.exporting or call.folded:
+        beta += offset - unmoved
+        numbers = tf.cast(inputs, tf.float32)
+        outputs = tf.nn.batch_normalization(numbers, mean, variance, beta, gamma, layer.epsilon)
+        return tf.cast(outputs, layer.compute_dtype)
     channels = inputs.shape[-1]
     rows = inputs
     if inputs.shape.rank != 4:
         rows = tf.reshape(inputs, (inputs.shape[0], -1, 1, channels))
     # One number per channel: a symmetric range of its own magnitude holds it exactly.
-    magnitude = tf.maximum(tf.abs(factor), 1e-9)
+    magnitude = tf.abs(factor)
     kernel = tf.quantization.fake_quant_with_min_max_vars_per_channel(
         tf.reshape(factor, (1, 1, channels)), -magnitude, magnitude, narrow_range=True
     )
@@ -111,15 +127,63 @@ def separable_convolution(call: Call) -> Any:
 
 def add(call: Call) -> Any:
     """A sum of more than two, rounded after each addition, as the integer op takes two."""
-    if len(call.args) != 1 or len(call.args[0]) <= 2:
+    summands = call.args[0]
+    # An operator comes with its two tensors apart, the second one perhaps by name.
+    if not isinstance(summands, list | tuple) or len(summands) <= 2:
         return call.run()
-    first, *others, last = call.args[0]
+    first, *others, last = summands
     total = first
     for i, other in enumerate(others, start=1):
         total = call.quantize(f"sum{i}", total + other)
     return total + last
 
 
-def silu(inputs: tf.Tensor, quantize: Callable[[str, tf.Tensor], tf.Tensor]) -> tf.Tensor:
+def concatenate(call: Call) -> Any:
+    """Every input rounded over one range, as the integer op takes a single scale."""
+    parts = []
+    for i, part in enumerate(call.args[0]):
+        if call.exporting and i in call.rescales:
+            # The converter takes two roundings in a row for one. A product keeps them apart; with
+            # exactly 1 it would be optimized away, and two equal ones would be merged.
+            part = part * (1.0 + call.rescales[i] * SMALLEST_EXCESS)
+        parts.append(call.quantize("join", part))
+    return call.original(parts, *call.args[1:], **call.kwargs)
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivationCall:
+    """One call of an activation function, as part of a layer or on its own."""
+
+    x: tf.Tensor
+    function: Callable[[tf.Tensor], tf.Tensor]
+    """The activation itself."""
+    quantize: Callable[[str, tf.Tensor], tf.Tensor]
+    exporting: bool
+
+
+ActivationForm = Callable[[ActivationCall], tf.Tensor]
+
+
+def silu(call: ActivationCall) -> tf.Tensor:
     """x * sigmoid(x), with the sigmoid rounded between: the integer file has no op for both."""
-    return inputs * quantize("gate", tf.sigmoid(inputs))
+    return call.x * call.quantize("gate", tf.sigmoid(call.x))
+
+
+def hard_sigmoid(call: ActivationCall) -> tf.Tensor:
+    """relu6(x + 3) / 6, rounded before the division."""
+    return call.quantize("ramp", tf.nn.relu6(call.x + 3.0)) / 6.0
+
+
+def hard_silu(call: ActivationCall) -> tf.Tensor:
+    """x * relu6(x + 3) / 6, in the one way that the converter knows as HARD_SWISH."""
+    return call.x * tf.nn.relu6(call.x + 3.0) / 6.0
+
+
+def leaky_relu(call: ActivationCall) -> tf.Tensor:
+    """In the file, a PRELU: LiteRT computes that one exactly, and LEAKY_RELU with 8-bit factors."""
+    if not call.exporting:
+        return call.function(call.x)
+    with tf.init_scope():
+        slope = -float(call.function(tf.constant([-1.0]))[0])
+    slopes = tf.fill((1,) * (call.x.shape.rank - 1), -slope)  # negated, as the converter wants it
+    return tf.nn.relu(call.x) + slopes * tf.nn.relu(-call.x)

@@ -37,9 +37,10 @@ class Graph:
         self.inputs = [self._number(tensor) for tensor in functional.inputs]
         renamed: dict[int, int] = {}
         self._add(functional, "", renamed)
-        self.outputs = {
-            renamed.get(id(tensor), self._number(tensor)) for tensor in functional.outputs
-        }
+        self.outputs = [
+            renamed[id(tensor)] if id(tensor) in renamed else self._number(tensor)
+            for tensor in functional.outputs
+        ]
 
         self.consumers: dict[int, list[Node]] = defaultdict(list)
         self.producer: dict[int, Node] = {}

@@ -17,12 +17,24 @@ def inference_function(adapter: Adapter, model: Any, batch_size: int) -> Any:
     Raises:
         ValueError: the model is subclassed, or an input has a free dimension besides the batch.
     """
+    specs = input_specs(adapter, model, batch_size)
+    _, output_names = adapter.flat_names(model)
+
+    @tf.function(autograph=False)
+    def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = adapter.call_flat(model, list(inputs))
+        return dict(zip(output_names, outputs, strict=True))
+
+    return answer.get_concrete_function(*specs)
+
+
+def input_specs(adapter: Adapter, model: Any, batch_size: int) -> list[tf.TensorSpec]:
+    """The flat inputs of that function. Raises ValueError as it does."""
     if adapter.functional(model) is None:
         raise ValueError(
             "Export: the model must be Sequential or functional, so that its inputs are known. "
             f"Received: model={type(model).__name__}"
         )
-    _, output_names = adapter.flat_names(model)
     specs = []
     for spec in adapter.input_specs(model):
         shape = (batch_size, *spec.shape[1:])
@@ -32,10 +44,4 @@ def inference_function(adapter: Adapter, model: Any, batch_size: int) -> Any:
                 f"Received: input {spec.name!r} of shape {tuple(spec.shape)}"
             )
         specs.append(tf.TensorSpec(shape, spec.dtype, spec.name))
-
-    @tf.function(autograph=False)
-    def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = adapter.call_flat(model, list(inputs))
-        return dict(zip(output_names, outputs, strict=True))
-
-    return answer.get_concrete_function(*specs)
+    return specs

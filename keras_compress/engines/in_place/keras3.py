@@ -15,6 +15,7 @@ class Keras3(Adapter):
     keras = keras
     package = "keras.src"
     backup_method = "_save_model"
+    own_weights = "_trainable_variables"
 
     def functional(self, model: Any) -> Any | None:
         if isinstance(model, keras.Sequential):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -73,7 +74,7 @@ class ActivationRow:
     output: Fixed | None = None
     absorbed: bool = False
     """Part of the integer op before it."""
-    form: Callable[[Any, Callable[[str, Any], Any]], Any] | None = None
+    form: forms.ActivationForm | None = None
     inner: tuple[tuple[str, Fixed | None], ...] = ()
 
 
@@ -81,12 +82,6 @@ def _channels_last(layer: Any) -> str | None:
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return "data_format is not channels_last"
     return None
-
-
-def _convolution(layer: Any) -> str | None:
-    if getattr(layer, "groups", 1) != 1:
-        return "grouped convolution"
-    return _channels_last(layer)
 
 
 def _last_axis(layer: Any) -> str | None:
@@ -100,13 +95,19 @@ def _softmax(operation: Any) -> str | None:
     return None if axis == -1 else f"axis {axis} is not the last"
 
 
+def _upsampling(layer: Any) -> str | None:
+    if layer.interpolation != "nearest":
+        return f"interpolation {layer.interpolation!r} is not 'nearest'"
+    return _channels_last(layer)
+
+
 _TENSOR = (("kernel", Granularity.TENSOR),)
 _CHANNEL = (("kernel", Granularity.CHANNEL),)
 _MOVES = Row(output=Output.SAME, refuses=_channels_last)
 
 TABLE: dict[str, Row] = {
     "Dense": Row(_TENSOR, absorbs_relu=True, form=forms.dense),
-    "Conv2D": Row(_CHANNEL, absorbs_relu=True, refuses=_convolution),
+    "Conv2D": Row(_CHANNEL, absorbs_relu=True, refuses=_channels_last),
     "DepthwiseConv2D": Row(
         (("depthwise_kernel", Granularity.DEPTHWISE),), absorbs_relu=True, refuses=_channels_last
     ),
@@ -128,7 +129,8 @@ TABLE: dict[str, Row] = {
         form=forms.add,
         inner=lambda node: {f"sum{i}": None for i in range(1, len(node.inputs) - 1)},
     ),
-    "Concatenate": Row(output=Output.JOIN),
+    "Subtract": Row(absorbs_relu=True),
+    "Concatenate": Row(output=Output.JOIN, form=forms.concatenate),
     "GlobalAveragePooling1D": Row(refuses=_channels_last),
     "GlobalAveragePooling2D": Row(refuses=_channels_last),
     "AveragePooling1D": Row(output=Output.SHARED, refuses=_channels_last),
@@ -140,6 +142,9 @@ TABLE: dict[str, Row] = {
     "Flatten": _MOVES,
     "Reshape": _MOVES,
     "ZeroPadding2D": _MOVES,
+    "Cropping2D": _MOVES,
+    "Permute": _MOVES,
+    "UpSampling2D": Row(output=Output.SAME, refuses=_upsampling),
     "Dropout": _MOVES,
     "SpatialDropout2D": _MOVES,
     "GaussianNoise": _MOVES,
@@ -148,11 +153,15 @@ TABLE: dict[str, Row] = {
 ACTIVATIONS: dict[str, ActivationRow] = {
     "relu": ActivationRow(absorbed=True),
     "relu6": ActivationRow(absorbed=True),
-    "leaky_relu": ActivationRow(),
+    "leaky_relu": ActivationRow(form=forms.leaky_relu),
     "sigmoid": ActivationRow(UNIT),
     "softmax": ActivationRow(UNIT),
     "tanh": ActivationRow(Fixed(-1.0, 127 / 128)),
+    "gelu": ActivationRow(),
+    "exponential": ActivationRow(),
     "silu": ActivationRow(form=forms.silu, inner=(("gate", UNIT),)),
+    "hard_sigmoid": ActivationRow(form=forms.hard_sigmoid, inner=(("ramp", Fixed(0.0, 6.0)),)),
+    "hard_silu": ActivationRow(form=forms.hard_silu),
 }
 
 # Operations and layers that are nothing but an activation; those with None say which themselves.
@@ -167,8 +176,11 @@ _ACTIVATION_KINDS: dict[str, str | None] = {
     "Tanh": "tanh",
     "Softmax": "softmax",
     "Silu": "silu",
+    "Gelu": "gelu",
+    "HardSigmoid": "hard_sigmoid",
+    "HardSilu": "hard_silu",
 }
-_ALIASES = {"swish": "silu"}
+_ALIASES = {"swish": "silu", "hard_swish": "hard_silu"}
 
 
 @dataclasses.dataclass
@@ -182,14 +194,22 @@ class OperationPlan:
     row: Row
     activation: ActivationRow | None = None
     kernels: dict[str, Granularity] = dataclasses.field(default_factory=dict)
-    join: str | None = None
-    """Rounds every input."""
     before: str | None = None
     """Rounds before the layer's own activation."""
     output: str | None = None
+    joined: str | None = None
+    """Rounds every input, and so the output."""
+    rescales: dict[int, int] = dataclasses.field(default_factory=dict)
+    """The inputs that come with a range of their own, and a number for each, from 1 over the model.
+    """
     inner: dict[str, str] = dataclasses.field(default_factory=dict)
     """Role inside the form -> key."""
-    folded: bool = False
+    source: str | None = None
+    """What rounded the input that its kernel meets; None if that differs between calls."""
+    norm: OperationPlan | None = None
+    """The batch norm behind that becomes part of this layer."""
+    front: OperationPlan | None = None
+    """The layer that this batch norm becomes part of."""
 
 
 @dataclasses.dataclass
@@ -199,6 +219,8 @@ class Placement:
     operations: list[OperationPlan]
     inputs: list[str | None]
     """The quantizer of each flat input; None for one that is not floating."""
+    outputs: list[str | None]
+    """The quantizer of each flat output; None for one that stays in float."""
     quantizers: dict[str, Fixed | None]
     left_out: dict[str, str]
     """Path -> why this one stays in float."""
@@ -298,7 +320,17 @@ class _Walk:
                 (plan.output,) = (
                     sources if len(sources) == 1 else (self._new(f"{plan.key}/output"),)
                 )
-        return Placement(list(self.plans.values()), inputs, self.quantizers, left_out)
+        numbers = itertools.count(1)
+        for plan in self.plans.values():
+            calls = [[self._source(t) for t in node.inputs] for node in self._nodes(plan)]
+            if plan.joined is not None:
+                # A shared Concatenate rescales an input if any of its calls has to.
+                rescaled = sorted({i for keys in calls for i, key in enumerate(keys) if key})
+                plan.rescales = {i: next(numbers) for i in rescaled}
+            if len({tuple(keys) for keys in calls}) == 1 and calls[0]:
+                plan.source = plan.inner.get("between", calls[0][0])
+        outputs = [self._source(tensor) for tensor in self.graph.outputs]
+        return Placement(list(self.plans.values()), inputs, outputs, self.quantizers, left_out)
 
     def _place(self, plan: OperationPlan) -> None:
         row, activation = plan.row, plan.activation
@@ -312,7 +344,7 @@ class _Walk:
             if row.kernels and not activation.absorbed:
                 plan.before = self._new(f"{plan.key}/before")
         if row.output is Output.JOIN:
-            plan.join = self._new(f"{plan.key}/join")
+            plan.inner["join"] = plan.joined = self._new(f"{plan.key}/join")
         elif row.output is Output.OWN and not self._rounded_later(plan):
             fixed = activation.output if activation is not None else None
             plan.output = self._new(f"{plan.key}/output", fixed)
@@ -328,34 +360,23 @@ class _Walk:
             return
         after = self.plans[id(follower.operation)]
         if after.row is TABLE["BatchNormalization"]:
-            after.folded = True
+            plan.norm, after.front = after, plan
             if plan.row is TABLE["Dense"]:
-                plan.folded = True
                 plan.kernels = dict.fromkeys(plan.kernels, Granularity.CHANNEL)
 
     def _rounded_later(self, plan: OperationPlan) -> bool:
         """Whether what comes next is part of the same integer op, or rounds this output itself."""
-        nodes = self._nodes(plan)
-        users = [user for node in nodes for t in node.outputs for user in self.graph.consumers[t]]
-        is_output = any(t in self.graph.outputs for node in nodes for t in node.outputs)
-        fixed = plan.activation is not None and plan.activation.output is not None
-        if users and not is_output and not fixed and all(map(self._joins, users)):
-            return True
         follower = self.graph.only_consumer(plan.operation)
         if follower is None or not self._is_known(follower.operation):
             return False
         after = self.plans[id(follower.operation)]
+        if after.row.output is Output.JOIN:
+            return plan.activation is None or plan.activation.output is None
         if after.row is TABLE["BatchNormalization"]:
             return bool(plan.kernels) and plan.activation is None
         absorbed = after.activation is not None and after.activation.absorbed
         return (
             absorbed and not after.row.kernels and plan.row.absorbs_relu and plan.activation is None
-        )
-
-    def _joins(self, node: Node) -> bool:
-        return (
-            self._is_known(node.operation)
-            and self.rows[id(node.operation)][0].output is Output.JOIN
         )
 
     def _feeds_integers(self, tensor: int) -> bool:
@@ -375,7 +396,7 @@ class _Walk:
         plan = self.plans[id(node.operation)]
         if plan.row.output in (Output.SAME, Output.SHARED) and self._is_known(node.operation):
             return self._source(node.inputs[0])
-        return plan.join or plan.output
+        return plan.joined or plan.output
 
     def _is_known(self, operation: Any) -> bool:
         return id(operation) in self.rows

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from keras_compress.engines.in_place.adapter import Adapter
 from keras_compress.engines.in_place.graph import Graph
+from keras_compress.engines.in_place.patches import Quantizers
 from keras_compress.engines.in_place.placement import Placement, known, place
 from keras_compress.engines.in_place.pruning import Pruner, Target
-from keras_compress.engines.in_place.quantizing import Quantizers
 from keras_compress.engines.in_place.selection import resolve_name, select
 from keras_compress.schedules import Schedule
 from keras_compress.specs import Pruning, Quantization
@@ -103,7 +104,7 @@ def _kernels(adapter: Adapter, layer: Any, spec: Pruning, named: bool) -> list |
         if names:
             break
     if not names:
-        own = [w for w in getattr(layer, "_trainable_weights", []) if len(w.shape) > 1]
+        own = [w for w in getattr(layer, adapter.own_weights) if len(w.shape) > 1]
         if own or named:
             return f"{type(layer).__name__} has no kernel that pruning knows"
         return ""
@@ -168,6 +169,39 @@ def plan_quantization(adapter: Adapter, model: Any, spec: Quantization) -> Place
     return placement
 
 
+def paths(adapter: Adapter, model: Any) -> list[str]:
+    """All that a spec can name, in an order that does not depend on the names."""
+    found = [path for path, _ in adapter.layers(model)]
+    if adapter.functional(model) is not None:
+        found += [path for path, _ in Graph(adapter, model).operations()]
+    return found
+
+
+def renamed(config: dict[str, Any], before: Sequence[str], now: Sequence[str]) -> dict[str, Any]:
+    """The config of a spec of one model, for an equal one whose automatic names are others.
+
+    Raises:
+        ValueError: the models differ in the number of their layers.
+    """
+    layers = config["layers"]
+    if layers is None or list(before) == list(now):
+        return config
+    if len(before) != len(now):
+        raise ValueError(
+            "load_state: the state must belong to this model; the one it was saved of has "
+            f"{len(before)} layers and operations. Received: a model with {len(now)}"
+        )
+    path_now = dict(zip(before, now, strict=True))
+
+    def rename(name: str) -> str:
+        path = path_now[resolve_name("load_state", name, path_now)]
+        return path if name in path_now else path.rpartition("/")[2]
+
+    if isinstance(layers, dict):
+        return {**config, "layers": {rename(name): each for name, each in layers.items()}}
+    return {**config, "layers": [rename(name) for name in layers]}
+
+
 LEFT_BY_USER = "left out by `layers`"
 
 
@@ -176,8 +210,7 @@ def pruning_config(spec: Pruning, pruner: Pruner | None) -> dict[str, Any]:
     if callable(spec.layers):
         if pruner is None:
             raise ValueError("Pruning: the state can be read once the model is built.")
-        chosen = {target.path: spec.schedule for target in pruner.targets}
-        spec = dataclasses.replace(spec, schedule=None, layers=chosen)
+        spec = _naming(spec, [target.path for target in pruner.targets])
     return spec.get_config()
 
 
@@ -188,5 +221,22 @@ def quantization_config(spec: Quantization, quantizers: Quantizers | None) -> di
             raise ValueError("Quantization: the state can be read once the model is built.")
         left_out = quantizers.placement.left_out
         chosen = [p.path for p in quantizers.placement.operations if p.path not in left_out]
-        spec = dataclasses.replace(spec, layers=tuple(chosen))
+        spec = _naming(spec, chosen)
     return spec.get_config()
+
+
+def named(adapter: Adapter, model: Any, spec: Any) -> Any:
+    """A spec as it is; one with a callable `layers`, with the names of what that chooses here."""
+    if spec is None or not callable(spec.layers):
+        return spec
+    if isinstance(spec, Pruning):
+        return _naming(spec, [path for path, *_ in plan_pruning(adapter, model, spec).kernels])
+    placement = plan_quantization(adapter, model, spec)
+    paths = [each.path for each in placement.operations]
+    return _naming(spec, [path for path in paths if path not in placement.left_out])
+
+
+def _naming(spec: Any, chosen: list[str]) -> Any:
+    if isinstance(spec, Pruning):
+        return dataclasses.replace(spec, schedule=None, layers=dict.fromkeys(chosen, spec.schedule))
+    return dataclasses.replace(spec, layers=tuple(chosen))

@@ -215,7 +215,8 @@ class Pruner:
         schedule began.
         """
         for target in self.active:
-            if not target.started and step > target.schedule.begin_step:
+            # A first update has missed nothing, for there is no update 0.
+            if not target.started and step > max(target.schedule.begin_step, 1):
                 sparsity = sparsity_at(target.schedule, tf.constant(step, tf.int64))
                 target.mask.assign(self._mask(target.kernel, sparsity))
             target.started = True

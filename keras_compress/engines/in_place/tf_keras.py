@@ -38,6 +38,7 @@ class TFKeras(Adapter):
     keras = tf_keras
     package = "tf_keras"
     backup_method = "_backup"
+    own_weights = "_trainable_weights"
 
     def functional(self, model: Any) -> Any | None:
         return model if getattr(model, "_is_graph_network", False) else None
@@ -69,6 +70,20 @@ class TFKeras(Adapter):
         # Private, and a variable, because the graph reads it; None before `compile`.
         steps = model._steps_per_execution
         return 1 if steps is None else int(steps.numpy())
+
+    def retrace(self, model: Any) -> None:
+        # While the last, shorter execution of an epoch runs, the variable holds its length; a train
+        # function made for a length of 1 would run single steps ever after, and drop updates.
+        whole = (self.compile_arguments(model) or {}).get("steps_per_execution")
+        now = self.steps_per_execution(model)
+        if not isinstance(whole, int) or whole == now:
+            super().retrace(model)
+            return
+        model._steps_per_execution.assign(whole)
+        try:
+            super().retrace(model)
+        finally:
+            model._steps_per_execution.assign(now)
 
     def build_like(self, model: Any, inputs: Any) -> None:
         with tf.init_scope():

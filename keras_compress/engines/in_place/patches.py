@@ -1,0 +1,273 @@
+"""The patches through which a network's operations meet their quantizers."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_compress.engines.in_place import forms
+from keras_compress.engines.in_place.adapter import Adapter, wrap_method
+from keras_compress.engines.in_place.placement import OperationPlan, Output, Placement
+from keras_compress.engines.in_place.quantizing import (
+    ActivationQuantizer,
+    KernelQuantizer,
+    Mode,
+    moving_decay,
+    on_grid,
+)
+from keras_compress.state import Phase
+
+
+class Quantizers:
+    """All quantizers of one model, and the patches through which its operations meet them."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        model: Any,
+        placement: Placement,
+        weight_bits: int,
+        activation_bits: int,
+    ):
+        self.mode = Mode()
+        self.placement = placement
+        self._adapter = adapter
+        self._model = model
+        self.activations = {
+            key: ActivationQuantizer(self.mode, activation_bits, fixed)
+            for key, fixed in placement.quantizers.items()
+        }
+        self.kernels: dict[str, KernelQuantizer] = {}
+        self._kernels_of: dict[str, dict[str, KernelQuantizer]] = {}
+        self.observed = tf.Variable(0, dtype=tf.int64, trainable=False, name="observed")
+        self._undo: list[Callable[[], None]] = []
+        for plan in placement.operations:
+            for kernel, granularity in plan.kernels.items():
+                storage = adapter.storage(plan.operation, kernel)
+                variable = adapter.tf_variable(plan.operation.__dict__[storage])
+                shape = "x".join(map(str, variable.shape))
+                quantizer = KernelQuantizer(self.mode, weight_bits, granularity, variable)
+                self.kernels[f"{plan.key}/{kernel}/{shape}"] = quantizer
+                self._kernels_of.setdefault(plan.key, {})[kernel] = quantizer
+
+    def patch(self) -> None:
+        """Put the quantizers into the model's operations."""
+        for plan in self.placement.operations:
+            patch = functools.partial(self._patched, plan)
+            self._undo.append(wrap_method(plan.operation, "call", patch))
+        self._undo.append(wrap_method(self._model, "call", self._patched_model))
+
+    def unpatch(self) -> None:
+        """Give every operation its own `call` back."""
+        while self._undo:
+            self._undo.pop()()
+
+    def thaw(self) -> None:
+        """Read the magnitudes off the kernels again."""
+        for quantizer in self.kernels.values():
+            quantizer.frozen = None
+
+    @contextlib.contextmanager
+    def training_step(self) -> Iterator[None]:
+        """Everything traced inside is a training step: ranges follow while the phase says so."""
+        mode = self.mode
+        mode.trace += 1
+        mode.updating = True
+        if mode.phase.follows:
+            mode.decay = moving_decay(self.observed)
+            self.observed.assign_add(1)
+        try:
+            yield
+        finally:
+            mode.updating = False
+            mode.decay = None
+
+    @contextlib.contextmanager
+    def leaving_the_process(self, exporting: bool = False) -> Iterator[None]:
+        """Graphs traced inside hold the ranges as numbers."""
+        before = (self.mode.constants, self.mode.exporting)
+        self.mode.constants, self.mode.exporting = True, exporting
+        try:
+            yield
+        finally:
+            self.mode.constants, self.mode.exporting = before
+
+    def _patched_model(self, original: Callable) -> Callable:
+        structure, _ = self._adapter.structures(self._model)
+        flat_structure = tf.nest.flatten(structure)
+        if isinstance(structure, dict):
+            names = list(sorted(structure))
+        else:
+            names, _ = self._adapter.flat_names(self._model)
+
+        def rounded(position: int, value: Any) -> Any:
+            key = self.placement.inputs[position]
+            if key is None:
+                return value
+            # Keras casts only inside `call`: integers may arrive here for a floating input.
+            return self.activations[key](tf.cast(value, flat_structure[position].dtype))
+
+        @functools.wraps(original)
+        def call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self.mode.active:
+                return original(inputs, *args, **kwargs)
+            if isinstance(inputs, dict):
+                # By name, whatever the order, and perhaps with more than the model takes.
+                inputs = {
+                    name: rounded(names.index(name), value) if name in names else value
+                    for name, value in inputs.items()
+                }
+            else:
+                flat = [rounded(i, x) for i, x in enumerate(tf.nest.flatten(inputs))]
+                inputs = tf.nest.pack_sequence_as(inputs, flat)
+            return original(inputs, *args, **kwargs)
+
+        return call
+
+    def _patched(self, plan: OperationPlan, original: Callable) -> Callable:
+        is_batch_norm = "BatchNormalization" in self._adapter.kinds(plan.operation)
+
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if not self.mode.active:
+                return original(*args, **kwargs)
+            if is_batch_norm and self.mode.phase is Phase.FROZEN:
+                kwargs["training"] = False
+            with self._swapped(plan):
+                outputs = self._compute(plan, original, args, kwargs)
+            if plan.row.output is Output.SHARED and plan.output and self._imitates:
+                outputs = self.activations[plan.output].breaking_ties(outputs)
+            if plan.output is not None:
+                outputs = tf.nest.map_structure(self.activations[plan.output], outputs)
+            return outputs
+
+        return call
+
+    @property
+    def _imitates(self) -> bool:
+        """Whether what the integer kernels do by themselves has to be computed here."""
+        return self.mode.phase.rounds and not self.mode.exporting
+
+    def _compute(self, plan: OperationPlan, original: Callable, args: tuple, kwargs: dict) -> Any:
+        call = forms.Call(
+            plan.operation,
+            original,
+            args,
+            kwargs,
+            exporting=self.mode.exporting,
+            quantize=functools.partial(self._inside, plan),
+            folded=plan.front is not None or plan.norm is not None,
+            rescales=plan.rescales,
+            offset_on_grid=functools.partial(self._offset_on_grid, plan),
+        )
+        form = plan.row.form or forms.Call.run
+        if _is_activation(plan):
+            form = lambda call: self._activated(plan, call.original, call.args[0])  # noqa: E731
+        if self.mode.phase.rounds:
+            return form(call)
+        if any(self.activations[key].range is not None for key in plan.inner.values()):
+            form(call)  # shows the ranges inside; while watching, the layer's own bits count
+        return call.run()
+
+    def _inside(self, plan: OperationPlan, role: str, tensor: tf.Tensor) -> tf.Tensor:
+        return self.activations[plan.inner[role]](tensor)
+
+    @contextlib.contextmanager
+    def _swapped(self, plan: OperationPlan) -> Iterator[None]:
+        """While inside, the layer holds rounded weights, and an activation that rounds before it.
+
+        Written to `__dict__`, past the trackers of both Keras, which would take the tensors for new
+        state.
+        """
+        own = plan.operation.__dict__
+        swaps: dict[str, Any] = {}
+        if self.mode.phase.rounds:
+            dtype = tf.as_dtype(getattr(plan.operation, "compute_dtype", tf.float32))
+            for kernel, quantizer in self._kernels_of.get(plan.key, {}).items():
+                storage = self._adapter.storage(plan.operation, kernel)
+                lifted = self.mode.exporting and plan.norm is not None and quantizer.rank == 2
+                swaps[storage] = quantizer(dtype, as_convolution=lifted)
+            if plan.kernels and plan.source is not None and plan.norm is None:
+                bias = self._bias(plan)
+                if bias is not None:
+                    swaps["bias"] = tf.cast(
+                        self.mode.number(lambda: on_grid(bias(), self._grid(plan))), dtype
+                    )
+        if plan.activation is not None and "activation" in own:
+            swaps["activation"] = self._activation(plan, own["activation"])
+        before = {name: own[name] for name in swaps}
+        own.update(swaps)
+        try:
+            yield
+        finally:
+            own.update(before)
+
+    def _bias(self, plan: OperationPlan) -> Callable[[], tf.Tensor] | None:
+        bias = plan.operation.__dict__.get("bias")
+        if bias is None:
+            return None
+        variable = self._adapter.tf_variable(bias)
+        return lambda: tf.convert_to_tensor(variable)
+
+    def _grid(self, plan: OperationPlan) -> tf.Tensor:
+        """The step of the integer sum that a kernel layer computes, () or (channels,)."""
+        *_, kernel = self._kernels_of[plan.key].values()  # a separable one ends in its pointwise
+        return self.activations[plan.source].scale() * kernel.scale()
+
+    def _offset_on_grid(
+        self, plan: OperationPlan, factor: tf.Tensor, offset: tf.Tensor
+    ) -> tf.Tensor:
+        """A batch norm's offset, moved to what the integer bias that it becomes can hold."""
+        front = plan.front
+        if front is None:
+            if plan.source is None:
+                return offset
+            # On its own it is a depthwise convolution whose kernel is `factor`.
+            return on_grid(offset, self.activations[plan.source].scale() * tf.abs(factor) / 127.0)
+        if front.source is None:
+            return offset
+        bias = self._bias(front)
+        total = offset if bias is None else offset + bias() * factor
+        return offset + on_grid(total, self._grid(front) * tf.abs(factor)) - total
+
+    def _activation(self, plan: OperationPlan, function: Callable) -> Callable:
+        """What stands in for a layer's own activation."""
+
+        def activation(tensor: tf.Tensor) -> tf.Tensor:
+            if plan.before is not None:
+                tensor = self.activations[plan.before](tensor)
+            if plan.activation.form is not None and self.mode.phase.rounds:
+                return self._activated(plan, function, tensor)
+            return function(tensor)
+
+        return activation
+
+    def _activated(self, plan: OperationPlan, function: Callable, tensor: tf.Tensor) -> tf.Tensor:
+        quantize = functools.partial(self._inside, plan)
+        exporting = self.mode.exporting
+        return plan.activation.form(forms.ActivationCall(tensor, function, quantize, exporting))
+
+    def named_kernels(self) -> Iterator[tuple[str, str, KernelQuantizer]]:
+        """(path, kernel, quantizer) of every rounded kernel."""
+        paths = {plan.key: plan.path for plan in self.placement.operations}
+        for key, quantizer in self.kernels.items():
+            position, kind, kernel, _ = key.split("/")
+            yield paths[f"{position}/{kind}"], kernel, quantizer
+
+    def ranges(self) -> dict[str, np.ndarray]:
+        return {
+            key: quantizer.range.numpy()
+            for key, quantizer in self.activations.items()
+            if quantizer.range is not None
+        }
+
+
+def _is_activation(plan: OperationPlan) -> bool:
+    """Whether the operation is a bare activation with a form, not a layer that holds one."""
+    has_form = plan.activation is not None and plan.activation.form is not None
+    return has_form and not hasattr(plan.operation, "activation")

@@ -1,0 +1,435 @@
+"""Pruning equals tfmot's, step for step: the mask functions one by one, then whole fits.
+
+The reference fits are `prune_low_magnitude` and `UpdatePruningStep` on tf_keras, as tfmot's guide
+writes them. `Compress` runs on the equal tf_keras model and on the equal Keras 3 model. The two
+Keras compute SGD and Adam in the same order of operations, so one reference serves both, to the
+last bit.
+
+Schedules end on the grid here: the update that ours adds at `end_step` is the one deviation, and is
+tested with the schedules.
+"""
+
+import functools
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+import keras_compress as kc
+from keras_compress.engines.base import engine_of
+from keras_compress.engines.in_place.pruning import (
+    SORTED_SIZE,
+    block_mask,
+    m_by_n_mask,
+    magnitude_mask,
+    threshold,
+)
+
+# --- the mask functions against `pruning_impl.Pruning`, on many kernels
+
+SHAPES = [
+    (1, 1),
+    (7, 3),
+    (3, 3, 4, 10),
+    (64, 64),  # SORTED_SIZE elements, the last to be sorted
+    (4097,),
+    (3, 3, 24, 40),
+    (130, 77),
+]
+SPARSITIES = (0.0, 0.1, 0.4999, 0.5, 0.77, 0.95, 0.999)
+
+
+def _normal(generator, shape):
+    return generator.normal(size=shape)
+
+
+def _tied(generator, shape):
+    return generator.integers(-3, 4, shape) / 4
+
+
+def _half_zeros(generator, shape):
+    return np.where(generator.random(shape) < 0.5, 0.0, generator.normal(size=shape))
+
+
+def _negative_zeros(generator, shape):
+    return generator.choice([-0.0, 0.0, 1.0, -1.0], shape)
+
+
+def _wide(generator, shape):
+    """From the smallest normal numbers to the largest: every exponent of float32."""
+    return generator.choice([-1.0, 1.0], shape) * 2.0 ** generator.uniform(-125, 127, shape)
+
+
+def _denormals(generator, shape):
+    """Below the smallest normal float32, among ordinary numbers."""
+    tiny = generator.normal(size=shape) * 1e-41
+    return np.where(generator.random(shape) < 0.5, tiny, generator.normal(size=shape))
+
+
+def _neighbours(generator, shape):
+    """One upper half of the bit pattern, so that only the lower 16 bits tell them apart."""
+    return 1.0 + generator.integers(0, 1 << 16, shape) * 2.0**-23
+
+
+def _equal(generator, shape):
+    return np.full(shape, -0.25)
+
+
+def _zeros(generator, shape):
+    return np.zeros(shape)
+
+
+KERNELS = [
+    _normal,
+    _tied,
+    _half_zeros,
+    _negative_zeros,
+    _wide,
+    _denormals,
+    _neighbours,
+    _equal,
+    _zeros,
+]
+
+
+def kernel(make, shape):
+    """The same kernel for the same arguments, in every process."""
+    seed = zlib.crc32(repr((make.__name__, shape)).encode())
+    return make(np.random.default_rng(seed), shape).astype("float32")
+
+
+def bits(number):
+    """A float32 to the last bit, denormal ones as zero."""
+    number = float(number)
+    return (number if number >= np.finfo("float32").tiny else 0.0).hex()
+
+
+@functools.cache
+def in_graph(function, *arguments, jit_compile=False):
+    """`function` with its last arguments, traced once per shape for all tests of this module."""
+    return tf.function(
+        lambda *tensors: function(*tensors, *arguments), autograph=False, jit_compile=jit_compile
+    )
+
+
+@functools.cache
+def their_mask(make, shape, sparsity, *, block_size=(1, 1), pooling="AVG", m_by_n=None):
+    """(threshold, mask) of tfmot's own `pruning_impl.Pruning` for one kernel at one sparsity."""
+    from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl
+
+    weights = kernel(make, shape)
+    theirs = pruning_impl.Pruning(
+        training_step_fn=lambda: tf.constant(1, tf.int64),
+        pruning_vars=[(tf.Variable(weights), None, None)],
+        pruning_schedule=lambda step: (tf.constant(True), tf.constant(sparsity, tf.float32)),
+        block_size=block_size,
+        block_pooling_type=pooling,
+        sparsity_m_by_n=m_by_n,
+    )
+    found, mask = theirs._maybe_update_block_mask(tf.constant(weights))
+    return np.asarray(found), np.asarray(mask).astype(bool)
+
+
+def threshold_and_mask(weights, sparsity, compiled):
+    """What the engine computes for an elementwise mask, with the threshold in between shown."""
+    size = tf.cast(weights.shape.num_elements(), tf.float32)
+    k = tf.cast(tf.maximum(tf.round(size * (1 - sparsity)), 1), tf.int32)
+    return threshold(tf.abs(weights), k, compiled), magnitude_mask(weights, sparsity, compiled)
+
+
+@pytest.mark.parametrize("how", ["eager", "graph", "bisection", "xla"])
+@pytest.mark.parametrize("make", KERNELS, ids=lambda make: make.__name__.lstrip("_"))
+def test_threshold_and_mask_equal_tfmots(make, how):
+    if how == "eager":
+        ours = functools.partial(threshold_and_mask, compiled=False)
+    else:
+        ours = in_graph(threshold_and_mask, how != "graph", jit_compile=how == "xla")
+    for shape in SHAPES:
+        weights = tf.constant(kernel(make, shape))
+        for sparsity in SPARSITIES:
+            found, mask = ours(weights, tf.constant(sparsity, tf.float32))
+            their_threshold, theirs = their_mask(make, shape, sparsity)
+            case = f"{shape} at {sparsity}"
+            np.testing.assert_array_equal(mask, theirs, err_msg=case)
+            # TensorFlow compares numbers too small for a full exponent as zeros, so tfmot's sort
+            # leaves them in any order; masks are compared by the same rule and stay equal.
+            assert bits(found) == bits(their_threshold), case
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_threshold_is_the_kth_largest_for_every_k(compiled):
+    # Sizes on both sides of the change of method, against a sort by NumPy.
+    function = in_graph(threshold, compiled)
+    for size in (SORTED_SIZE - 1, SORTED_SIZE, SORTED_SIZE + 1):
+        numbers = np.abs(kernel(_half_zeros, (size,)))
+        ordered = np.sort(numbers)[::-1]
+        for k in (1, 2, size // 3, size // 2, size - 1, size):
+            found = function(tf.constant(numbers), tf.constant(k, tf.int32))
+            assert float(found) == ordered[k - 1], (size, k)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("pooling", ["AVG", "MAX"])
+@pytest.mark.parametrize("block", [(1, 4), (4, 1), (2, 3), (4, 4)])
+def test_block_masks_equal_tfmots(block, pooling, jit_compile):
+    ours = in_graph(block_mask, block, pooling, jit_compile, jit_compile=jit_compile)
+    for shape in ((16, 8), (10, 9), (130, 77)):  # with and without blocks cut by the edge
+        for make in (_normal, _tied, _half_zeros):
+            weights = tf.constant(kernel(make, shape))
+            for sparsity in (0.0, 0.3, 0.5, 0.9):
+                mask = ours(weights, tf.constant(sparsity, tf.float32))
+                _, theirs = their_mask(make, shape, sparsity, block_size=block, pooling=pooling)
+                np.testing.assert_array_equal(mask, theirs, err_msg=f"{make} {shape} {sparsity}")
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("m_by_n", [(1, 2), (2, 4), (3, 4), (5, 8)])
+def test_m_by_n_masks_equal_tfmots(m_by_n, jit_compile):
+    ours = in_graph(m_by_n_mask, *m_by_n, jit_compile=jit_compile)
+    for shape in ((16, 8), (7, 5), (3, 3, 8, 6), (3, 2, 5, 4)):
+        for make in (_normal, _tied, _zeros):
+            mask = ours(tf.constant(kernel(make, shape)))
+            _, theirs = their_mask(make, shape, 0.0, m_by_n=m_by_n)
+            np.testing.assert_array_equal(mask, theirs, err_msg=f"{make} {shape}")
+
+
+# --- whole fits against `prune_low_magnitude` and `UpdatePruningStep`
+
+STEPS_PER_EPOCH, EPOCHS, BATCH = 20, 3, 12
+NAMES = ("conv1", "conv2", "dense1", "dense2")
+
+
+class Fitted(NamedTuple):
+    """Weights and masks by layer, after every execution and every epoch; the stripped weights."""
+
+    executions: list
+    epochs: list
+    stripped: list
+
+
+class Recorder:
+    """What the model holds after every execution, read in the batch hook, and after every epoch."""
+
+    def __init__(self, keras, read):
+        recorder = self
+        self.executions, self.epochs = [], []
+
+        class Record(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                recorder.executions.append(read())
+
+            def on_epoch_end(self, epoch, logs=None):
+                recorder.epochs.append(read())
+
+        self.callback = Record()
+
+
+@functools.cache
+def data():
+    generator = np.random.default_rng(3)
+    x = generator.normal(size=(STEPS_PER_EPOCH * BATCH, 6, 6, 1)).astype("float32")
+    return x, generator.integers(0, 10, len(x)).astype("int32")
+
+
+def net(keras):
+    """Convolutions and Dense with 4,700 weights, the same for both Keras; dense1 is not sorted."""
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            layers.Input((6, 6, 1)),
+            layers.Conv2D(4, 3, activation="relu", name="conv1"),
+            layers.Conv2D(8, 3, activation="relu", padding="same", name="conv2"),
+            layers.Flatten(name="flatten"),
+            layers.Dense(33, activation="relu", name="dense1"),
+            layers.Dense(10, name="dense2"),
+        ]
+    )
+    generator = np.random.default_rng(7)
+    model.set_weights([0.2 * generator.normal(size=w.shape) for w in model.get_weights()])
+    return model
+
+
+def compile_and_fit(
+    keras, model, callbacks, *, optimizer, steps_per_execution=1, jit_compile=False, fits=1
+):
+    """`fits` of an equal number of epochs; of `callbacks` a list for each of them."""
+    optimizers = {
+        "sgd": keras.optimizers.SGD(0.1),
+        "momentum": keras.optimizers.SGD(0.05, momentum=0.9),
+        "adam": keras.optimizers.Adam(0.003),
+    }
+    model.compile(
+        optimizers[optimizer],
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        steps_per_execution=steps_per_execution,
+        jit_compile=jit_compile,
+    )
+    x, y = data()
+    fit = {"batch_size": BATCH, "epochs": EPOCHS // fits, "shuffle": False, "verbose": 0}
+    for own in callbacks:
+        model.fit(x, y, callbacks=own, **fit)
+
+
+# name -> (tfmot's schedule, layers to prune, further arguments). Every schedule ends on its grid,
+# and the last epoch trains on with the final masks.
+PRUNINGS = {
+    "every-step": ("PolynomialDecay", (0.0, 0.8, 3, 45, 3, 1), NAMES, {}),
+    "every-7": ("PolynomialDecay", (0.1, 0.75, 4, 46, 3, 7), NAMES, {}),
+    "every-25": ("PolynomialDecay", (0.3, 0.6, 5, 55, 2, 25), NAMES, {}),
+    "constant": ("ConstantSparsity", (0.1, 6, 46, 10), NAMES, {}),
+    "constant-forever": ("ConstantSparsity", (0.1, 0, -1, 9), NAMES, {}),
+    "block-1x4": (
+        "PolynomialDecay",
+        (0.1, 0.75, 4, 46, 3, 7),
+        ("dense1", "dense2"),
+        {"block_size": (1, 4)},
+    ),
+    "block-max": (
+        "PolynomialDecay",
+        (0.1, 0.75, 4, 46, 3, 7),
+        ("dense1", "dense2"),
+        {"block_size": (3, 2), "block_pooling_type": "MAX"},
+    ),
+    "two-of-four": ("ConstantSparsity", (0.5, 1, -1, 7), NAMES, {"sparsity_m_by_n": (2, 4)}),
+}
+
+
+@functools.cache
+def reference(pruning, optimizer, *, jit_compile=False, fits=1):
+    """What tfmot's own wrappers make of the net."""
+    import tensorflow_model_optimization as tfmot
+
+    sparsity = tfmot.sparsity.keras
+    kind, values, pruned, further = PRUNINGS[pruning]
+    schedule = getattr(sparsity, kind)(*values)
+
+    def wrap(layer):
+        if layer.name in pruned:
+            return sparsity.prune_low_magnitude(layer, schedule, **further)
+        return layer
+
+    model = tf_keras.models.clone_model(net(tf_keras), clone_function=wrap)
+    layers = {layer.name.removeprefix("prune_low_magnitude_"): layer for layer in model.layers}
+    start = net(tf_keras)
+    for name in NAMES:
+        layers[name].set_weights(start.get_layer(name).get_weights())
+
+    def read():
+        weights = {name: layers[name].get_weights() for name in NAMES}
+        masks = {name: layers[name].pruning_vars[0][1].numpy() for name in pruned}
+        return weights, masks
+
+    recorder = Recorder(tf_keras, read)
+    callbacks = [[sparsity.UpdatePruningStep(), recorder.callback]] * fits
+    arguments = {"optimizer": optimizer, "jit_compile": jit_compile, "fits": fits}
+    compile_and_fit(tf_keras, model, callbacks, **arguments)
+    stripped = sparsity.strip_pruning(model).get_weights()
+    return Fitted(recorder.executions, recorder.epochs, stripped)
+
+
+def ours(keras, pruning, given=lambda compress: [[compress]], **arguments):
+    """The same of `Compress`, which takes tfmot's own schedule as it is.
+
+    `given` says which of our callbacks each fit gets.
+    """
+    import tensorflow_model_optimization as tfmot
+
+    kind, values, pruned, further = PRUNINGS[pruning]
+    schedule = getattr(tfmot.sparsity.keras, kind)(*values)
+    layers = None if pruned == NAMES else pruned
+    compress = kc.Compress(pruning=kc.Pruning(schedule, layers=layers, **further), partial=True)
+    model = net(keras)
+
+    def read():
+        weights = {name: model.get_layer(name).get_weights() for name in NAMES}
+        masks = {target.path: target.mask.numpy() for target in engine_of(model).pruner.targets}
+        return weights, masks
+
+    recorder = Recorder(keras, read)
+    callbacks = [[*own, recorder.callback] for own in given(compress)]
+    compile_and_fit(keras, model, callbacks, fits=len(callbacks), **arguments)
+    return Fitted(recorder.executions, recorder.epochs, kc.strip(model).get_weights())
+
+
+def assert_equal(theirs, mine, tolerance=0.0, message=""):
+    """Two lists of weights, to the last bit or within `tolerance`."""
+    for a, b in zip(theirs, mine, strict=True):
+        if tolerance:
+            np.testing.assert_allclose(b, a, rtol=0, atol=tolerance, err_msg=message)
+        else:
+            np.testing.assert_array_equal(b, a, err_msg=message)
+
+
+def assert_same(theirs, mine, tolerance=0.0):
+    """Masks equal, weights to the last bit (or within `tolerance`), at every point recorded."""
+    for point, (theirs_then, mine_then) in enumerate(zip(theirs, mine, strict=True)):
+        for name, mask in theirs_then[1].items():
+            np.testing.assert_array_equal(mine_then[1][name], mask, err_msg=f"{name} at {point}")
+        assert set(mine_then[1]) == set(theirs_then[1])
+        for name, weights in theirs_then[0].items():
+            assert_equal(weights, mine_then[0][name], tolerance, f"{name} at {point}")
+
+
+def assert_a_fair_reference(executions, pruning):
+    """The reference is worth comparing with: it prunes to its target, more than once."""
+    kind, values, _, further = PRUNINGS[pruning]
+    target = values[1] if kind == "PolynomialDecay" else values[0]
+    masks = [np.concatenate([m.ravel() for m in then[1].values()]) for then in executions]
+    assert 1 - masks[-1].mean() == pytest.approx(target, abs=0.02)
+    if "sparsity_m_by_n" not in further:  # which tfmot computes once
+        assert (masks[-1] != masks[len(masks) // 2]).any()
+
+
+ONE_BY_ONE = [
+    *((pruning, "adam", 1) for pruning in PRUNINGS),
+    *((pruning, "sgd", 1) for pruning in PRUNINGS if pruning not in ("block-max", "constant")),
+    ("every-7", "momentum", 1),
+]
+TEN_AT_ONCE = [
+    ("every-step", "adam", 10),
+    ("every-7", "sgd", 10),
+    ("every-7", "adam", 10),
+    ("every-25", "adam", 10),
+    ("block-1x4", "sgd", 10),
+    ("two-of-four", "adam", 10),
+    ("constant-forever", "sgd", 10),
+]
+
+
+@pytest.mark.parametrize(
+    ("pruning", "optimizer", "steps_per_execution"), [*ONE_BY_ONE, *TEN_AT_ONCE]
+)
+def test_every_step_equals_tfmots(keras, pruning, optimizer, steps_per_execution):
+    theirs = reference(pruning, optimizer)
+    assert len(theirs.executions) == STEPS_PER_EPOCH * EPOCHS
+    assert_a_fair_reference(theirs.executions, pruning)
+
+    mine = ours(keras, pruning, optimizer=optimizer, steps_per_execution=steps_per_execution)
+    assert_same(theirs.executions[steps_per_execution - 1 :: steps_per_execution], mine.executions)
+    assert_same(theirs.epochs, mine.epochs)
+    assert_equal(theirs.stripped, mine.stripped)
+
+
+@pytest.mark.parametrize(("pruning", "optimizer"), [("every-step", "adam"), ("block-1x4", "sgd")])
+def test_every_step_equals_tfmots_under_xla(keras, pruning, optimizer):
+    theirs = reference(pruning, optimizer, jit_compile=True)
+    mine = ours(keras, pruning, optimizer=optimizer, jit_compile=True)
+    assert_same(theirs.executions, mine.executions, tolerance=1e-6)
+    assert_same(theirs.epochs, mine.epochs, tolerance=1e-6)
+    assert_equal(theirs.stripped, mine.stripped, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["with-compress", "bare"])
+def test_every_step_of_a_second_and_third_fit_equals_tfmots(keras, bare):
+    # The masks keep to their schedule, whether the later fits are given the callback or not.
+    def given(compress):
+        return [[compress], [] if bare else [compress], [] if bare else [compress]]
+
+    theirs = reference("every-7", "adam", fits=3)
+    mine = ours(keras, "every-7", given, optimizer="adam")
+    assert_same(theirs.executions, mine.executions)
+    assert_same(theirs.epochs, mine.epochs)
+    assert_equal(theirs.stripped, mine.stripped)

@@ -1,0 +1,304 @@
+"""A training that is interrupted ends as the uninterrupted one, with `BackupAndRestore`."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import resume_child
+from untouched import untouched
+
+import keras_compress as kc
+from keras_compress.backup import Backups
+from keras_compress.engines.base import engine_of
+from keras_compress.state import Phase, State
+
+
+class Stop(Exception):
+    """Interrupts a fit; the process lives on."""
+
+
+def stop():
+    raise Stop
+
+
+def assert_equal_states(state, expected, except_for=()):
+    for field in dataclasses.fields(State):
+        mine, theirs = getattr(state, field.name), getattr(expected, field.name)
+        if field.name in State._ARRAYS:
+            assert set(mine) == set(theirs), field.name
+            for key, array in theirs.items():
+                np.testing.assert_array_equal(mine[key], array, err_msg=key)
+        elif field.name not in except_for:
+            assert mine == theirs, field.name
+
+
+def assert_equal_weights(weights, expected):
+    for mine, theirs in zip(weights, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+# --- killed processes
+
+
+@pytest.fixture(scope="module")
+def killed(keras, tmp_path_factory):
+    """The folder in which every training of the plan has ended."""
+    root = tmp_path_factory.mktemp("killed")
+    kind = "keras3" if keras.__name__ == "keras" else "tf_keras"
+    done = subprocess.run(
+        [sys.executable, resume_child.__file__, kind, str(root)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def ended(folder):
+    with np.load(folder / resume_child.ENDED) as file:
+        weights = [file[name] for name in file.files]
+    return weights, State.load(folder / resume_child.STATE)
+
+
+# Name -> the epochs that the last process trained.
+LEFT = {
+    "off": [1, 2, 3, 4],
+    "watching": [2, 3, 4],
+    "on": [3, 4],
+    "frozen": [4],
+    "every phase": [4],
+    "before the first backup": [0, 1, 2, 3, 4],
+    "between state and backup": [2, 3, 4],
+    "twice between state and backup": [2, 3, 4],
+    "after the last backup": [],
+}
+
+
+def test_every_kill_is_checked():
+    assert set(LEFT) | {"uninterrupted"} == set(resume_child.PLAN)
+
+
+def test_the_uninterrupted_run_goes_through_all_phases(killed):
+    _, state = ended(killed / "uninterrupted")
+    assert (state.step, state.phase, state.switched_at) == (20, Phase.FROZEN, 11)
+    for mask in state.masks.values():
+        assert mask.mean() == pytest.approx(0.5, abs=0.02)
+    assert json.loads((killed / "uninterrupted" / resume_child.EPOCHS_RUN).read_text()) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_a_killed_process_is_resumed_as_if_nothing_had_been(killed, name):
+    codes = json.loads((killed / "exit_codes.json").read_text())[name]
+    assert codes == [-signal.SIGKILL] * (len(codes) - 1) + [0]
+    assert json.loads((killed / name / resume_child.EPOCHS_RUN).read_text()) == LEFT[name]
+    expected_weights, expected = ended(killed / "uninterrupted")
+    weights, state = ended(killed / name)
+    assert_equal_states(state, expected, except_for={"paths"})
+    assert_equal_weights(weights, expected_weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "phase"),
+    [("off", 4, "off"), ("watching", 8, "watching"), ("on", 12, "on"), ("frozen", 16, "frozen")],
+)
+def test_the_phases_are_what_they_are_called(killed, name, step, phase):
+    # What the killed process left: the state before the last one that the resumed process wrote.
+    assert resume_child.PLAN[name][0] is not resume_child.undisturbed
+    _, state = ended(killed / name)
+    assert state.step == 20
+    updates = range(step + 1, 21)
+    assert next(iter(updates)) == LEFT[name][0] * resume_child.STEPS + 1
+    edges = {
+        "off": (0, resume_child.DELAY - resume_child.CALIBRATION),
+        "watching": (resume_child.DELAY - resume_child.CALIBRATION, resume_child.DELAY),
+        "on": (resume_child.DELAY, resume_child.FREEZE),
+        "frozen": (resume_child.FREEZE, 20),
+    }
+    begin, end = edges[phase]
+    assert begin < step <= end
+
+
+# --- in one process
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(keras, tmp_path_factory):
+    """(weights, state) of the training, and each state written beside a backup on its way."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "backup"
+    written = []
+
+    class Read(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            written.append(State.load(Backups(folder).current))
+
+    model = resume_child.net(keras)
+    callbacks = [resume_child.backup(keras, folder), Read(), resume_child.compress(verbose=0)]
+    resume_child.fit(model, callbacks)
+    return model.get_weights(), engine_of(model).state(), written
+
+
+def test_every_backup_has_a_state_beside_it(uninterrupted):
+    _, _, written = uninterrupted
+    assert [state.step for state in written] == [4, 8, 12, 16, 20]
+    assert [state.iterations for state in written] == [4, 8, 12, 16, 20]
+    assert [str(state.phase) for state in written] == [
+        "off",
+        "watching",
+        "on",
+        "frozen",
+        "frozen",
+    ]
+
+
+@pytest.mark.parametrize("number", [2, 6, 9, 14, 16, 17])
+def test_a_fit_that_failed_is_resumed_with_the_same_objects(
+    keras, uninterrupted, number, tmp_path
+):
+    # 14: from ON back to ON; 16: from FROZEN back to ON; 17: from FROZEN to FROZEN; 2: no backup.
+    weights, state, _ = uninterrupted
+    model = resume_child.net(keras)
+    failing = [resume_child.at_update(keras, number, stop)]
+    backup, compress = resume_child.backup(keras, tmp_path / "backup"), resume_child.compress()
+    with pytest.raises(Stop):
+        resume_child.fit(model, [compress, backup, *failing])
+    if number < resume_child.STEPS:  # as Keras itself: nothing to go back to, so the epochs repeat
+        history = resume_child.fit(model, [compress, backup], epochs=5)
+        assert len(history.epoch) == 5
+        assert engine_of(model).step == number + 20
+        return
+    history = resume_child.fit(model, [compress, backup])
+    assert len(history.epoch) == 5 - (number - 1) // resume_child.STEPS
+    assert_equal_states(engine_of(model).state(), state, except_for={"paths"})
+    assert_equal_weights(model.get_weights(), weights)
+    assert compress.report.step == 20
+
+
+def test_a_backup_used_again_writes_each_state_once(keras, tmp_path, monkeypatch):
+    saves = []
+    save = State.save
+    monkeypatch.setattr(State, "save", lambda self, path: (saves.append(path), save(self, path)))
+    model = resume_child.net(keras, run_eagerly=True)
+    backup, compress = resume_child.backup(keras, tmp_path / "backup"), resume_child.compress()
+    with pytest.raises(Stop):
+        resume_child.fit(model, [compress, backup, resume_child.at_update(keras, 6, stop)])
+    assert len(saves) == 1
+    resume_child.fit(model, [compress, backup])
+    assert len(saves) == 5
+    methods = {"_backup", "_save_model"} & set(vars(backup))
+    assert not methods, "fit leaves the callback as it was"
+
+
+def test_a_state_newer_than_the_backup_is_not_taken(keras, uninterrupted, tmp_path):
+    weights, state, written = uninterrupted
+    folder = tmp_path / "backup"
+    with pytest.raises(Stop):
+        callbacks = [resume_child.backup(keras, folder, 3, stop), resume_child.compress()]
+        resume_child.fit(resume_child.net(keras), callbacks)
+    files = Backups(folder)
+    assert_equal_states(State.load(files.current), written[2], except_for={"paths"})
+    assert_equal_states(State.load(files.previous), written[1], except_for={"paths"})
+    model = resume_child.net(keras)
+    resume_child.fit(model, [resume_child.backup(keras, folder), resume_child.compress()])
+    assert_equal_states(engine_of(model).state(), state, except_for={"paths"})
+    assert_equal_weights(model.get_weights(), weights)
+
+
+def interrupted(keras, folder, number=6):
+    """A folder with the backup of update 4 (and more), of a fit that ended after `number`."""
+    callbacks = [resume_child.backup(keras, folder), resume_child.compress()]
+    callbacks.append(resume_child.at_update(keras, number, stop))
+    with pytest.raises(Stop):
+        resume_child.fit(resume_child.net(keras, run_eagerly=True), callbacks)
+
+
+def no_match(files, found, iteration):
+    return (
+        "Compress: the backup that was restored must have a state of ours beside it, or its masks "
+        f"and ranges are lost. There are states of iterations {found} in {files.current!r} and "
+        f"{files.previous!r}; remove the backup to begin anew. "
+        f"Received: a backup of iteration {iteration}"
+    )
+
+
+def test_a_backup_without_a_state_is_refused(keras, tmp_path):
+    folder = tmp_path / "backup"
+    interrupted(keras, folder)
+    files = Backups(folder)
+    os.remove(files.current)
+    model = resume_child.net(keras, run_eagerly=True)
+    message = no_match(files, [], 4)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        resume_child.fit(model, [resume_child.compress(), resume_child.backup(keras, folder)])
+    with untouched(model):  # but for the weights of the backup, which it had already got
+        pass
+    assert model.optimizer.iterations.numpy() == 4
+
+
+def test_states_that_do_not_match_are_refused(keras, tmp_path):
+    folder = tmp_path / "backup"
+    interrupted(keras, folder, number=10)
+    files = Backups(folder)
+    State(iterations=3).save(files.current)
+    model = resume_child.net(keras, run_eagerly=True)
+    message = no_match(files, [3, 4], 8)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        resume_child.fit(model, [resume_child.compress(), resume_child.backup(keras, folder)])
+    assert kc.compression_of(model) is None
+
+
+def test_a_state_of_another_model_is_refused(keras, tmp_path):
+    folder = tmp_path / "backup"
+    interrupted(keras, folder)
+    model = resume_child.net(keras, run_eagerly=True)
+    compress = kc.Compress(quantization=kc.Quantization(delay=10))
+    message = (
+        "load_state: the state must belong to this model; masks differ: only in the state "
+        "['0/Dense/kernel/12x16', '1/Dense/kernel/16x4'], only in the model []. "
+        "Received: a state of another model, or of other specs"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        resume_child.fit(model, [compress, resume_child.backup(keras, folder)])
+    assert kc.compression_of(model) is None
+
+
+def test_a_state_of_an_earlier_training_is_no_hindrance(keras, tmp_path):
+    # The state outlives the fit and its backup; a new training in the same place begins anew.
+    folder = tmp_path / "backup"
+    for _ in range(2):
+        model = resume_child.net(keras, run_eagerly=True)
+        callbacks = [resume_child.backup(keras, folder), resume_child.compress(partial=True)]
+        resume_child.fit(model, callbacks, epochs=1)
+        assert engine_of(model).step == 4
+        assert State.load(Backups(folder).current).step == 4
+
+
+def test_the_state_outlives_the_export(keras, tmp_path):
+    folder, path = tmp_path / "backup", tmp_path / "model.tflite"
+    model = resume_child.net(keras)
+    compress = resume_child.compress(export=kc.Export(path, mode="float32"))
+    resume_child.fit(model, [resume_child.backup(keras, folder), compress])
+    assert compress.report.export.error is None
+    assert path.exists()
+    # Keras itself removes what it backed up (tf_keras leaves the folder).
+    assert not [name for _, _, names in os.walk(folder) for name in names]
+    state = State.load(Backups(folder).current)
+    assert_equal_states(state, engine_of(model).state(), except_for={"paths"})
+
+
+def test_a_fit_without_compress_has_no_state(keras, tmp_path):
+    model = resume_child.net(keras, run_eagerly=True)
+    resume_child.fit(model, [resume_child.backup(keras, tmp_path / "backup")], epochs=1)
+    assert not [name for name in os.listdir(tmp_path) if "compress" in name]
