@@ -1,7 +1,7 @@
 """What pruning does to a model in `fit`, against a training loop written by hand.
 
-The loop computes masks with a sort by NumPy, writes the masked kernels into a plain model and trains
-it batch by batch with `train_on_batch`. What comes out must be equal to the last bit.
+The loop computes masks with a sort by NumPy, writes the masked kernels into a plain model, and
+trains it batch by batch with `train_on_batch`. What comes out must be equal to the last bit.
 """
 
 import numpy as np
@@ -106,6 +106,7 @@ def assert_masks_hold(model):
 
 POLYNOMIAL = kc.PolynomialDecay(final_sparsity=0.7, begin_step=2, end_step=10, frequency=3)
 CONSTANT = kc.ConstantSparsity(target_sparsity=0.3, begin_step=4, frequency=2)
+HALF = kc.ConstantSparsity(target_sparsity=0.5, begin_step=1, frequency=1)
 
 
 # --- whole fits against the loop by hand
@@ -196,17 +197,29 @@ def test_a_sequential_without_shapes_is_pruned_from_its_first_batch(keras, data)
         first = layers.Dense(10, activation="tanh", name="first")
         return compiled(keras, keras.Sequential([first, layers.Dense(3, name="second")]))
 
-    schedule = kc.ConstantSparsity(target_sparsity=0.5, begin_step=1, frequency=1)
     keras.utils.set_random_seed(2)
     model = build()
-    fit(model, data, callbacks=[kc.Compress(pruning=kc.Pruning(schedule))])
+    fit(model, data, callbacks=[kc.Compress(pruning=kc.Pruning(HALF))])
     assert_masks_hold(model)
 
     keras.utils.set_random_seed(2)
     by_hand = build()
     by_hand.build((None, 6))
-    train_by_hand(by_hand, data, {"first": schedule, "second": schedule}, 2 * STEPS)
+    train_by_hand(by_hand, data, {"first": HALF, "second": HALF}, 2 * STEPS)
     assert_same_weights(model, by_hand)
+
+
+def test_a_sequential_without_shapes_gets_the_inputs_that_a_plain_fit_gives_it(keras, data):
+    def build():
+        return keras.Sequential([keras.layers.Rescaling(0.5), keras.layers.Dense(3, name="dense")])
+
+    integers = (data[0] * 10).astype("int32"), data[1]
+    model, plain = compiled(keras, build()), compiled(keras, build())
+    fit(plain, integers, epochs=1)
+    fit(model, integers, epochs=1, callbacks=[kc.Compress(pruning=kc.Pruning(HALF))])
+    assert_masks_hold(model)
+    (mine,), (theirs,) = model.inputs, plain.inputs
+    assert (mine.dtype, tuple(mine.shape[1:])) == (theirs.dtype, tuple(theirs.shape[1:]))
 
 
 # --- frozen kernels
@@ -411,9 +424,6 @@ def images():
     generator = np.random.default_rng(12)
     x = generator.normal(size=(BATCH * STEPS, 6, 6, 2)).astype("float32")
     return x, generator.normal(size=(len(x), 3)).astype("float32")
-
-
-HALF = kc.ConstantSparsity(target_sparsity=0.5, begin_step=1, frequency=1)
 
 
 def test_by_default_the_kernels_that_tfmot_prunes(keras, images):

@@ -21,9 +21,7 @@ def test_a_random_graph_is_all_integer_and_answers_alike_or_is_refused_by_name(
     before = graph.model.get_weights()
 
     def fit():
-        graph.model.fit(
-            graph.x, graph.y, batch_size=16, epochs=2, callbacks=[compress], verbose=0
-        )
+        graph.model.fit(graph.x, graph.y, batch_size=16, epochs=2, callbacks=[compress], verbose=0)
 
     if graph.unknown:
         with pytest.raises(ValueError, match="allow_float_ops") as refused:

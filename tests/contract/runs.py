@@ -139,6 +139,11 @@ def kept(state):
     return {key: int(mask.sum()) for key, mask in state.masks.items()}
 
 
+def kernels(weights):
+    """The weights that are pruned."""
+    return [array for array in weights if array.ndim > 1]
+
+
 def plain_copy(keras, weights, **compile_arguments):
     """A model without compression that has these weights."""
     model = net(keras, **compile_arguments)

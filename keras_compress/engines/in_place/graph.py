@@ -60,21 +60,22 @@ class Graph:
                 seen.add(id(node.operation))
                 yield node.path, node.operation
 
-    def only_consumer(self, operation: Any) -> Node | None:
-        """The one node that uses what `operation` computes; None where there are several, or it is
-        an output.
+    def only_consumer(self, operation: Any) -> Any | None:
+        """The one operation that uses what `operation` computes; None where there are several, or
+        it is an output. A shared one must be used, call by call, by one that is shared alike.
         """
-        nodes = self.nodes_of[id(operation)]
-        if len(nodes) != 1 or len(nodes[0].outputs) != 1:
+        users: list[Node] = []
+        for node in self.nodes_of[id(operation)]:
+            if len(node.outputs) != 1 or node.outputs[0] in self.outputs:
+                return None
+            if len(self.consumers[node.outputs[0]]) != 1:
+                return None
+            users += self.consumers[node.outputs[0]]
+        follower = users[0].operation
+        calls = self.nodes_of[id(follower)]
+        if {id(user) for user in users} != {id(call) for call in calls} or len(users) != len(calls):
             return None
-        (tensor,) = nodes[0].outputs
-        consumers = self.consumers[tensor]
-        if tensor in self.outputs or len(consumers) != 1:
-            return None
-        # A shared consumer, or one that takes the tensor twice, cannot be merged with its producer.
-        if len(self.nodes_of[id(consumers[0].operation)]) != 1:
-            return None
-        return consumers[0]
+        return follower
 
     def _number(self, tensor: Any) -> int:
         if id(tensor) not in self._numbers:

@@ -356,9 +356,9 @@ class _Walk:
         if not plan.kernels or plan.activation is not None:
             return
         follower = self.graph.only_consumer(plan.operation)
-        if follower is None or not self._is_known(follower.operation):
+        if follower is None or not self._is_known(follower):
             return
-        after = self.plans[id(follower.operation)]
+        after = self.plans[id(follower)]
         if after.row is TABLE["BatchNormalization"]:
             plan.norm, after.front = after, plan
             if plan.row is TABLE["Dense"]:
@@ -367,9 +367,9 @@ class _Walk:
     def _rounded_later(self, plan: OperationPlan) -> bool:
         """Whether what comes next is part of the same integer op, or rounds this output itself."""
         follower = self.graph.only_consumer(plan.operation)
-        if follower is None or not self._is_known(follower.operation):
+        if follower is None or not self._is_known(follower):
             return False
-        after = self.plans[id(follower.operation)]
+        after = self.plans[id(follower)]
         if after.row.output is Output.JOIN:
             return plan.activation is None or plan.activation.output is None
         if after.row is TABLE["BatchNormalization"]:

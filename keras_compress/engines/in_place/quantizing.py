@@ -50,8 +50,11 @@ class Mode:
 
     @property
     def active(self) -> bool:
-        """Whether the patches do anything. A SavedModel of tf_keras is the plain model."""
-        return self.phase is not Phase.OFF and not save_context.in_save_context()
+        """Whether the patches do anything. A SavedModel of tf_keras is the plain model, unless
+        `export` writes it, which holds the ranges as numbers.
+        """
+        leaves_plain = save_context.in_save_context() and not self.constants
+        return self.phase is not Phase.OFF and not leaves_plain
 
     def number(self, compute: Callable[[], tf.Tensor]) -> tf.Tensor:
         """What `compute` gives: as ops of the graph, or as a constant in one that leaves."""

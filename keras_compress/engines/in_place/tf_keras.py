@@ -87,12 +87,13 @@ class TFKeras(Adapter):
 
     def build_like(self, model: Any, inputs: Any) -> None:
         with tf.init_scope():
-            model.build(tf.nest.map_structure(lambda x: (None, *x.shape[1:]), inputs))
-            if isinstance(model, tf_keras.Sequential) and self.functional(model) is None:
-                # `build` makes the weights; only this makes the graph, as the first call would.
+            if isinstance(model, tf_keras.Sequential) and tf.is_tensor(inputs):
+                # As its first call would; `build` is told no dtype, and makes inputs of floats.
                 model._build_graph_network_for_inferred_shape(
                     (None, *inputs.shape[1:]), inputs.dtype
                 )
+            if not model.built:
+                model.build(tf.nest.map_structure(lambda x: (None, *x.shape[1:]), inputs))
 
     def tf_variable(self, variable: Any) -> tf.Variable:
         # Under a mixed policy the kernel is an AutoCastVariable around the stored one.

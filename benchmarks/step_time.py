@@ -1,0 +1,340 @@
+"""What compression costs per training step, against the plain step and against tfmot.
+
+    python benchmarks/step_time.py                       # tf_keras, with tfmot beside it
+    python benchmarks/step_time.py --keras 3 --jit 1     # Keras 3 under XLA, ours alone
+    python benchmarks/step_time.py --quick               # does it run? its numbers mean nothing
+
+How it measures. A row has a few competitors: the plain model, ours, tfmot's where there is one, and
+the plain model a second time. A round times the same number of steps of each of them, one after
+the other in an order that is drawn anew; so whatever else the machine does falls on all alike. What
+is compared are the ratios within a round: their median over all rounds, with the 95 % interval of
+2000 bootstrap samples. The second plain model gives the A/A column: how far from 1 nothing at all
+can be. A target counts as met when the lower end of our interval is at or below it.
+
+Every model trains in `fit`, callbacks included, on one batch that is repeated. The clock runs from
+the beginning of one batch to that of another, so building, tracing and the ends of `fit` are not
+in it.
+"""
+
+import argparse
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow, whose notices are long
+
+import numpy as np
+import rich.console
+import rich.progress
+import rich.table
+
+import keras_compress as kc
+
+WARM_UP = 5  # steps of each fit before the clock runs
+MILLION = (1000, 1000)  # the shape of the kernel whose mask is timed
+
+
+# --- the models
+
+
+def lenet(keras):
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            layers.Input((28, 28, 1)),
+            layers.Conv2D(6, 5, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(16, 5, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(120, activation="relu"),
+            layers.Dense(84, activation="relu"),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+
+
+def mobilenet(keras):
+    shape = (96, 96, 3)
+    return keras.applications.MobileNetV2(shape, alpha=0.35, weights=None)
+
+
+NETS = {"LeNet b32": (lenet, 32), "MobileNetV2 b16": (mobilenet, 16)}
+
+
+class Bench:
+    """One Keras, one net: makes its models and times their steps."""
+
+    def __init__(self, keras, net, jit):
+        self.keras = keras
+        self.jit = jit
+        self._build, self._batch = NETS[net]
+
+    def model(self, transform=lambda model: model):
+        """The net, changed by `transform` and compiled; equal weights at every call."""
+        self.keras.utils.set_random_seed(0)
+        model = transform(self._build(self.keras))
+        # A step so small that the weights stay where they are: a net that has learnt its one batch
+        # by heart computes with other numbers than one in training.
+        optimizer = self.keras.optimizers.Adam(1e-6)
+        loss = "sparse_categorical_crossentropy"
+        model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=self.jit)
+        return model
+
+    def data(self, model):
+        import tensorflow as tf
+
+        generator = np.random.default_rng(0)
+        images = generator.random((self._batch, *model.input_shape[1:]), "float32")
+        labels = generator.integers(0, model.output_shape[-1], self._batch)
+        return tf.data.Dataset.from_tensors((images, labels)).repeat()
+
+    def stepper(self, model, callbacks=()):
+        """`steps -> seconds` for a model; its first call, which traces, is already over."""
+        data = self.data(model)
+
+        class Clock(self.keras.callbacks.Callback):
+            _supports_tf_logs = True  # else tf_keras fetches the logs at every step for it
+
+            def __init__(self, first, last):
+                super().__init__()
+                self.first, self.last = first, last
+
+            def on_train_batch_begin(self, batch, logs=None):
+                if batch == self.first:
+                    self.started = time.perf_counter()
+                elif batch == self.last:
+                    self.seconds = time.perf_counter() - self.started
+
+        def step(steps):
+            last = WARM_UP + steps
+            clock = Clock(WARM_UP, last)
+            model.fit(data, steps_per_epoch=last + 1, verbose=0, callbacks=[*callbacks, clock])
+            return clock.seconds
+
+        step(1)
+        return step
+
+    def plain(self):
+        return self.stepper(self.model())
+
+    def ours(self, **specs):
+        """A model that one short fit with `Compress` has attached; bare fits then go on with it."""
+        model = self.model()
+        compress = kc.Compress(**specs, partial=True, verbose=0)
+        model.fit(self.data(model), steps_per_epoch=1, verbose=0, callbacks=[compress])
+        return self.stepper(model)
+
+    def ours_off(self):
+        return self.ours(quantization=kc.Quantization(delay=10**9))
+
+    def ours_on(self):
+        return self.ours(quantization=kc.Quantization(delay=0))
+
+    def ours_pruned(self, frequency):
+        schedule = kc.ConstantSparsity(target_sparsity=0.5, begin_step=0, frequency=frequency)
+        return self.ours(pruning=kc.Pruning(schedule))
+
+    def tfmot_on(self):
+        import tensorflow_model_optimization as tfmot
+
+        return self.stepper(self.model(tfmot.quantization.keras.quantize_model))
+
+    def tfmot_pruned(self, frequency):
+        from tensorflow_model_optimization.sparsity import keras as sparsity
+
+        schedule = sparsity.ConstantSparsity(0.5, begin_step=0, frequency=frequency)
+        prune = functools.partial(sparsity.prune_low_magnitude, pruning_schedule=schedule)
+        return self.stepper(self.model(prune), [sparsity.UpdatePruningStep()])
+
+
+# --- one mask update
+
+
+def mask_update(jit):
+    """`(ours, tfmot's)`: each `updates -> seconds` for one kernel of a million weights.
+
+    Raises:
+        RuntimeError: the two masks differ.
+    """
+    import tensorflow as tf
+    import tensorflow_model_optimization as tfmot
+    from tensorflow_model_optimization.python.core.sparsity.keras.pruning_impl import Pruning
+
+    from keras_compress.engines.in_place.pruning import magnitude_mask
+
+    kernel = tf.Variable(np.random.default_rng(0).normal(size=MILLION).astype("float32"))
+    step = tf.constant(1, tf.int64)
+
+    def functions(sparsity):
+        schedule = tfmot.sparsity.keras.ConstantSparsity(sparsity, begin_step=0)
+        reference = Pruning(lambda: step, [], schedule, (1, 1), "AVG")
+        ours = functools.partial(magnitude_mask, kernel, tf.constant(sparsity), compiled=jit)
+        return [
+            tf.function(function, jit_compile=jit)
+            for function in (ours, lambda: reference._update_mask(kernel)[1])
+        ]
+
+    for sparsity in (0.1, 0.5, 0.9):
+        ours, theirs = functions(sparsity)
+        if not np.array_equal(ours().numpy(), theirs().numpy().astype(bool)):
+            raise RuntimeError(f"the masks of sparsity {sparsity} differ")
+
+    def updater(function):
+        function()
+
+        def update(updates):
+            started = time.perf_counter()
+            for _ in range(updates):
+                function()
+            return time.perf_counter() - started
+
+        return update
+
+    return [updater(function) for function in functions(0.5)]
+
+
+# --- rounds and intervals
+
+
+@dataclasses.dataclass
+class Interval:
+    """A median with the ends of its 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values):
+        values = np.asarray(values)
+        draws = np.random.default_rng(0).choice(values, (2000, len(values)))
+        low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+        return cls(float(np.median(values)), float(low), float(high))
+
+    def __str__(self):
+        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def rounds(competitors, steps, count, tick):
+    """Seconds of `steps` steps of each competitor (name -> stepper), `count` times: name -> list."""
+    generator = np.random.default_rng(0)
+    seconds = {name: [] for name in competitors}
+    for _ in range(count):
+        for name in generator.permutation(list(competitors)):
+            seconds[name].append(competitors[name](steps))
+        tick()
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+@dataclasses.dataclass
+class Row:
+    """A line of the table: what is timed against what, and what is to be reached.
+
+    `unit` divides: another competitor's name for ratios, or None for milliseconds of one step.
+    """
+
+    name: str
+    make: Callable[[], dict]
+    unit: str | None = "plain"
+    at_most: float | None = None
+    at_most_tfmot: bool = False
+    share: float = 1.0
+    """Of the steps that are asked for; a mask update takes longer than a step."""
+
+    def measure(self, steps, count, tick):
+        steps = max(1, round(steps * self.share))
+        seconds = rounds(self.make(), steps, count, tick)
+        divisor = steps / 1000 if self.unit is None else seconds[self.unit]
+        results = {name: Interval.of(values / divisor) for name, values in seconds.items()}
+        again, base = ("ours again", "ours") if self.unit is None else ("plain again", "plain")
+        results["A/A"] = Interval.of(seconds[again] / seconds[base])
+        return results
+
+    def verdict(self, results):
+        """(target, met?) as text."""
+        limits = [] if self.at_most is None else [(f"<= {self.at_most:g}", self.at_most)]
+        if self.at_most_tfmot and "tfmot" in results:
+            limits.append(("<= tfmot", results["tfmot"].median))
+        met = all(results["ours"].low <= limit for _, limit in limits)
+        text = ", ".join(name for name, _ in limits)
+        return (text, "yes" if met else "NO") if limits else ("-", "-")
+
+
+def step_rows(bench, net, with_tfmot):
+    """The rows of one net."""
+
+    def row(name, ours, tfmot=None, **target):
+        def make():
+            competitors = {"plain": bench.plain(), "ours": ours(), "plain again": bench.plain()}
+            if with_tfmot and tfmot is not None:
+                competitors["tfmot"] = tfmot()
+            return competitors
+
+        return Row(f"{net}: {name}", make, **target)
+
+    def pruned(name, frequency, **target):
+        ours = functools.partial(bench.ours_pruned, frequency)
+        return row(name, ours, functools.partial(bench.tfmot_pruned, frequency), **target)
+
+    every_step = 1.2 if net.startswith("MobileNetV2") else None
+    return [
+        row("off / plain", bench.ours_off, at_most=1.02),
+        row("on / plain", bench.ours_on, bench.tfmot_on, at_most_tfmot=True),
+        pruned("pruned, mask every 100 / plain", 100, at_most=1.03),
+        pruned("pruned, mask every step / plain", 1, at_most=every_step, at_most_tfmot=True),
+    ]
+
+
+def mask_row(jit):
+    def make():
+        ours, theirs = mask_update(jit)
+        return {"ours": ours, "tfmot": theirs, "ours again": ours}
+
+    return Row("mask update, 1 M weights (ms)", make, unit=None, at_most=10.0, share=0.05)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--keras", type=int, choices=(3, 2), default=2, help="2: with tfmot")
+    parser.add_argument("--jit", type=int, choices=(0, 1), default=0, help="compile with XLA")
+    parser.add_argument("--steps", type=int, default=200, help="in a turn")
+    parser.add_argument("--rounds", type=int, default=30, help="turns of each competitor")
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--quick", action="store_true", help="3 rounds of 3 steps")
+    arguments = parser.parse_args()
+    steps, count = (3, 3) if arguments.quick else (arguments.steps, arguments.rounds)
+    jit = bool(arguments.jit)
+
+    if arguments.keras == 3:
+        import keras
+    else:
+        import tf_keras as keras
+
+    rows = []
+    for net in NETS:
+        rows += step_rows(Bench(keras, net, jit), net, with_tfmot=arguments.keras == 2)
+    rows.append(mask_row(jit))
+    rows = [row for row in rows if arguments.only in row.name]
+
+    table = rich.table.Table(
+        title=f"{keras.__name__} {keras.__version__}, jit_compile={jit}, {count} rounds of {steps} "
+        "steps: median [95 % interval]",
+        title_justify="left",
+    )
+    for column in ("row", "ours", "tfmot", "A/A", "target", "met?"):
+        table.add_column(column, no_wrap=True)
+    with rich.progress.Progress(console=rich.console.Console(stderr=True)) as progress:
+        for row in rows:
+            task = progress.add_task(row.name, total=count)
+            results = row.measure(steps, count, lambda task=task: progress.advance(task))
+            theirs = results.get("tfmot", "-")
+            cells = (results["ours"], theirs, results["A/A"], *row.verdict(results))
+            table.add_row(row.name, *map(str, cells))
+    rich.console.Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,520 @@
+"""What the adapters rely on and neither Keras promises, one test for each.
+
+When one of these fails after an upgrade, the name says what moved; where it is used stands in
+`engines/in_place/adapter.py`, `keras3.py` and `tf_keras.py`, unless the test names another module.
+They touch Keras alone, never the package, so that a failure is never ours.
+"""
+
+import inspect
+import sys
+
+import keras as keras3
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+X, Y = np.ones((8, 3), "float32"), np.ones((8, 2), "float32")
+
+
+def net(keras, **arguments):
+    layers = keras.layers
+    model = keras.Sequential([layers.Input((3,), name="x"), layers.Dense(2, name="dense")])
+    model.compile("sgd", loss="mse", **{"jit_compile": False, **arguments})
+    return model
+
+
+def fit(model, *callbacks, batch_size=2, **arguments):
+    given = {"batch_size": batch_size, "shuffle": False, "verbose": 0, **arguments}
+    return model.fit(X, Y, callbacks=list(callbacks), **given)
+
+
+def callback(keras, **hooks):
+    return type("Given", (keras.callbacks.Callback,), hooks)()
+
+
+# --- both: where things live
+
+
+def test_the_modules_of_own_classes(keras):
+    package = {"keras": "keras.src.", "tf_keras": "tf_keras."}[keras.__name__]
+    for own in (keras.layers.Dense, keras.Model, keras.Sequential, keras.callbacks.EarlyStopping):
+        assert own.__module__.startswith(package)
+    assert keras.activations.relu.__module__.startswith(package)
+
+
+def test_flatten_layers_gives_the_direct_layers(keras):
+    layers = keras.layers
+    inner = keras.Sequential([layers.Input((3,)), layers.Dense(2, name="deep")], name="inner")
+    model = keras.Sequential([layers.Input((3,)), inner, layers.Dense(2, name="last")])
+    direct = list(model._flatten_layers(include_self=False, recursive=False))
+    assert [layer.name for layer in direct if "input" not in layer.name] == ["inner", "last"]
+    deeper = list(inner._flatten_layers(include_self=False, recursive=False))
+    assert "deep" in [layer.name for layer in deeper]
+
+
+def test_flatten_layers_finds_a_recurrent_cell_and_the_layers_of_a_subclass(keras):
+    class Holder(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.held = keras.layers.Dense(2, name="held")
+            self.several = [keras.layers.Dense(2, name="listed")]
+
+    lstm = keras.layers.LSTM(2)
+    cells = list(lstm._flatten_layers(include_self=False, recursive=False))
+    assert [type(cell).__name__ for cell in cells] == ["LSTMCell"]
+    held = Holder()._flatten_layers(include_self=False, recursive=False)
+    assert {"held", "listed"} <= {layer.name for layer in held}
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(keras3, "_trainable_variables"), (tf_keras, "_trainable_weights")]
+)
+def test_a_layer_lists_the_weights_it_made_itself(module, name):
+    layer = module.layers.Dense(2)
+    layer.build((None, 3))
+    layer.trainable = False
+    assert [tuple(weight.shape) for weight in getattr(layer, name)] == [(3, 2), (2,)]
+    assert getattr(net(module), name) == []
+
+
+KERNELS = {
+    "Dense": (lambda layers: layers.Dense(2), (None, 3), "kernel"),
+    "Conv2D": (lambda layers: layers.Conv2D(2, 1), (None, 4, 4, 3), "kernel"),
+    "DepthwiseConv2D": (
+        lambda layers: layers.DepthwiseConv2D(1),
+        (None, 4, 4, 3),
+        "depthwise_kernel",
+    ),
+    "SeparableConv2D-depthwise": (
+        lambda layers: layers.SeparableConv2D(2, 1),
+        (None, 4, 4, 3),
+        "depthwise_kernel",
+    ),
+    "SeparableConv2D-pointwise": (
+        lambda layers: layers.SeparableConv2D(2, 1),
+        (None, 4, 4, 3),
+        "pointwise_kernel",
+    ),
+}
+STORAGE = {
+    "kernel": ("_kernel", "kernel"),
+    "depthwise_kernel": ("depthwise_kernel", "kernel"),
+    "pointwise_kernel": ("pointwise_kernel",),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_call_reads_the_kernel_from_the_layers_dict(keras, name):
+    # STORAGE_NAMES: the first of these names in `__dict__` is what `call` computes with.
+    make, shape, kernel = KERNELS[name]
+    layer = make(keras.layers)
+    layer.build(shape)
+    inputs = tf.ones((1, *shape[1:]))
+    before = np.asarray(layer(inputs))
+    assert np.any(before)
+    key = next(key for key in STORAGE[kernel] if key in vars(layer))
+    stored = vars(layer)[key]
+    vars(layer)[key] = tf.zeros(stored.shape)
+    assert not np.any(layer(inputs))
+    vars(layer)[key] = stored
+    np.testing.assert_array_equal(layer(inputs), before)
+
+
+def test_call_reads_the_activation_from_the_layers_dict(keras):
+    layer = keras.layers.Dense(2, activation="relu")
+    layer.build((None, 3))
+    assert "activation" in vars(layer)
+    vars(layer)["activation"] = lambda tensor: tensor * 0.0 + 7.0
+    assert np.all(np.asarray(layer(tf.ones((1, 3)))) == 7.0)
+
+
+def test_an_instances_own_call_is_what_the_graph_runs(keras):
+    layers = keras.layers
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, layers.Dense(2, name="dense")(inputs))
+    vars(model.get_layer("dense"))["call"] = lambda tensor: tensor[:, :2] * 0.0 + 5.0
+    assert np.all(np.asarray(model(X)) == 5.0)
+    vars(model)["call"] = lambda tensor, training=None, mask=None: tensor * 0.0 + 6.0
+    assert np.all(np.asarray(model(X)) == 6.0)
+
+
+def test_the_compile_config_holds_the_objects_as_given(keras):
+    def loss(y, predicted):
+        return (y - predicted) ** 2
+
+    optimizer = keras.optimizers.SGD(0.1)
+    metric = keras.metrics.MeanSquaredError()
+    model = net(keras)
+    model.compile(optimizer, loss=loss, metrics=[metric], steps_per_execution=3)
+    config = model._compile_config.config
+    assert config["optimizer"] is optimizer
+    assert config["loss"] is loss
+    assert config["metrics"][0] is metric
+    assert config["steps_per_execution"] == 3
+    accepted = inspect.signature(model.compile).parameters
+    assert set(config) <= set(accepted)
+    assert {"weighted_metrics", "loss_weights", "run_eagerly", "jit_compile"} <= set(config)
+
+
+# --- both: how fit works
+
+
+def test_the_callback_list_is_self_in_a_frame_above_its_hooks(keras):
+    found = []
+
+    def on_train_begin(self, logs=None):
+        frame = sys._getframe(1)
+        while frame is not None:
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, keras.callbacks.CallbackList):
+                found.append(owner)
+                break
+            frame = frame.f_back
+
+    given = callback(keras, on_train_begin=on_train_begin)
+    fit(net(keras), given)
+    (callbacks,) = found
+    assert any(member is given for member in callbacks.callbacks)
+    assert (callbacks.params["epochs"], callbacks.params["steps"]) == (1, 4)
+
+
+def test_fit_calls_the_hooks_of_the_list_through_the_instance(keras):
+    # Whoever replaces one of them on the list acts before and after all callbacks.
+    called = []
+    model = net(keras)
+    callbacks = keras.callbacks.CallbackList(
+        [], add_history=True, model=model, epochs=1, steps=4, verbose=0
+    )
+
+    def watch(name):
+        original = getattr(callbacks, name)
+
+        def hook(*args, **kwargs):
+            called.append(name)
+            return original(*args, **kwargs)
+
+        vars(callbacks)[name] = hook
+
+    for name in ("on_epoch_end", "on_test_begin", "on_train_end"):
+        watch(name)
+    model.fit(X, Y, callbacks=callbacks, verbose=0, validation_data=(X, Y))
+    assert called == ["on_test_begin", "on_epoch_end", "on_train_end"]
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 2])
+def test_fit_looks_up_the_train_function_at_every_execution(keras, steps_per_execution):
+    # A function made in `on_train_batch_begin` runs this very execution, from the new `train_step`.
+    traced = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 4:
+            original = self.model.train_step
+
+            def train_step(data):
+                traced.append(batch)
+                return {**original(data), "ours": tf.constant(1.0)}
+
+            vars(self.model)["train_step"] = train_step
+            self.model.make_train_function(force=True)
+
+    logs_seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        logs_seen.append("ours" in logs)
+
+    hooks = {
+        "on_train_batch_begin": on_train_batch_begin,
+        "on_train_batch_end": on_train_batch_end,
+    }
+    model = net(keras, steps_per_execution=steps_per_execution)
+    history = fit(model, callback(keras, **hooks), batch_size=1).history
+    assert traced
+    executions = 8 // steps_per_execution
+    assert logs_seen == [i >= executions // 2 for i in range(executions)]
+    assert "ours" in history
+    assert int(np.asarray(model.optimizer.iterations)) == 8
+
+
+def test_test_and_predict_functions_are_made_anew_once_they_are_none(keras):
+    model = net(keras)
+    before = model.evaluate(X, Y, verbose=0), model.predict(X, verbose=0)
+    vars(model)["call"] = lambda tensor, training=None, mask=None: tensor[:, :2] * 0.0 + 1.0
+    assert model.evaluate(X, Y, verbose=0) == before[0]  # the old graph
+    model.test_function = model.predict_function = None
+    assert model.evaluate(X, Y, verbose=0) == 0.0
+    assert np.all(model.predict(X, verbose=0) == 1.0)
+
+
+@pytest.mark.parametrize(("module", "name"), [(keras3, "_save_model"), (tf_keras, "_backup")])
+def test_backup_and_restore_writes_every_backup_through_one_method(module, name, tmp_path):
+    backup = module.callbacks.BackupAndRestore(str(tmp_path / "backup"), save_freq="epoch")
+    written = []
+    original = getattr(backup, name)
+
+    def method(*args, **kwargs):
+        written.append(int(np.asarray(model.optimizer.iterations)))
+        return original(*args, **kwargs)
+
+    vars(backup)[name] = method
+    model = net(module)
+    fit(model, backup, epochs=2)
+    assert written == [4, 8]
+    assert str(backup.backup_dir).startswith(str(tmp_path))
+
+
+def test_what_early_stopping_and_model_checkpoint_call_their_best(keras, tmp_path):
+    stopping = keras.callbacks.EarlyStopping(monitor="loss", patience=3, restore_best_weights=True)
+    # Keras 3 wants to know the ending.
+    checkpoint = keras.callbacks.ModelCheckpoint(
+        str(tmp_path / "best.weights.h5"),
+        monitor="loss",
+        save_best_only=True,
+        save_weights_only=True,
+    )
+    fit(net(keras), stopping, checkpoint, epochs=2)
+    assert stopping.restore_best_weights
+    assert stopping.best_epoch == 1
+    assert stopping.wait == 0
+    assert [w.shape for w in stopping.best_weights] == [(3, 2), (2,)]
+    assert float(stopping.best) == pytest.approx(float(checkpoint.best))
+
+
+def test_early_stopping_begins_anew_from_what_reset_best_writes(keras):
+    # Keras 3 begins with None, tf_keras with the worst number there is.
+    def on_epoch_end(self, epoch, logs=None):
+        logs["score"] = [1.0, 5.0, 4.0, 4.5][epoch]
+        if epoch == 1:
+            stopping.wait, stopping.best_weights = 0, None
+            stopping.best = None if keras is keras3 else np.inf
+
+    stopping = keras.callbacks.EarlyStopping(
+        monitor="score", mode="min", patience=10, restore_best_weights=True
+    )
+    if keras is tf_keras:
+        assert stopping.monitor_op == np.less
+    fit(net(keras), callback(keras, on_epoch_end=on_epoch_end), stopping, epochs=4)
+    assert (stopping.best, stopping.best_epoch) == (4.0, 2)
+
+
+# --- Keras 3
+
+
+def test_keras3_a_functional_model_has_nodes_by_depth():
+    inputs = keras3.Input((3,))
+    hidden = keras3.layers.Dense(2, name="dense")(inputs)
+    model = keras3.Model(inputs, hidden + keras3.ops.relu(hidden))
+    nodes = [
+        node
+        for depth in sorted(model._nodes_by_depth, reverse=True)
+        for node in model._nodes_by_depth[depth]
+    ]
+    names = [type(node.operation).__name__ for node in nodes if not node.is_input]
+    assert names == ["Dense", "Relu", "Add"]
+    add = nodes[-1]
+    assert [len(tensors) for tensors in (add.input_tensors, add.outputs)] == [2, 1]
+    assert add.outputs[0] is model.outputs[0]
+    assert not hasattr(keras3.Model(), "_nodes_by_depth")  # how a subclassed model is told
+
+
+def test_keras3_a_sequential_keeps_a_functional():
+    model = keras3.Sequential([keras3.layers.Dense(2)])
+    assert getattr(model, "_functional", None) is None
+    model.build((None, 3))
+    assert type(model._functional).__name__ == "Functional"
+    assert hasattr(model._functional, "_nodes_by_depth")
+
+
+def test_keras3_a_functional_keeps_its_structures_and_names():
+    inputs = {"b": keras3.Input((3,), name="b"), "a": keras3.Input((3,), name="a")}
+    model = keras3.Model(inputs, [keras3.layers.Dense(2, name="dense")(inputs["a"] + inputs["b"])])
+    assert model._inputs_struct == inputs
+    assert isinstance(model._outputs_struct, list)
+    assert [tensor.name for tensor in model.inputs] == ["a", "b"]
+    assert model.output_names == ["dense"]
+
+
+def test_keras3_value_of_a_variable_casts_and_the_stored_one_does_not():
+    layer = keras3.layers.Dense(2, dtype="mixed_bfloat16")
+    layer.build((None, 3))
+    assert isinstance(layer.kernel._value, tf.Variable)
+    with keras3.src.backend.AutocastScope("bfloat16"):
+        assert layer.kernel.value.dtype == tf.bfloat16
+        assert layer.kernel._value.dtype == tf.float32
+
+
+def test_keras3_the_progress_bar_averages_nothing():
+    logger = keras3.callbacks.ProgbarLogger()
+    logger.set_params({"verbose": 1, "epochs": 1, "steps": 4})
+    logger._maybe_init_progbar()
+    assert logger.progbar.stateless_metrics == set()
+
+
+def test_keras3_is_compiled_and_steps_per_execution():
+    assert keras3.Sequential().compiled is False
+    model = net(keras3, steps_per_execution=3)
+    assert (model.compiled, model.steps_per_execution) == (True, 3)
+
+
+# --- tf_keras
+
+
+def test_tf_keras_a_functional_model_has_nodes_by_depth():
+    inputs = tf_keras.Input((3,))
+    hidden = tf_keras.layers.Dense(2, name="dense")(inputs)
+    model = tf_keras.Model(inputs, hidden + tf.nn.relu(hidden))
+    nodes = [
+        node
+        for depth in sorted(model._nodes_by_depth, reverse=True)
+        for node in model._nodes_by_depth[depth]
+    ]
+    names = [type(node.layer).__name__ for node in nodes if not node.is_input]
+    assert names == ["Dense", "TFOpLambda", "TFOpLambda"]
+    assert [node.layer.symbol for node in nodes[-2:]] == ["nn.relu", "__operators__.add"]
+    add = nodes[-1]
+    assert len(list(add.keras_inputs)) == 2
+    assert tf.nest.flatten(add.outputs)[0] is model.outputs[0]
+
+
+@pytest.mark.parametrize(
+    ("symbol", "function"),
+    [
+        ("__operators__.add", lambda x: x + x),
+        ("math.add", tf.add),
+        ("concat", lambda x: tf.concat([x, x], -1)),
+        ("reshape", lambda x: tf.reshape(x, (-1, 3, 1))),
+        ("nn.relu", tf.nn.relu),
+        ("nn.relu6", tf.nn.relu6),
+        ("nn.leaky_relu", tf.nn.leaky_relu),
+        ("nn.softmax", tf.nn.softmax),
+        ("nn.silu", tf.nn.silu),
+        ("math.sigmoid", tf.sigmoid),
+        ("math.tanh", tf.tanh),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_tf_keras_the_symbol_of_an_operator(symbol, function):
+    inputs = tf_keras.Input((3,))
+    outputs = function(inputs, inputs) if function is tf.add else function(inputs)
+    model = tf_keras.Model(inputs, outputs)
+    assert [getattr(layer, "symbol", None) for layer in model.layers] == [None, symbol]
+
+
+def test_tf_keras_is_graph_network_tells_functional_models():
+    class Subclassed(tf_keras.Model):
+        pass
+
+    inputs = tf_keras.Input((3,))
+    assert tf_keras.Model(inputs, inputs)._is_graph_network is True
+    assert net(tf_keras)._is_graph_network is True
+    assert not Subclassed()._is_graph_network
+    assert not tf_keras.Sequential([tf_keras.layers.Dense(2)])._is_graph_network
+
+
+def test_tf_keras_a_sequential_gets_its_graph_from_an_inferred_shape():
+    model = tf_keras.Sequential([tf_keras.layers.Rescaling(2.0), tf_keras.layers.Dense(2)])
+    model._build_graph_network_for_inferred_shape((None, 3), tf.uint8)
+    assert model._is_graph_network
+    assert model.built
+    assert [(i.dtype, tuple(i.shape)) for i in model.inputs] == [(tf.uint8, (None, 3))]
+    model(tf.ones((4, 3), tf.uint8))
+    assert len(model.inputs) == 1
+    by_build = tf_keras.Sequential([tf_keras.layers.Rescaling(2.0), tf_keras.layers.Dense(2)])
+    by_build.build((None, 3))
+    assert by_build.inputs[0].dtype == tf.float32  # why `build` alone will not do
+
+
+def test_tf_keras_a_functional_keeps_its_structures_and_names():
+    inputs = {"b": tf_keras.Input((3,), name="b"), "a": tf_keras.Input((3,), name="a")}
+    outputs = {"only": tf_keras.layers.Dense(2, name="dense")(inputs["a"] + inputs["b"])}
+    model = tf_keras.Model(inputs, outputs)
+    assert set(model._nested_inputs) == {"a", "b"}
+    assert set(model._nested_outputs) == {"only"}
+    assert (model.input_names, model.output_names) == (["a", "b"], ["dense"])
+
+
+def test_tf_keras_is_compiled():
+    assert tf_keras.Sequential()._is_compiled is False
+    assert net(tf_keras)._is_compiled is True
+
+
+def test_tf_keras_steps_per_execution_is_a_variable_that_the_last_execution_shortens():
+    assert tf_keras.Sequential()._steps_per_execution is None
+    lengths = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        lengths.append(int(self.model._steps_per_execution.numpy()))
+
+    model = net(tf_keras, steps_per_execution=3)
+    fit(model, callback(tf_keras, on_train_batch_begin=on_train_batch_begin))
+    assert lengths == [3, 1]
+    assert int(model._steps_per_execution.numpy()) == 3
+
+
+def test_tf_keras_an_autocast_variable_wraps_the_stored_one():
+    layer = tf_keras.layers.Dense(2, dtype="mixed_bfloat16")
+    layer.build((None, 3))
+    assert isinstance(layer.kernel._variable, tf.Variable)
+    assert layer.kernel._variable.dtype == tf.float32
+    assert not hasattr(net(tf_keras).get_layer("dense").kernel, "_variable")
+
+
+def test_tf_keras_the_callback_list_keeps_its_progress_bar():
+    callbacks = tf_keras.callbacks.CallbackList(
+        [], add_progbar=True, model=net(tf_keras), verbose=1, epochs=1, steps=4
+    )
+    assert isinstance(callbacks._progbar, tf_keras.callbacks.ProgbarLogger)
+    assert callbacks._progbar.stateful_metrics is not None
+    without = tf_keras.callbacks.CallbackList([], model=net(tf_keras), epochs=1, steps=4)
+    assert without._progbar is None
+
+
+def test_tf_keras_takes_a_callback_of_keras_3_that_answers_these_questions():
+    # callbacks.py: tf_keras asks each of them before it calls a batch hook.
+    called = []
+
+    class Both(keras3.callbacks.Callback):
+        _supports_tf_logs = True
+        _chief_worker_only = None
+
+        def _implements_train_batch_hooks(self):
+            return True
+
+        def _implements_test_batch_hooks(self):
+            return False
+
+        def _implements_predict_batch_hooks(self):
+            return False
+
+        def on_train_batch_begin(self, batch, logs=None):
+            called.append(batch)
+
+        def on_epoch_begin(self, epoch, logs=None):
+            called.append("epoch")
+
+    for keras in (keras3, tf_keras):
+        called.clear()
+        fit(net(keras), Both())
+        assert called == ["epoch", 0, 1, 2, 3]
+
+
+# --- TensorFlow
+
+
+def test_the_save_context_tells_when_tf_keras_writes_a_saved_model(tmp_path):
+    # quantizing.py: patches stay out of a SavedModel.
+    from tensorflow.python.saved_model import save_context
+
+    seen = []
+    model = net(tf_keras)
+    original = model.get_layer("dense").call
+
+    def call(*args, **kwargs):
+        seen.append(save_context.in_save_context())
+        return original(*args, **kwargs)
+
+    vars(model.get_layer("dense"))["call"] = call
+    model(X)
+    assert seen == [False]
+    model.save(tmp_path / "saved", save_format="tf")
+    assert seen[-1] is True
