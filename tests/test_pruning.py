@@ -273,18 +273,19 @@ def test_a_thawed_kernel_starts_at_the_current_sparsity(keras, data):
 
 
 def test_a_kernel_that_freezes_keeps_its_mask(keras, data):
-    schedule = kc.ConstantSparsity(target_sparsity=0.5, begin_step=2, frequency=1)
+    schedule = kc.PolynomialDecay(final_sparsity=0.7, begin_step=2, end_step=12, frequency=1)
     model = compiled(keras, two_layers(keras))
-    compress = kc.Compress(pruning=kc.Pruning(schedule))
+    compress = kc.Compress(pruning=kc.Pruning(schedule), partial=True)
     fit(model, data, epochs=1, callbacks=[compress])
     mask = masks_of(model)["first"]
+    assert 0 < np.count_nonzero(~mask) < 42
     before = model.get_layer("first").get_weights()[0]
     model.get_layer("first").trainable = False
     compiled(keras, model)
     fit(model, data, epochs=1, callbacks=[compress])
     np.testing.assert_array_equal(masks_of(model)["first"], mask)
     np.testing.assert_array_equal(model.get_layer("first").get_weights()[0], before)
-    assert_masks_hold(model)
+    assert assert_masks_hold(model) == np.count_nonzero(~mask) + 21
 
 
 # --- masks hold when fit returns
@@ -575,6 +576,18 @@ def test_the_single_largest_weight_survives_any_sparsity(keras, data):
     schedule = kc.ConstantSparsity(target_sparsity=0.999, begin_step=1, frequency=1)
     fit(model, data, epochs=1, callbacks=[kc.Compress(pruning=kc.Pruning(schedule))])
     assert [np.count_nonzero(model.get_weights()[i]) for i in (0, 2)] == [1, 1]
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16", "float64"])
+def test_the_stored_kernel_is_pruned_whatever_the_policy(keras, data, policy):
+    layers = keras.layers
+    dense = layers.Dense(10, name="dense", dtype=policy)
+    model = compiled(keras, seeded(keras.Sequential([layers.Input((6,)), dense])))
+    wide = data[0], np.tile(data[1][:, :1], 10)
+    before = model.get_weights()[0].dtype
+    fit(model, wide, callbacks=[kc.Compress(pruning=kc.Pruning(POLYNOMIAL))])
+    assert assert_masks_hold(model) == 42
+    assert model.get_weights()[0].dtype == before
 
 
 # --- the log

@@ -73,9 +73,6 @@ LEFT = {
     "watching": [2, 3, 4],
     "on": [3, 4],
     "frozen": [4],
-    "every phase": [4],
-    "before the first backup": [0, 1, 2, 3, 4],
-    "between state and backup": [2, 3, 4],
     "twice between state and backup": [2, 3, 4],
     "after the last backup": [],
 }
@@ -90,13 +87,8 @@ def test_the_uninterrupted_run_goes_through_all_phases(killed):
     assert (state.step, state.phase, state.switched_at) == (20, Phase.FROZEN, 11)
     for mask in state.masks.values():
         assert mask.mean() == pytest.approx(0.5, abs=0.02)
-    assert json.loads((killed / "uninterrupted" / resume_child.EPOCHS_RUN).read_text()) == [
-        0,
-        1,
-        2,
-        3,
-        4,
-    ]
+    epochs = json.loads((killed / "uninterrupted" / resume_child.EPOCHS_RUN).read_text())
+    assert epochs == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", LEFT)
@@ -110,25 +102,10 @@ def test_a_killed_process_is_resumed_as_if_nothing_had_been(killed, name):
     assert_equal_weights(weights, expected_weights)
 
 
-@pytest.mark.parametrize(
-    ("name", "step", "phase"),
-    [("off", 4, "off"), ("watching", 8, "watching"), ("on", 12, "on"), ("frozen", 16, "frozen")],
-)
-def test_the_phases_are_what_they_are_called(killed, name, step, phase):
-    # What the killed process left: the state before the last one that the resumed process wrote.
-    assert resume_child.PLAN[name][0] is not resume_child.undisturbed
-    _, state = ended(killed / name)
-    assert state.step == 20
-    updates = range(step + 1, 21)
-    assert next(iter(updates)) == LEFT[name][0] * resume_child.STEPS + 1
-    edges = {
-        "off": (0, resume_child.DELAY - resume_child.CALIBRATION),
-        "watching": (resume_child.DELAY - resume_child.CALIBRATION, resume_child.DELAY),
-        "on": (resume_child.DELAY, resume_child.FREEZE),
-        "frozen": (resume_child.FREEZE, 20),
-    }
-    begin, end = edges[phase]
-    assert begin < step <= end
+@pytest.mark.parametrize("phase", ["off", "watching", "on", "frozen"])
+def test_the_kill_and_the_backup_before_it_are_in_the_phase(killed, phase):
+    phases = json.loads((killed / phase / resume_child.PHASES).read_text())
+    assert phases == [phase, phase]
 
 
 # --- in one process
@@ -163,27 +140,31 @@ def test_every_backup_has_a_state_beside_it(uninterrupted):
     ]
 
 
-@pytest.mark.parametrize("number", [2, 6, 9, 14, 16, 17])
-def test_a_fit_that_failed_is_resumed_with_the_same_objects(
-    keras, uninterrupted, number, tmp_path
-):
-    # 14: from ON back to ON; 16: from FROZEN back to ON; 17: from FROZEN to FROZEN; 2: no backup.
+# 16: from frozen back to on, where ranges have to move again.
+@pytest.mark.parametrize("number", [6, 16, 17])
+def test_a_fit_that_failed_is_resumed_with_the_same_objects(keras, uninterrupted, number, tmp_path):
     weights, state, _ = uninterrupted
     model = resume_child.net(keras)
-    failing = [resume_child.at_update(keras, number, stop)]
     backup, compress = resume_child.backup(keras, tmp_path / "backup"), resume_child.compress()
+    failing = resume_child.at_update(keras, number, stop)
     with pytest.raises(Stop):
-        resume_child.fit(model, [compress, backup, *failing])
-    if number < resume_child.STEPS:  # as Keras itself: nothing to go back to, so the epochs repeat
-        history = resume_child.fit(model, [compress, backup], epochs=5)
-        assert len(history.epoch) == 5
-        assert engine_of(model).step == number + 20
-        return
+        resume_child.fit(model, [compress, backup, failing])
+    assert engine_of(model).step == number
     history = resume_child.fit(model, [compress, backup])
     assert len(history.epoch) == 5 - (number - 1) // resume_child.STEPS
     assert_equal_states(engine_of(model).state(), state, except_for={"paths"})
     assert_equal_weights(model.get_weights(), weights)
     assert compress.report.step == 20
+
+
+def test_a_fit_that_failed_before_its_first_backup_counts_on(keras, tmp_path):
+    # As Keras itself, whose optimizer counts on: there is nothing to go back to.
+    model = resume_child.net(keras, run_eagerly=True)
+    backup, compress = resume_child.backup(keras, tmp_path / "backup"), resume_child.compress()
+    with pytest.raises(Stop):
+        resume_child.fit(model, [compress, backup, resume_child.at_update(keras, 2, stop)])
+    resume_child.fit(model, [compress, backup])
+    assert engine_of(model).step == model.optimizer.iterations.numpy() == 22
 
 
 def test_a_backup_used_again_writes_each_state_once(keras, tmp_path, monkeypatch):
@@ -204,8 +185,8 @@ def test_a_backup_used_again_writes_each_state_once(keras, tmp_path, monkeypatch
 def test_a_state_newer_than_the_backup_is_not_taken(keras, uninterrupted, tmp_path):
     weights, state, written = uninterrupted
     folder = tmp_path / "backup"
+    callbacks = [resume_child.backup(keras, folder, 3, stop), resume_child.compress()]
     with pytest.raises(Stop):
-        callbacks = [resume_child.backup(keras, folder, 3, stop), resume_child.compress()]
         resume_child.fit(resume_child.net(keras), callbacks)
     files = Backups(folder)
     assert_equal_states(State.load(files.current), written[2], except_for={"paths"})

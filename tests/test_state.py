@@ -365,7 +365,7 @@ def test_a_fit_goes_on_as_the_uninterrupted_one(keras, went_through, phase):
 
 @pytest.fixture(scope="module")
 def went_through(keras, tmp_path_factory):
-    """The folder with what was saved at the end of each of four epochs, and the model after five."""
+    """What was saved at the end of each of four epochs, and the model after five."""
     folder = tmp_path_factory.mktemp("went_through")
     model = net(keras)
 
@@ -507,8 +507,7 @@ def test_a_plain_model_has_no_state(keras, tmp_path):
 def test_what_is_no_model_is_refused(call, thing, tmp_path):
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
     message = (
-        "Compress: the model must be a Keras 3 or tf_keras model. "
-        f"Received: model of class {kind}"
+        f"Compress: the model must be a Keras 3 or tf_keras model. Received: model of class {kind}"
     )
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         call(thing, tmp_path / "state.npz")
