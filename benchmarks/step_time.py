@@ -179,7 +179,7 @@ def mask_update(jit):
     def functions(sparsity):
         schedule = tfmot.sparsity.keras.ConstantSparsity(sparsity, begin_step=0)
         reference = Pruning(lambda: step, [], schedule, (1, 1), "AVG")
-        ours = functools.partial(magnitude_mask, kernel, tf.constant(sparsity), compiled=jit)
+        ours = functools.partial(magnitude_mask, kernel, tf.constant(sparsity))
         return [
             tf.function(function, jit_compile=jit)
             for function in (ours, lambda: reference._update_mask(kernel)[1])

@@ -202,6 +202,7 @@ def _with_member(fit: Callable) -> Callable:
 
 
 def compression_of(model: Any) -> Compress | None:
-    """The `Compress` in charge of a model, or None."""
+    """The `Compress` in charge of a model, or None. TypeError for what is no model."""
+    adapter_of(model)
     engine = engine_of(model)
     return None if engine is None else engine.owner

@@ -110,7 +110,10 @@ def check_data(model: Any, export: Export) -> None:
         ValueError, TypeError: naming the field, the input and what was found; or the model has no
         inputs that a file could have.
     """
-    specs = input_specs(adapter_of(model), model, export.batch_size)
+    adapter = adapter_of(model)
+    if adapter.functional(model) is None and adapter.grows(model):
+        return  # a Sequential that gets its inputs with the first batch
+    specs = input_specs(adapter, model, export.batch_size)
     sizes = {"representative_dataset": CALIBRATION_SAMPLES, "verify_data": SAMPLES}
     for field, samples in sizes.items():
         data = getattr(export, field)

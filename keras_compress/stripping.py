@@ -76,8 +76,12 @@ def _compile_like(adapter: Adapter, plain: Any, model: Any) -> None:
         return
     try:
         arguments["optimizer"] = _renewed(model.optimizer)
-        for name in ("loss", "metrics", "weighted_metrics"):
-            arguments[name] = _mapped(_renewed, arguments[name])
+        arguments["loss"] = _mapped(_renewed, arguments["loss"])
+        for name in ("metrics", "weighted_metrics"):
+            arguments[name] = _mapped(
+                lambda metric: _renewed(metric, adapter.metric_prefix(model, metric)),
+                arguments[name],
+            )
     except _NotRenewable as error:
         logger.warning("strip: %s, so the stripped model is not compiled.", error)
         return
@@ -88,11 +92,16 @@ class _NotRenewable(Exception):
     """An object that `compile` got cannot be made again from its config."""
 
 
-def _renewed(thing: Any) -> Any:
-    """A new object from the config of a stateful one; strings and functions as they are."""
+def _renewed(thing: Any, prefix: str = "") -> Any:
+    """A new object from the config of a stateful one, its name without `prefix`; strings and
+    functions as they are.
+    """
     if hasattr(thing, "get_config") and not isinstance(thing, type):
         try:
-            return type(thing).from_config(thing.get_config())
+            config = thing.get_config()
+            if prefix and "name" in config:
+                config = {**config, "name": config["name"].removeprefix(prefix)}
+            return type(thing).from_config(config)
         except Exception as error:  # a user's own class may raise anything
             raise _NotRenewable(
                 f"{type(thing).__name__} cannot be made from its config ({error})"

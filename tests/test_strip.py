@@ -91,7 +91,7 @@ def classes(keras):
             self.factor = factor
 
         def call(self, y_true, y_pred):
-            return self.factor * keras.losses.mean_squared_error(y_true, y_pred)
+            return self.factor * y_pred[:, 0] ** 2
 
         def get_config(self):
             return {"factor": self.factor, "name": self.name}
@@ -188,7 +188,7 @@ def many_ends(keras, classes):
         "kind": layers.Dense(3, activation="softmax", name="kind")(x),
         "size": layers.Dense(2, name="size")(x),
     }
-    return keras.Model({"left": left, "right": right}, ends)
+    return keras.Model({"left": left, "right": right}, ends, name="many_ends")
 
 
 def own_step(keras, classes):
@@ -228,7 +228,7 @@ STANDARD = ("sequential", "without_shapes", "functional", "nested", "many_ends")
 
 def inputs(model):
     x = np.random.default_rng(0).uniform(-1, 1, (ROWS, 4)).astype("float32")
-    if "left" in getattr(model, "input_names", []) or isinstance(getattr(model, "input", 0), dict):
+    if model.name == "many_ends":
         return {"left": x, "right": x[::-1]}
     return x
 
@@ -502,7 +502,7 @@ def test_a_schedule_of_the_users_own_is_passed_on(keras, classes):
 
 
 def test_loss_and_metric_objects_are_rebuilt(keras, classes):
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, name="mine")
+    loss = keras.losses.SparseCategoricalCrossentropy(reduction="sum", name="mine")
     metric = keras.metrics.SparseTopKCategoricalAccuracy(k=2, name="top2")
     weighted = keras.metrics.SparseCategoricalAccuracy(name="weighted")
     model, plain = stripped(
@@ -577,7 +577,7 @@ def test_how_steps_run_is_passed_on(keras, classes):
 
 
 def test_a_metric_that_its_config_cannot_make_leaves_it_uncompiled(keras, classes, caplog):
-    class Counted(keras.metrics.Mean):
+    class Counted(classes.Errors):
         def __init__(self, number):
             super().__init__(name="counted")
 
@@ -661,10 +661,10 @@ def test_a_model_without_weights_is_refused(keras, classes):
 def test_what_is_no_model_is_refused():
     message = (
         "Compress: the model must be a Keras 3 or tf_keras model. "
-        "Received: model of class builtins.str"
+        "Received: model of class builtins.int"
     )
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
-        kc.strip("model.keras")
+        kc.strip(3)
 
 
 # --- in a process that knows neither us nor tfmot

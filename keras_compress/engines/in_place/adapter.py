@@ -178,6 +178,10 @@ class Adapter(abc.ABC):
         # `get_compile_config` would serialise them, which fails for a user's unregistered loss.
         return dict(model._compile_config.config)
 
+    def metric_prefix(self, model: Any, metric: Any) -> str:
+        """What this Keras has put before the name that a compiled metric was given."""
+        return ""
+
     def callback_list(self, callback: Any) -> Any | None:
         """The `CallbackList` that is calling `callback`, found on the stack.
 

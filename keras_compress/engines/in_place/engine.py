@@ -142,7 +142,6 @@ class InPlace(Engine):
             # Not read: while off, this one op is all that is added to the plain graph.
             self._counter.assign_add(1, read_value=False)
         else:
-            self.pruner.compiled = bool(self.model.jit_compile)
             self.pruner.step(self._counter.assign_add(1))
             self._traced_trainable = self._trainable()
 

@@ -20,66 +20,48 @@ import tensorflow as tf
 from keras_compress.schedules import ConstantSparsity, PolynomialDecay
 from keras_compress.specs import Pruning
 
-# Below this many elements a sort is faster than the two histograms.
-SORTED_SIZE = 4096
-_LOW_BITS = 16
+_DIGITS = (11, 10, 10)
+"""How the 31 bits of a non-negative float32 are read, from the top: bins enough to need few passes,
+and few enough that a small kernel is not all bins.
+"""
 
 
-def threshold(magnitudes: tf.Tensor, k: tf.Tensor, compiled: bool) -> tf.Tensor:
+def threshold(magnitudes: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
     """The k-th largest of non-negative float32 numbers, to the last bit.
 
-    The bit patterns of non-negative floats order as integers do, so two histograms find the one
-    wanted: of the upper 16 bits, then of the lower 16 among those that share the upper ones found.
-    `compiled`: for a graph that XLA compiles, where a histogram is a serial scatter, by bisection
-    on the bit pattern instead (31 counts, each one fused pass).
+    A radix selection: the bit patterns of non-negative floats order as integers do, so a histogram
+    of the upper bits finds those of the number wanted, and one of each lower part, among those that
+    agree so far, the rest.
     """
-    flat = tf.reshape(magnitudes, [-1])
-    if flat.shape[0] <= SORTED_SIZE:
-        return tf.gather(tf.math.top_k(flat, k=flat.shape[0]).values, k - 1)
-    bits = tf.bitcast(flat, tf.int32)
-    found = _bisected(bits, k) if compiled else _by_histogram(bits, k)
+    bits = tf.bitcast(tf.reshape(magnitudes, [-1]), tf.int32)
+    remaining = sum(_DIGITS)
+    found = tf.constant(0)
+    for width in _DIGITS:
+        remaining -= width
+        bins = 1 << width
+        digits = tf.bitwise.right_shift(bits, remaining) - tf.bitwise.left_shift(found, width)
+        # What differs further up is put into no bin.
+        digits = tf.where((digits >= 0) & (digits < bins), digits, bins)
+        counts = tf.raw_ops.DenseBincount(
+            input=digits, size=bins, weights=tf.constant([], tf.int32), binary_output=False
+        )
+        at_least = tf.cumsum(counts, reverse=True)  # from all to those of the last bin
+        digit = tf.reduce_sum(tf.cast(at_least >= k, tf.int32)) - 1
+        k -= tf.gather(at_least, digit) - tf.gather(counts, digit)
+        found = tf.bitwise.left_shift(found, width) + digit
     return tf.bitcast(found, tf.float32)
 
 
-def _by_histogram(bits: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
-    upper = tf.bitwise.right_shift(bits, _LOW_BITS)
-    high, above = _bin_of(upper, k, 1 << 15)
-    lower = tf.where(upper == high, tf.bitwise.bitwise_and(bits, 0xFFFF), -1)
-    # Bin 0 takes those of other upper halves; it is below all others, so it is never reached.
-    low, _ = _bin_of(lower + 1, k - above, (1 << _LOW_BITS) + 1)
-    return tf.bitwise.left_shift(high, _LOW_BITS) + low - 1
-
-
-def _bin_of(values: tf.Tensor, k: tf.Tensor, bins: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The bin that holds the k-th largest value, and how many values lie in bins above it."""
-    counts = tf.raw_ops.DenseBincount(
-        input=values, size=bins, weights=tf.constant([], tf.int32), binary_output=False
-    )
-    at_least = tf.cumsum(counts, reverse=True)  # falls from the total to the count of the last bin
-    found = tf.reduce_sum(tf.cast(at_least >= k, tf.int32)) - 1
-    return found, tf.gather(at_least, found) - tf.gather(counts, found)
-
-
-def _bisected(bits: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
-    def narrow(i: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        candidate = tf.bitwise.bitwise_or(found, tf.bitwise.left_shift(1, 30 - i))
-        enough = tf.reduce_sum(tf.cast(bits >= candidate, tf.int32)) >= k
-        return i + 1, tf.where(enough, candidate, found)
-
-    _, found = tf.while_loop(lambda i, _: i < 31, narrow, (tf.constant(0), tf.constant(0)))
-    return found
-
-
-def magnitude_mask(weights: tf.Tensor, sparsity: tf.Tensor, compiled: bool = False) -> tf.Tensor:
+def magnitude_mask(weights: tf.Tensor, sparsity: tf.Tensor) -> tf.Tensor:
     """Bool, True for the weights to keep; `sparsity` is a float32 scalar in [0, 1)."""
     magnitudes = tf.abs(tf.cast(weights, tf.float32))
     size = tf.cast(weights.shape.num_elements(), tf.float32)
     k = tf.cast(tf.maximum(tf.round(size * (1 - sparsity)), 1), tf.int32)
-    return magnitudes >= threshold(magnitudes, k, compiled)
+    return magnitudes >= threshold(magnitudes, k)
 
 
 def block_mask(
-    weights: tf.Tensor, sparsity: tf.Tensor, block: Sequence[int], pooling: str, compiled: bool
+    weights: tf.Tensor, sparsity: tf.Tensor, block: Sequence[int], pooling: str
 ) -> tf.Tensor:
     """Bool mask that keeps or drops whole blocks of a rank-2 kernel by their mean or largest
     magnitude.
@@ -94,7 +76,7 @@ def block_mask(
     pooled = tf.transpose(pooled, [0, 1, 3, 2])
     pooled = tf.nn.pool(pooled, [1, block[1]], pooling, strides=[1, block[1]], padding="SAME")
     pooled = tf.transpose(pooled, [0, 1, 3, 2])[0, 0]
-    mask = magnitude_mask(pooled, sparsity, compiled)
+    mask = magnitude_mask(pooled, sparsity)
     return tf.repeat(tf.repeat(mask, block[0], axis=0), block[1], axis=1)[:height, :width]
 
 
@@ -162,10 +144,9 @@ class Target:
 class Pruner:
     """The masks of one model: when they change, and that they hold."""
 
-    def __init__(self, spec: Pruning, targets: list[Target], compiled: bool = False):
+    def __init__(self, spec: Pruning, targets: list[Target]):
         self.spec = spec
         self.targets = targets
-        self.compiled = compiled
         self.sparsity = tf.Variable(0.0, trainable=False, name="sparsity")
         """The fraction of zeros over all kernels under pruning, frozen ones included, as the logs
         show it.
@@ -240,7 +221,5 @@ class Pruner:
         if spec.sparsity_m_by_n is not None:
             return m_by_n_mask(weights, *spec.sparsity_m_by_n)
         if spec.block_size != (1, 1):
-            return block_mask(
-                weights, sparsity, spec.block_size, spec.block_pooling_type, self.compiled
-            )
-        return magnitude_mask(weights, sparsity, self.compiled)
+            return block_mask(weights, sparsity, spec.block_size, spec.block_pooling_type)
+        return magnitude_mask(weights, sparsity)

@@ -63,6 +63,16 @@ class TFKeras(Adapter):
     def is_compiled(self, model: Any) -> bool:
         return bool(model._is_compiled)
 
+    def metric_prefix(self, model: Any, metric: Any) -> str:
+        # It renames the user's own objects, per output, and keeps no other record of them.
+        container = model.compiled_metrics
+        if container.built and len(container._output_names) > 1:
+            groups = (container._output_names, container._metrics, container._weighted_metrics)
+            for name, *metrics in zip(*groups, strict=True):
+                if any(each is metric for each in tf.nest.flatten(metrics)):
+                    return f"{name}_"
+        return ""
+
     def flat_names(self, model: Any) -> tuple[list[str], list[str]]:
         return unique(model.input_names), unique(model.output_names)
 
