@@ -274,9 +274,10 @@ def test_another_backend_is_refused(backend, verb, monkeypatch, tmp_path):
         "set KERAS_BACKEND=tensorflow before importing keras. "
         f"Received: backend={backend!r}"
     )
-    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
-    with untouched(model), pytest.raises(TypeError, match=is_exactly(message)):
-        verbs[verb]()
+    with untouched(model), monkeypatch.context() as patched:
+        patched.setattr(keras.backend, "backend", lambda: backend)
+        with pytest.raises(TypeError, match=is_exactly(message)):
+            verbs[verb]()
     assert not os.listdir(tmp_path)
 
 

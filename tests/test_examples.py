@@ -1,0 +1,25 @@
+"""The examples, run as a user runs them."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["3", "2"])
+def test_lenet_prints_its_table(which, tmp_path):
+    command = [sys.executable, EXAMPLES / "lenet.py", "--keras", which, "--epochs", "2"]
+    child = subprocess.run(
+        [*command, "--folder", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    for row in ("float", "fake-quantized", "TFLite int8", "post-training int8"):
+        assert f"│ {row} " in child.stdout
+    assert "quantized: 1" in child.stdout  # the progress bar shows the switch
+    assert "quantization watching -> on" in child.stderr
+    float_file, int8_file = tmp_path / "lenet_float.tflite", tmp_path / "lenet.tflite"
+    assert float_file.stat().st_size >= 3.5 * int8_file.stat().st_size
