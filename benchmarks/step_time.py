@@ -227,7 +227,7 @@ class Interval:
 
 
 def rounds(competitors, steps, count, tick):
-    """Seconds of `steps` steps of each competitor (name -> stepper), `count` times: name -> list."""
+    """Name -> the seconds of `steps` steps of each competitor (name -> stepper), `count` times."""
     generator = np.random.default_rng(0)
     seconds = {name: [] for name in competitors}
     for _ in range(count):

@@ -13,7 +13,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -136,4 +136,4 @@ class State:
         meta["phase"] = Phase(meta["phase"])
         for name in ("paths", "started", "kernels"):
             meta[name] = tuple(meta[name])
-        return cls(**meta, **arrays)
+        return cls(**meta, **cast(dict[str, Any], arrays))

@@ -1,4 +1,4 @@
-"""What the tests share: both Keras by one fixture, real data, and small models that train in a second."""
+"""What the tests share: both Keras by one fixture, real data, small models."""
 
 import os
 
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(params=["keras3", "tf_keras"], scope="session")
 def keras(request):
-    """Keras 3 and tf_keras in turn: the whole package, so that a test reads like a user's script."""
+    """Keras 3 and tf_keras in turn: the package, so that a test reads like a user's script."""
     if request.param == "keras3":
         import keras
     else:
@@ -32,7 +32,7 @@ def digits():
 
 
 def small_net(keras, *, batch_norm=False, seed=0, optimizer="adam", **compile_arguments):
-    """A compiled convolutional net for the digits with about 3,000 weights; the same for one seed."""
+    """A compiled convolutional net for the digits with some 3,000 weights; one for one seed."""
     keras.utils.set_random_seed(seed)
     layers = keras.layers
     steps = [

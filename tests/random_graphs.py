@@ -7,7 +7,7 @@ UNKNOWN = ["elu", "LayerNormalization"]
 
 
 class RandomGraph:
-    """A compiled functional model of one seed; `unknown` names the layers that are not in the table."""
+    """A compiled functional model of one seed; `unknown` names layers that are not in the table."""
 
     def __init__(self, keras, seed):
         self.keras = keras
@@ -85,7 +85,8 @@ class RandomGraph:
 
     def image_step(self, images):
         x = self.pick(images)
-        what = self.pick(["convolution", "convolution", "pool", "merge", "merge", "dropout", "norm"])
+        steps = ["convolution", "convolution", "pool", "merge", "merge", "dropout", "norm"]
+        what = self.pick(steps)
         if what == "convolution":
             return self.convolution(x)
         if what == "pool":

@@ -121,3 +121,21 @@ def test_float_ops_are_refused_in_the_finished_file_too(keras, digits, tmp_path)
     assert "float ops would be left in the integer file: " in compress.report.export.error
     assert "ELU (" in compress.report.export.error
     assert not path.exists()
+
+
+def test_a_model_of_a_mixed_policy_ships_in_integers(keras, digits, tmp_path):
+    policy = keras.mixed_precision.Policy if keras.__name__ == "tf_keras" else keras.DTypePolicy
+    layers = keras.layers
+    mixed = {"dtype": policy("mixed_float16")}
+    inputs = keras.Input((8, 8, 1), name="image")
+    x = layers.Conv2D(4, 3, use_bias=False, **mixed)(inputs)
+    x = layers.ReLU(**mixed)(layers.BatchNormalization(**mixed)(x))
+    outputs = layers.Dense(10, activation="softmax", **mixed)(layers.Flatten(**mixed)(x))
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    path = tmp_path / "net.tflite"
+    compress = kc.Compress(quantization=kc.Quantization(delay=0.5), export=kc.Export(path))
+    model.fit(digits[0][:128], digits[1][:128], batch_size=16, verbose=0, callbacks=[compress])
+    assert compress.report.export.error is None
+    assert max(compress.report.export.largest_steps.values()) <= 4
+    assert model.layers[1].compute_dtype == "float16"  # as before

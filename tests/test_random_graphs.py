@@ -1,8 +1,9 @@
 """Seeded random networks: the file answers as the network does, or was refused by name."""
 
-import keras_compress as kc
 import pytest
 from random_graphs import RandomGraph
+
+import keras_compress as kc
 
 LARGEST_STEPS = 4
 

@@ -4,6 +4,7 @@ Callbacks that only look on stand on both sides of it in one fit; those that act
 """
 
 import csv
+import logging
 import os
 
 import numpy as np
@@ -171,6 +172,10 @@ LATE_SWITCH = {
 }
 # Pruned in epoch 1, and nothing else.
 LATE_SPARSITY = {"pruning": PRUNING}
+RESETS = [
+    pytest.param(LATE_SWITCH, "quantization is on from update 13", id="switch"),
+    pytest.param(LATE_SPARSITY, "the final sparsity is reached", id="final-sparsity"),
+]
 
 
 def assert_masked(weights, state):
@@ -180,13 +185,11 @@ def assert_masked(weights, state):
 
 
 @in_turn
-@pytest.mark.parametrize(
-    "specs",
-    [pytest.param(LATE_SWITCH, id="switch"), pytest.param(LATE_SPARSITY, id="final-sparsity")],
-)
+@pytest.mark.parametrize(("specs", "reason"), RESETS)
 def test_early_stopping_forgets_its_best_and_restores_all_that_belongs_to_the_new_one(
-    keras, data, test_data, tmp_path, specs, before
+    keras, data, test_data, tmp_path, caplog, specs, reason, before
 ):
+    caplog.set_level(logging.INFO, logger="keras_compress")
     stop = keras.callbacks.EarlyStopping(
         monitor="watched", mode="min", patience=2, restore_best_weights=True
     )
@@ -197,6 +200,7 @@ def test_early_stopping_forgets_its_best_and_restores_all_that_belongs_to_the_ne
     )
     assert stop.best_epoch == 2
     assert stop.best == pytest.approx(0.3)
+    assert f"EarlyStopping: its best so far is forgotten, {reason}." in caplog.messages
     assert len(states) == 5  # two epochs of patience after the best one
     assert got.state.step == 5 * STEPS  # time does not go back
 
@@ -290,11 +294,9 @@ def test_checkpoints_of_whole_models_load_as_plain_models(keras, data, reference
         assert loaded.evaluate(*data, verbose=0) == pytest.approx(plain, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    "specs",
-    [pytest.param(LATE_SWITCH, id="switch"), pytest.param(LATE_SPARSITY, id="final-sparsity")],
-)
-def test_model_checkpoint_forgets_its_best(keras, data, tmp_path, specs):
+@pytest.mark.parametrize(("specs", "reason"), RESETS)
+def test_model_checkpoint_forgets_its_best(keras, data, tmp_path, caplog, specs, reason):
+    caplog.set_level(logging.INFO, logger="keras_compress")
     before, after = (
         keras.callbacks.ModelCheckpoint(
             str(tmp_path / f"{side}.keras"), monitor="watched", mode="min", save_best_only=True
@@ -307,6 +309,8 @@ def test_model_checkpoint_forgets_its_best(keras, data, tmp_path, specs):
     )
     callbacks = [scripted(keras, SCRIPT), before, kc.Compress(**specs), after, note]
     fit(net(keras), data, callbacks, epochs=5)
+    forgotten = f"ModelCheckpoint: its best so far is forgotten, {reason}."
+    assert caplog.messages.count(forgotten) == len(SIDES)
     for side, checkpoint in zip(SIDES, (before, after), strict=True):
         assert checkpoint.best == pytest.approx(0.3)
         loaded = keras.models.load_model(tmp_path / f"{side}.keras")

@@ -7,6 +7,7 @@ use with its reason.
 from __future__ import annotations
 
 import abc
+import contextlib
 import functools
 import inspect
 import sys
@@ -210,6 +211,26 @@ class Adapter(abc.ABC):
             tf.TensorSpec(tensor.shape, tensor.dtype, name)
             for name, tensor in zip(names, tf.nest.flatten(structure), strict=True)
         ]
+
+    @property
+    @abc.abstractmethod
+    def float32_policy(self) -> dict[str, Any]:
+        """What a layer holds under the float32 policy, by attribute (private in both Keras)."""
+
+    @contextlib.contextmanager
+    def in_float32(self, model: Any) -> Iterator[None]:
+        """While inside, layers of a mixed policy compute in float32, as a file does."""
+        undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        try:
+            for layer in (model, *(layer for _, layer in self.layers(model))):
+                own = vars(layer)
+                swaps = {k: v for k, v in self.float32_policy.items() if k in own}
+                undo.append((own, {name: own[name] for name in swaps}))
+                own.update(swaps)
+            yield
+        finally:
+            for own, before in undo:
+                own.update(before)
 
     def call_flat(self, model: Any, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
         """The flat outputs of a functional model in inference, for flat inputs."""

@@ -12,7 +12,8 @@ from keras_compress.engines.in_place.adapter import Adapter
 def inference_function(adapter: Adapter, model: Any, batch_size: int) -> Any:
     """The model in inference, as a ConcreteFunction of its flat inputs that returns name -> tensor.
 
-    Every shape is fixed, the batch to `batch_size`; names and order are the model's own.
+    Every shape is fixed, the batch to `batch_size`; names and order are the model's own. It
+    computes in float32 whatever the policy of the model is.
 
     Raises:
         ValueError: the model is subclassed, or an input has a free dimension besides the batch.
@@ -25,7 +26,8 @@ def inference_function(adapter: Adapter, model: Any, batch_size: int) -> Any:
         outputs = adapter.call_flat(model, list(inputs))
         return dict(zip(output_names, outputs, strict=True))
 
-    return answer.get_concrete_function(*specs)
+    with adapter.in_float32(model):
+        return answer.get_concrete_function(*specs)
 
 
 def input_specs(adapter: Adapter, model: Any, batch_size: int) -> list[tf.TensorSpec]:

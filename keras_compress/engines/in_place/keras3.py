@@ -50,6 +50,10 @@ class Keras3(Adapter):
     def is_compiled(self, model: Any) -> bool:
         return bool(model.compiled)
 
+    @property
+    def float32_policy(self) -> dict[str, Any]:
+        return {"_dtype_policy": keras.DTypePolicy("float32")}
+
     def steps_per_execution(self, model: Any) -> int:
         return int(model.steps_per_execution)
 

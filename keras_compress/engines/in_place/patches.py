@@ -39,7 +39,9 @@ class Quantizers:
         self._adapter = adapter
         self._model = model
         self.activations = {
-            key: ActivationQuantizer(self.mode, activation_bits, fixed)
+            key: ActivationQuantizer(
+                self.mode, activation_bits, fixed, nonnegative=key in placement.nonnegative
+            )
             for key, fixed in placement.quantizers.items()
         }
         self.kernels: dict[str, KernelQuantizer] = {}
@@ -192,7 +194,7 @@ class Quantizers:
                 storage = self._adapter.storage(plan.operation, kernel)
                 lifted = self.mode.exporting and plan.norm is not None and quantizer.rank == 2
                 swaps[storage] = quantizer(dtype, as_convolution=lifted)
-            if plan.kernels and plan.source is not None and plan.norm is None:
+            if plan.kernels and plan.norm is None and self._on_grid(plan):
                 bias = self._bias(plan)
                 if bias is not None:
                     swaps["bias"] = tf.cast(
@@ -214,6 +216,10 @@ class Quantizers:
         variable = self._adapter.tf_variable(bias)
         return lambda: tf.convert_to_tensor(variable)
 
+    def _on_grid(self, plan: OperationPlan) -> bool:
+        """Whether biases are rounded: to int32, which no training step would notice."""
+        return plan.source is not None and not self.mode.updating
+
     def _grid(self, plan: OperationPlan) -> tf.Tensor:
         """The step of the integer sum that a kernel layer computes, () or (channels,)."""
         *_, kernel = self._kernels_of[plan.key].values()  # a separable one ends in its pointwise
@@ -224,13 +230,11 @@ class Quantizers:
     ) -> tf.Tensor:
         """A batch norm's offset, moved to what the integer bias that it becomes can hold."""
         front = plan.front
+        if not self._on_grid(front or plan):
+            return offset
         if front is None:
-            if plan.source is None:
-                return offset
             # On its own it is a depthwise convolution whose kernel is `factor`.
             return on_grid(offset, self.activations[plan.source].scale() * tf.abs(factor) / 127.0)
-        if front.source is None:
-            return offset
         bias = self._bias(front)
         total = offset if bias is None else offset + bias() * factor
         return offset + on_grid(total, self._grid(front) * tf.abs(factor)) - total

@@ -222,6 +222,9 @@ class Placement:
     outputs: list[str | None]
     """The quantizer of each flat output; None for one that stays in float."""
     quantizers: dict[str, Fixed | None]
+    """Key -> the range, None for one that follows its tensor."""
+    nonnegative: set[str]
+    """The quantizers whose tensors are never below zero."""
     left_out: dict[str, str]
     """Path -> why this one stays in float."""
 
@@ -330,7 +333,14 @@ class _Walk:
             if len({tuple(keys) for keys in calls}) == 1 and calls[0]:
                 plan.source = plan.inner.get("between", calls[0][0])
         outputs = [self._source(tensor) for tensor in self.graph.outputs]
-        return Placement(list(self.plans.values()), inputs, outputs, self.quantizers, left_out)
+        nonnegative = {
+            plan.output
+            for plan in self.plans.values()
+            if plan.output and plan.activation is not None and plan.activation.absorbed
+        }
+        return Placement(
+            list(self.plans.values()), inputs, outputs, self.quantizers, nonnegative, left_out
+        )
 
     def _place(self, plan: OperationPlan) -> None:
         row, activation = plan.row, plan.activation

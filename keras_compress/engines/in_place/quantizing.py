@@ -78,10 +78,12 @@ def on_grid(values: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
 class ActivationQuantizer:
     """Rounds a tensor to integers over a range that follows it, or over a fixed one."""
 
-    def __init__(self, mode: Mode, bits: int, fixed: Fixed | None):
+    def __init__(self, mode: Mode, bits: int, fixed: Fixed | None, nonnegative: bool = False):
         self._mode = mode
         self._bits = bits
         self._fixed = fixed
+        self._nonnegative = nonnegative
+        """What it rounds never falls below zero, so nobody has to look for the minimum."""
         self._seen: tuple[int, tf.Tensor, tf.Tensor] | None = None
         self.range: tf.Variable | None = None
         """(minimum, maximum), zero inside; None where it is fixed."""
@@ -92,11 +94,11 @@ class ActivationQuantizer:
         if not tensor.dtype.is_floating:
             return tensor
         numbers = tf.cast(tensor, tf.float32)
-        if self._mode.updating and self._mode.phase.follows and self.range is not None:
-            self._follow(tf.stop_gradient(numbers))
+        follows = self._mode.updating and self._mode.phase.follows and self.range is not None
+        limits = self._follow(tf.stop_gradient(numbers)) if follows else None
         if not self._mode.phase.rounds:
             return tensor
-        low, high = tf.unstack(self._limits())
+        low, high = tf.unstack(self._limits() if limits is None else limits)
         rounded = tf.quantization.fake_quant_with_min_max_vars(
             numbers, low, high, num_bits=self._bits
         )
@@ -126,9 +128,9 @@ class ActivationQuantizer:
 
         return self._mode.number(followed)
 
-    def _follow(self, numbers: tf.Tensor) -> None:
+    def _follow(self, numbers: tf.Tensor) -> tf.Tensor:
         # Zero is always inside: the integer kernels pad with it.
-        low = tf.minimum(tf.reduce_min(numbers), 0.0)
+        low = tf.constant(0.0) if self._nonnegative else tf.minimum(tf.reduce_min(numbers), 0.0)
         high = tf.maximum(tf.reduce_max(numbers), 0.0)
         batch = tf.stack([low, high])
         old = tf.convert_to_tensor(self.range)
@@ -141,7 +143,9 @@ class ActivationQuantizer:
         decay = self._mode.decay
         new = decay * old + (1.0 - decay) * batch
         # A diverged step must not take the range with it.
-        self.range.assign(tf.where(tf.reduce_all(tf.math.is_finite(batch)), new, old))
+        new = tf.where(tf.reduce_all(tf.math.is_finite(batch)), new, old)
+        self.range.assign(new)
+        return new
 
 
 class KernelQuantizer:

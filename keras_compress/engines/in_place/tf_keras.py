@@ -76,6 +76,11 @@ class TFKeras(Adapter):
     def flat_names(self, model: Any) -> tuple[list[str], list[str]]:
         return unique(model.input_names), unique(model.output_names)
 
+    @property
+    def float32_policy(self) -> dict[str, Any]:
+        policy = tf_keras.mixed_precision.Policy("float32")
+        return {"_dtype_policy": policy, "_compute_dtype_object": tf.float32}
+
     def steps_per_execution(self, model: Any) -> int:
         # Private, and a variable, because the graph reads it; None before `compile`.
         steps = model._steps_per_execution
