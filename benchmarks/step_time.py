@@ -328,11 +328,13 @@ def main():
     rows.append(mask_row(jit))
     rows = [row for row in rows if arguments.only in row.name]
 
-    table = rich.table.Table(
-        title=f"{keras.__name__} {keras.__version__}, jit_compile={jit}, {count} rounds of {steps} "
-        "steps: median [95 % interval]",
-        title_justify="left",
+    title = (
+        f"{keras.__name__} {keras.__version__}, jit_compile={jit}, {count} rounds of {steps} "
+        "steps: median [95 % interval]"
     )
+    if arguments.quick:
+        title += "; too few to mean anything"
+    table = rich.table.Table(title=title, title_justify="left")
     for column in ("row", "ours", "tfmot", "A/A", "target", "met?"):
         table.add_column(column, no_wrap=True)
     with rich.progress.Progress(console=rich.console.Console(stderr=True)) as progress:

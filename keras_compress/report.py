@@ -62,7 +62,7 @@ class ExportReport:
             agreement = self.argmax_agreement.get(name)
             if agreement is not None:
                 text += f", {agreement:.1%} equal decisions"
-            lines.append(f"{text} ({self.samples} inputs from {self.verified_on})")
+            lines.append(f"{text} ({self.samples} samples: {self.verified_on})")
         return "\n".join(lines)
 
 

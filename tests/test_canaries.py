@@ -297,6 +297,30 @@ def test_early_stopping_begins_anew_from_what_reset_best_writes(keras):
     assert (stopping.best, stopping.best_epoch) == (4.0, 2)
 
 
+DTYPE_POLICIES = [
+    (keras3, lambda: {"_dtype_policy": keras3.DTypePolicy("float32")}),
+    (
+        tf_keras,
+        lambda: {
+            "_dtype_policy": tf_keras.mixed_precision.Policy("float32"),
+            "_compute_dtype_object": tf.float32,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("module", "float32"), DTYPE_POLICIES, ids=["keras3", "tf_keras"])
+def test_a_layer_of_a_mixed_policy_computes_in_what_these_attributes_say(module, float32):
+    layer = module.layers.Dense(2, dtype="mixed_bfloat16")
+    assert layer(tf.ones((1, 3))).dtype == tf.bfloat16
+    assert set(float32()) <= set(vars(layer))
+    before = {name: vars(layer)[name] for name in float32()}
+    vars(layer).update(float32())
+    assert layer(tf.ones((1, 3))).dtype == tf.float32
+    vars(layer).update(before)
+    assert layer(tf.ones((1, 3))).dtype == tf.bfloat16
+
+
 # --- Keras 3
 
 
@@ -436,6 +460,22 @@ def test_tf_keras_a_functional_keeps_its_structures_and_names():
 def test_tf_keras_is_compiled():
     assert tf_keras.Sequential()._is_compiled is False
     assert net(tf_keras)._is_compiled is True
+
+
+def test_tf_keras_compiled_metrics_are_kept_and_renamed_per_output():
+    inputs = tf_keras.Input((3,))
+    outputs = [tf_keras.layers.Dense(2, name=name)(inputs) for name in ("left", "right")]
+    model = tf_keras.Model(inputs, outputs)
+    metric, weighted = (tf_keras.metrics.MeanSquaredError(name=n) for n in ("mine", "weighted"))
+    model.compile("sgd", "mse", metrics=[[metric], []], weighted_metrics=[[], [weighted]])
+    assert not model.compiled_metrics.built
+    model.fit(X, [Y, Y], verbose=0)
+    container = model.compiled_metrics
+    assert container.built
+    assert list(container._output_names) == ["left", "right"]
+    assert any(each is metric for each in tf.nest.flatten(container._metrics[0]))
+    assert any(each is weighted for each in tf.nest.flatten(container._weighted_metrics[1]))
+    assert (metric.name, weighted.name) == ("left_mine", "right_weighted")
 
 
 def test_tf_keras_steps_per_execution_is_a_variable_that_the_last_execution_shortens():

@@ -395,6 +395,18 @@ def test_the_specs_that_made_a_state_continue_it(keras, saved, case):
         fit(model, other)
 
 
+def test_earlier_weights_and_ranges_in_a_frozen_model_answer_as_they_did(keras, saved):
+    """As an EarlyStopping puts them back, with no trace anew."""
+    frozen, earlier = saved["frozen"], saved["on"]
+    model = with_weights(keras, frozen.folder)
+    kc.load_state(model, frozen.folder / load_child.STATE)
+    assert_same_answers(load_child.answers(model), frozen.answers)
+    model.load_weights(earlier.folder / load_child.WEIGHTS)
+    engine_of(model).load_arrays(earlier.state)
+    assert_same_answers(load_child.answers(model), earlier.answers)
+    assert engine_of(model).phase is Phase.FROZEN
+
+
 # --- what is refused
 
 

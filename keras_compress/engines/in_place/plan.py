@@ -74,6 +74,8 @@ def plan_pruning(adapter: Adapter, model: Any, spec: Pruning) -> PruningPlan:
             continue
         is_named = selected[path]
         found = _kernels(adapter, layer, spec, is_named or callable(spec.layers))
+        if not found and is_named:
+            found = f"{type(layer).__name__} has no kernel that pruning knows"
         if isinstance(found, str):
             if is_named:
                 raise ValueError(
@@ -105,7 +107,7 @@ def _kernels(adapter: Adapter, layer: Any, spec: Pruning, named: bool) -> list |
             break
     if not names:
         own = [w for w in getattr(layer, adapter.own_weights) if len(w.shape) > 1]
-        if own or named:
+        if own:
             return f"{type(layer).__name__} has no kernel that pruning knows"
         return ""
     found = []
