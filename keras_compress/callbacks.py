@@ -67,11 +67,9 @@ class Compress(_Member):
         pruning: which kernels to zero, how far and when. None: none.
         quantization: what to round to integers, and from which step on. None: nothing.
         export: the file to write when `fit` ends. None: none. On its own it exports a model that is
-        not
-            compressed, or one that another `Compress` is in charge of.
+            not compressed, or one that another `Compress` is in charge of.
         partial: this fit is one of several of a plan: targets beyond its end are no error, and
-        nothing is exported
-            before they are reached.
+            nothing is exported before they are reached.
         verbose: 1 logs what happens to the logger "keras_compress" at level INFO, 0 only warnings.
 
     Attributes:
@@ -80,7 +78,8 @@ class Compress(_Member):
 
     Raises:
         ValueError: there is nothing to do, or (at the start of `fit`) the specs do not fit the
-        model or the fit. TypeError: an argument of the wrong kind.
+            model or the fit.
+        TypeError: an argument of the wrong kind.
     """
 
     def __init__(
@@ -191,8 +190,10 @@ def _with_member(fit: Callable) -> Callable:
         members = getattr(callbacks, "callbacks", callbacks)  # Keras takes a ready CallbackList too
         flat = list(members) if isinstance(members, list | tuple) else [members]
         if not any(isinstance(member, _Member) for member in flat):
-            if callbacks is not members:
-                callbacks.append(_Continue())
+            if callbacks is not members:  # a ready CallbackList, whose members know the model
+                member = _Continue()
+                callbacks.callbacks.append(member)
+                member.set_model(fit.__self__)
             else:
                 flat = [member for member in flat if member is not None]
                 given.arguments["callbacks"] = [*flat, _Continue()]

@@ -85,21 +85,20 @@ def check_source(engine: Any, export: Export) -> None:
 
     Raises:
         ValueError: mode "int8" without quantization, its delay not reached included, and without
-        data.
+            data.
     """
     if export.mode != "int8" or export.representative_dataset is not None:
         return
     if engine is None or engine.quantization is None:
         raise ValueError(
             "Export: `representative_dataset` must be given in mode 'int8' without "
-            "`quantization`, to "
-            "calibrate the ranges with. Received: representative_dataset=None"
+            "`quantization`, to calibrate the ranges with. Received: representative_dataset=None"
         )
     if not engine.phase.rounds:
         raise ValueError(
             "Export: `mode` must be 'float32' before the delay is reached, or "
-            "`representative_dataset` be "
-            f"given. Received: mode='int8' at step {engine.step} of delay={engine.delay}"
+            "`representative_dataset` be given. Received: mode='int8' at step "
+            f"{engine.step} of delay={engine.delay}"
         )
 
 
@@ -108,7 +107,7 @@ def check_data(model: Any, export: Export) -> None:
 
     Raises:
         ValueError, TypeError: naming the field, the input and what was found; or the model has no
-        inputs that a file could have.
+            inputs that a file could have.
     """
     adapter = adapter_of(model)
     if adapter.functional(model) is None and adapter.grows(model):

@@ -92,7 +92,7 @@ class Report:
         import rich.console
         import rich.table
 
-        table = rich.table.Table(title=self._title(), title_justify="left")
+        table = rich.table.Table()
         for name in ("layer", "kernel", "shape", "sparsity", "bits"):
             table.add_column(name, justify="left" if name in ("layer", "kernel") else "right")
         for layer in self.layers:
@@ -105,7 +105,7 @@ class Report:
             )
         text = io.StringIO()
         rich.console.Console(file=text, width=100, color_system=None).print(table)
-        lines = [text.getvalue().rstrip()]
+        lines = [self._title(), text.getvalue().rstrip()]
         for what, reasons in self.left_out.items():
             lines += [f"left out of {what}: {path} ({why})" for path, why in reasons.items()]
         lines += [f"missed: {what}" for what in self.missed]

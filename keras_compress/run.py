@@ -55,8 +55,7 @@ class Run:
         if callbacks is None:
             raise RuntimeError(
                 f"{type(member).__name__}: must stand in the `callbacks` of a `fit`, whose list "
-                f"calls it. "
-                "Received: a call from elsewhere"
+                "calls it. Received: a call from elsewhere"
             )
         run = vars(callbacks).get(_ATTRIBUTE)
         if run is None or member in run.members:  # or a list that a fit which failed left behind
@@ -82,7 +81,7 @@ class Run:
         self.drives = self.drives or drives
         try:
             self._take_charge(member, pruning, quantization)
-        except Exception:
+        except BaseException:
             self._withdraw()
             raise
 
@@ -102,7 +101,8 @@ class Run:
             check_same(self.engine, pruning, quantization)
 
     def _withdraw(self) -> None:
-        """Leave a model that this fit compressed as if it had never been asked."""
+        """Leave a model that this fit compressed, and its callbacks, as if never asked."""
+        self._let_go()
         if self._attached_here:
             self._attached_here = False
             self.engine.detach()
@@ -184,7 +184,7 @@ class Run:
             self._started = True
             try:
                 self._begin(epoch)
-            except Exception:
+            except BaseException:
                 self._withdraw()
                 raise
         if self.engine is not None:
@@ -226,17 +226,26 @@ class Run:
             check()
         else:  # a Sequential without shapes: with the first batch, before it counts
             engine.on_placed = check
-        if engine.freeze_step == 0:
-            raise ValueError(
-                "Quantization: `freeze_step` must be at least 1, or no update would set the "
-                "ranges. "
-                "Received: freeze_step=0"
-            )
+        self._check_ranges()
         engine.begin_fit()
         if not self.drives and engine.quantization is not None:
             self._say(
                 "This fit has no Compress: masks keep to their schedule, quantization stays %s.",
                 engine.phase,
+            )
+
+    def _check_ranges(self) -> None:
+        """Refuse a plan in which no update sets the ranges: neither watched nor followed."""
+        engine = self.engine
+        if engine.quantization is None or engine.freeze_step is None:
+            return
+        watched = engine.delay and engine.quantization.calibration_steps
+        if not watched and engine.freeze_step <= engine.delay:
+            raise ValueError(
+                "Quantization: `freeze_step` must lie after the delay, or `calibration_steps` be "
+                "above 0 and the delay too, or no update would set the ranges. Received: "
+                f"freeze_step={engine.freeze_step}, delay={engine.delay}, "
+                f"calibration_steps={engine.quantization.calibration_steps}"
             )
 
     @property
@@ -288,9 +297,17 @@ class Run:
         if phase is engine.phase:
             return
         if phase.rounds and not engine.phase.rounds:
-            engine.switched_at = done + 1
             self._reset_due.append(f"quantization is on from update {done + 1}")
-        self._say("Update %d: quantization %s -> %s.", done + 1, engine.phase, phase)
+        self._enter(phase, done + 1)
+
+    def _enter(self, phase: Phase, update: int) -> None:
+        """Change the phase, from the update of that number on."""
+        engine = self.engine
+        if phase is engine.phase:
+            return
+        if phase.rounds and not engine.phase.rounds:
+            engine.switched_at = update
+        self._say("Update %d: quantization %s -> %s.", update, engine.phase, phase)
         engine.set_phase(phase)
 
     def phase_after(self, done: int, span: int) -> Phase:
@@ -365,7 +382,7 @@ class Run:
         missed = self._missed()
         if self.drives and engine is not None and engine.quantization is not None and not missed:
             # A delay that ends with the fit: no update is rounded, the model is.
-            engine.set_phase(self.phase_after(engine.step, 1))
+            self._enter(self.phase_after(engine.step, 1), engine.step + 1)
         for member in self.members:
             member.finished(self._report(missed, getattr(member, "export", None)))
 
@@ -374,6 +391,8 @@ class Run:
             return []
         step = self.engine.step
         missed = [f"{name} at update {at}" for name, at in self._targets() if at > step]
+        if not missed and self.engine.has_unseen_ranges:
+            missed = ["any update that would set the ranges"]
         if missed and self.drives:
             message = "The fit ended at update %d, before %s; nothing is exported."
             say = self._say if self._partial else logger.warning

@@ -107,7 +107,7 @@ class State:
         Raises:
             OSError: `path` does not exist, or cannot be read.
             ValueError: the file is not a state of keras_compress, is damaged, or is of a newer
-            format.
+                format.
         """
         with open(path, "rb") as file:
             data = file.read()
@@ -124,14 +124,12 @@ class State:
         except Exception as error:  # zipfile, zlib, numpy and json each have their own
             raise ValueError(
                 "load_state: `path` must be a file that `save_state` wrote; this one cannot be "
-                "read "
-                f"({type(error).__name__}: {error}). Received: path={os.fspath(path)!r}"
+                f"read ({type(error).__name__}: {error}). Received: path={os.fspath(path)!r}"
             ) from error
         if written != FORMAT:
             raise ValueError(
                 f"load_state: `path` must be a state of format {FORMAT}; a newer keras_compress "
-                f"wrote this one. "
-                f"Received: path={os.fspath(path)!r}"
+                f"wrote this one. Received: path={os.fspath(path)!r}"
             )
         meta["phase"] = Phase(meta["phase"])
         for name in ("paths", "started", "kernels"):

@@ -12,6 +12,9 @@ from keras_compress.engines.in_place.choose import adapter_of
 
 logger = logging.getLogger("keras_compress")
 
+_NEEDS_NO_NAME = {"tensorflow", "builtins", "numpy"}
+"""Packages whose classes and functions no config refers to by a registered name."""
+
 
 def strip(model: Any) -> Any:
     """A new plain model with the trained, masked weights, in float; the argument stays as it was.
@@ -22,8 +25,7 @@ def strip(model: Any) -> Any:
 
     Args:
         model: a built Keras 3 or tf_keras model. One whose class overrides `compile` comes back
-        uncompiled, as from
-            Keras' own loading.
+            uncompiled, as from Keras' own loading.
 
     Raises:
         TypeError: `model` is no model of either Keras.
@@ -47,12 +49,11 @@ def _copy(adapter: Adapter, model: Any) -> Any:
     """A new model of the same class and config, with new weights."""
     try:
         plain = type(model).from_config(model.get_config())
-    except (NotImplementedError, TypeError) as error:
+    except Exception as error:  # a user's own `from_config` may raise anything
         raise ValueError(
             "strip: `model` must be Sequential, functional, or subclassed with a `get_config` "
-            "that its class can be made "
-            f"from. Received: model={type(model).__name__}, which failed with "
-            f"{type(error).__name__}: {error}"
+            f"that its class can be made from. Received: model={type(model).__name__}, which "
+            f"failed with {type(error).__name__}: {error}"
         ) from error
     if not plain.built:
         adapter.build_as(plain, model)
@@ -68,7 +69,7 @@ def _compile_like(adapter: Adapter, plain: Any, model: Any) -> None:
     arguments = adapter.compile_arguments(model)
     if arguments is None:
         return
-    if not type(model).compile.__module__.startswith(adapter.package):
+    if not adapter.owns(type(model).compile.__module__):
         logger.warning(
             "strip: %s overrides `compile`, so the stripped model is not compiled.",
             type(model).__name__,
@@ -124,7 +125,7 @@ def _custom_objects(adapter: Adapter, model: Any) -> dict[str, Any]:
     def note(thing: Any) -> None:
         named = thing if hasattr(thing, "__name__") else type(thing)
         module = getattr(named, "__module__", None) or "builtins"
-        if not module.startswith((adapter.package, "tensorflow", "builtins", "numpy")):
+        if not (adapter.owns(module) or module.partition(".")[0] in _NEEDS_NO_NAME):
             found[named.__name__] = named
 
     arguments = adapter.compile_arguments(model) or {}

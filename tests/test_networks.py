@@ -74,8 +74,10 @@ def test_several_inputs_and_outputs(keras, form, tmp_path):
     numbers = keras.Input((6,), name="a_numbers")
     x = layers.Flatten()(block(keras, picture, 3))
     both = layers.Concatenate()([x, layers.Dense(8, activation="relu")(numbers)])
-    kind = layers.Dense(4, activation="softmax", name="kind")(both)
-    size = layers.Dense(1, activation="sigmoid", name="a_size")(both)
+    # Its user knows an output of a dict by its key, whatever the layer is called.
+    names = ("kind", "a_size") if form == "list" else ("kind_layer", "size_layer")
+    kind = layers.Dense(4, activation="softmax", name=names[0])(both)
+    size = layers.Dense(1, activation="sigmoid", name=names[1])(both)
     x = {"z_picture": images(8, 8, 1), "a_numbers": images(6, seed=1)}
     y = {"kind": np.zeros((ROWS, 4)), "a_size": np.zeros((ROWS, 1))}
     if form == "list":

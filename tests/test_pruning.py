@@ -618,3 +618,22 @@ def test_the_sparsity_log_is_the_true_fraction(keras, data, steps_per_execution)
     assert len({logged for logged, _ in batches}) > 3
     assert history["sparsity"] == pytest.approx([true for _, true in epochs])
     assert compress.report.sparsity == pytest.approx((42 + 9) / 90)  # 0.7 of 60, 0.3 of 30
+
+
+def test_a_kernel_that_was_frozen_while_its_schedule_ended_reaches_it_when_thawed(keras):
+    """The mask is computed anew, at the sparsity of then, with the first update after a thaw."""
+    schedule = kc.PolynomialDecay(final_sparsity=0.75, begin_step=1, end_step=9, frequency=4)
+    x, y = np.ones((24, 6), "float32"), np.zeros((24, 3), "float32")
+    model = compiled(keras, two_layers(keras))
+    layer = model.layers[-1]
+
+    def fit(trainable):
+        layer.trainable = trainable
+        compiled(keras, model)
+        callback = kc.Compress(pruning=kc.Pruning(schedule), partial=True)
+        model.fit(x, y, batch_size=4, verbose=0, callbacks=[callback])  # six updates
+        return (layer.get_weights()[0] == 0).mean()
+
+    assert 0 < fit(True) < 0.75
+    assert fit(False) < 0.75  # updates 7..12, over the schedule's end
+    assert fit(True) >= 0.73  # 22 of 30

@@ -92,9 +92,15 @@ def uninterrupted(keras, rows, test_rows):
     return outcome(model, history, callback)
 
 
-@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize(("hook", "at"), HOOKS.items())
+def _rows_of_hooks():
+    """Every hook with both errors and at both places; which goes with which alternates."""
+    for i, (hook, at) in enumerate(HOOKS.items()):
+        for error, before in ((RuntimeError, i % 2 == 0), (KeyboardInterrupt, i % 2 == 1)):
+            place = "before" if before else "after"
+            yield pytest.param(hook, at, error, before, id=f"{hook}-{error.__name__}-{place}")
+
+
+@pytest.mark.parametrize(("hook", "at", "error", "before"), _rows_of_hooks())
 def test_after_an_interruption_the_model_is_usable_and_the_next_fit_goes_on(
     keras, rows, test_rows, uninterrupted, tmp_path, hook, at, error, before
 ):

@@ -29,6 +29,8 @@ class Adapter(abc.ABC):
     """One Keras, as the engine sees it. Stateless; `keras` is its package."""
 
     keras: Any
+    tree: Any
+    """What flattens and packs nested inputs and outputs in this Keras' order of keys."""
     package: str
     """The module prefix of this Keras' own classes."""
     backup_method: str
@@ -66,12 +68,16 @@ class Adapter(abc.ABC):
 
     def is_own(self, thing: Any) -> bool:
         """Whether the class of `thing` is Keras' own, not a user's."""
-        return type(thing).__module__.startswith(self.package)
+        return self.owns(type(thing).__module__)
+
+    def owns(self, module: str | None) -> bool:
+        """Whether a module is Keras' own."""
+        return (module or "").startswith(f"{self.package}.")
 
     def kinds(self, layer: Any) -> Iterator[str]:
         """The names of Keras' own classes that a layer is or derives from, nearest first."""
         for base in type(layer).__mro__:
-            if base.__module__.startswith(self.package):
+            if self.owns(base.__module__):
                 yield base.__name__
 
     def layers(self, model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -200,8 +206,23 @@ class Adapter(abc.ABC):
         return None
 
     @abc.abstractmethod
+    def end_names(self, model: Any) -> tuple[list[str], list[str]]:
+        """The names of the layers at a functional model's flat inputs and outputs."""
+
     def flat_names(self, model: Any) -> tuple[list[str], list[str]]:
-        """The names of a functional model's flat inputs and outputs, each unique."""
+        """The names of a functional model's flat inputs and outputs, each unique: the keys of a
+        dict, by which its user knows them, else the names of the layers.
+        """
+        inputs, outputs = (
+            [
+                next((key for key, own in structure.items() if own is tensor), name)
+                if isinstance(structure, dict)
+                else name
+                for tensor, name in zip(self.tree.flatten(structure), names, strict=True)
+            ]
+            for structure, names in zip(self.structures(model), self.end_names(model), strict=True)
+        )
+        return unique(inputs), unique(outputs)
 
     def input_specs(self, model: Any) -> list[tf.TensorSpec]:
         """Name, shape (None for the batch) and dtype of a functional model's flat inputs."""
@@ -209,7 +230,7 @@ class Adapter(abc.ABC):
         names, _ = self.flat_names(model)
         return [
             tf.TensorSpec(tensor.shape, tensor.dtype, name)
-            for name, tensor in zip(names, tf.nest.flatten(structure), strict=True)
+            for name, tensor in zip(names, self.tree.flatten(structure), strict=True)
         ]
 
     @property
@@ -235,8 +256,8 @@ class Adapter(abc.ABC):
     def call_flat(self, model: Any, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
         """The flat outputs of a functional model in inference, for flat inputs."""
         structure, _ = self.structures(model)
-        outputs = model(tf.nest.pack_sequence_as(structure, inputs), training=False)
-        return tf.nest.flatten(outputs)
+        outputs = model(self.tree.pack_sequence_as(structure, inputs), training=False)
+        return self.tree.flatten(outputs)
 
 
 def unique(names: list[str]) -> list[str]:

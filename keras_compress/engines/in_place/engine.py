@@ -73,13 +73,17 @@ class InPlace(Engine):
         model = self.model
         with model.distribute_strategy.scope():
             self._counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
-        if model.built:
-            self._place()
-        self._undo.append(wrap_method(model, "train_step", self._patched_train_step))
-        if hasattr(model, "export"):
-            self._undo.append(wrap_method(model, "export", self._patched_export))
-        remember(model, self)
-        self.adapter.retrace(model)
+        try:
+            if model.built:
+                self._place()
+            self._undo.append(wrap_method(model, "train_step", self._patched_train_step))
+            if hasattr(model, "export"):
+                self._undo.append(wrap_method(model, "export", self._patched_export))
+            remember(model, self)
+            self.adapter.retrace(model)
+        except BaseException:  # Ctrl-C too must leave no patch that nobody knows of
+            self.detach()
+            raise
 
     def _place(self) -> None:
         adapter, model = self.adapter, self.model
@@ -165,7 +169,7 @@ class InPlace(Engine):
                 self._place()
                 self.load_steps()
                 self.on_placed()
-            except Exception:
+            except BaseException:
                 self.detach()  # as if it had never been asked
                 raise
             self.begin_fit()
@@ -252,6 +256,11 @@ class InPlace(Engine):
 
     def _trainable(self) -> tuple[bool, ...]:
         return tuple(target.trainable for target in self.pruner.targets)
+
+    @property
+    def has_unseen_ranges(self) -> bool:
+        """Whether the model is, or is about to be, rounded over ranges that no update has set."""
+        return self.quantizers is not None and int(self.quantizers.observed.numpy()) == 0
 
     # --- report
 
@@ -349,10 +358,18 @@ class InPlace(Engine):
             theirs, ours = set(getattr(state, group)), set(getattr(own, group))
             if theirs != ours:
                 raise ValueError(
-                    f"load_state: the state must belong to this model; {group} differ: only in "
-                    f"the state "
-                    f"{sorted(theirs - ours)}, only in the model {sorted(ours - theirs)}. "
+                    f"load_state: the state must belong to this model; {group} differ: only in the "
+                    f"state {sorted(theirs - ours)}, only in the model {sorted(ours - theirs)}. "
                     "Received: a state of another model, or of other specs"
+                )
+        for name in ("pruning", "quantization"):
+            theirs, ours = getattr(state, name), getattr(own, name)
+            if theirs is not None:
+                theirs = plan.renamed(theirs, state.paths, own.paths)
+            if theirs != ours:
+                raise ValueError(
+                    f"Compress: `{name}` must equal that of the run that is resumed, which has "
+                    f"{theirs}; remove its backup to begin anew. Received: {name}={ours}"
                 )
 
     # --- leaving

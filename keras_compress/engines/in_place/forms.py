@@ -169,11 +169,6 @@ def silu(call: ActivationCall) -> tf.Tensor:
     return call.x * call.quantize("gate", tf.sigmoid(call.x))
 
 
-def hard_sigmoid(call: ActivationCall) -> tf.Tensor:
-    """relu6(x + 3) / 6, rounded before the division."""
-    return call.quantize("ramp", tf.nn.relu6(call.x + 3.0)) / 6.0
-
-
 def hard_silu(call: ActivationCall) -> tf.Tensor:
     """x * relu6(x + 3) / 6, in the one way that the converter knows as HARD_SWISH."""
     return call.x * tf.nn.relu6(call.x + 3.0) / 6.0

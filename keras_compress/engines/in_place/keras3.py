@@ -8,11 +8,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_compress.engines.in_place.adapter import Adapter, unique
+from keras_compress.engines.in_place.adapter import Adapter
 
 
 class Keras3(Adapter):
     keras = keras
+    tree = keras.tree
     package = "keras.src"
     backup_method = "_save_model"
     own_weights = "_trainable_variables"
@@ -41,11 +42,11 @@ class Keras3(Adapter):
     def kind(self, operation: Any) -> str:
         return type(operation).__name__ if self.is_own(operation) else ""
 
-    def flat_names(self, model: Any) -> tuple[list[str], list[str]]:
+    def end_names(self, model: Any) -> tuple[list[str], list[str]]:
         functional = self.functional(model)
         # Each input tensor is named as its InputLayer; there is no `input_names` in Keras 3.
         names = [tensor.name for tensor in functional.inputs]
-        return unique(names), unique(functional.output_names)
+        return names, list(functional.output_names)
 
     def is_compiled(self, model: Any) -> bool:
         return bool(model.compiled)

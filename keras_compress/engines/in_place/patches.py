@@ -88,6 +88,22 @@ class Quantizers:
         finally:
             mode.updating = False
             mode.decay = None
+        if mode.phase.follows:
+            self._agree()
+
+    def _agree(self) -> None:
+        """Give all replicas of a strategy the mean of their ranges, as there is one file.
+
+        After the step, not in `_follow`: replicas are traced in turns that change at every such
+        exchange, and must not change while a layer's weights are swapped.
+        """
+        replica = tf.distribute.get_replica_context()
+        if replica is None or replica.num_replicas_in_sync == 1:
+            return
+        ranges = [q.range for q in self.activations.values() if q.range is not None]
+        means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, tf.stack(ranges))
+        for variable, mean in zip(ranges, tf.unstack(means), strict=True):
+            variable.assign(mean)
 
     @contextlib.contextmanager
     def leaving_the_process(self, exporting: bool = False) -> Iterator[None]:
@@ -101,18 +117,16 @@ class Quantizers:
 
     def _patched_model(self, original: Callable) -> Callable:
         structure, _ = self._adapter.structures(self._model)
-        flat_structure = tf.nest.flatten(structure)
-        if isinstance(structure, dict):
-            names = list(sorted(structure))
-        else:
-            names, _ = self._adapter.flat_names(self._model)
+        tree = self._adapter.tree
+        dtypes = [tensor.dtype for tensor in tree.flatten(structure)]
+        names, _ = self._adapter.flat_names(self._model)
 
         def rounded(position: int, value: Any) -> Any:
             key = self.placement.inputs[position]
             if key is None:
                 return value
             # Keras casts only inside `call`: integers may arrive here for a floating input.
-            return self.activations[key](tf.cast(value, flat_structure[position].dtype))
+            return self.activations[key](tf.cast(value, dtypes[position]))
 
         @functools.wraps(original)
         def call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -125,8 +139,8 @@ class Quantizers:
                     for name, value in inputs.items()
                 }
             else:
-                flat = [rounded(i, x) for i, x in enumerate(tf.nest.flatten(inputs))]
-                inputs = tf.nest.pack_sequence_as(inputs, flat)
+                flat = [rounded(i, x) for i, x in enumerate(tree.flatten(inputs))]
+                inputs = tree.pack_sequence_as(inputs, flat)
             return original(inputs, *args, **kwargs)
 
         return call
@@ -214,7 +228,7 @@ class Quantizers:
         if bias is None:
             return None
         variable = self._adapter.tf_variable(bias)
-        return lambda: tf.convert_to_tensor(variable)
+        return lambda: tf.cast(tf.convert_to_tensor(variable), tf.float32)
 
     def _on_grid(self, plan: OperationPlan) -> bool:
         """Whether biases are rounded: to int32, which no training step would notice."""

@@ -160,7 +160,6 @@ ACTIVATIONS: dict[str, ActivationRow] = {
     "gelu": ActivationRow(),
     "exponential": ActivationRow(),
     "silu": ActivationRow(form=forms.silu, inner=(("gate", UNIT),)),
-    "hard_sigmoid": ActivationRow(form=forms.hard_sigmoid, inner=(("ramp", Fixed(0.0, 6.0)),)),
     "hard_silu": ActivationRow(form=forms.hard_silu),
 }
 
@@ -177,7 +176,6 @@ _ACTIVATION_KINDS: dict[str, str | None] = {
     "Softmax": "softmax",
     "Silu": "silu",
     "Gelu": "gelu",
-    "HardSigmoid": "hard_sigmoid",
     "HardSilu": "hard_silu",
 }
 _ALIASES = {"swish": "silu", "hard_swish": "hard_silu"}
@@ -288,7 +286,7 @@ def _activation_name(adapter: Adapter, operation: Any, kind: str) -> str | None:
         return None
     name = getattr(function, "__name__", type(function).__name__)
     module = getattr(function, "__module__", "")
-    if not module.startswith((adapter.package, "tensorflow.")):
+    if not adapter.owns(module) and not module.startswith("tensorflow."):
         return f"{module}.{name}"  # a user's own, which may bear any name
     return None if name == "linear" else _ALIASES.get(name, name)
 

@@ -193,9 +193,12 @@ class Pruner:
 
     def start(self, step: int) -> None:
         """Give a mask, at the sparsity of `step`, to kernels that become trainable after their
-        schedule began.
+        schedule began, for the first time or again.
         """
-        for target in self.active:
+        for target in self.targets:
+            if not target.trainable:
+                target.started = False
+                continue
             # A first update has missed nothing, for there is no update 0.
             if not target.started and step > max(target.schedule.begin_step, 1):
                 sparsity = sparsity_at(target.schedule, tf.constant(step, tf.int64))

@@ -163,7 +163,7 @@ class KernelQuantizer:
 
     def __call__(self, dtype: tf.DType, as_convolution: bool = False) -> tf.Tensor:
         """The rounded kernel; `as_convolution`: one of shape (in, out) as (1, 1, in, out)."""
-        kernel = tf.convert_to_tensor(self.variable)
+        kernel = tf.cast(tf.convert_to_tensor(self.variable), tf.float32)
         if as_convolution:  # before the rounding: the converter cannot reshape per-channel scales
             kernel = kernel[None, None]
         magnitude = self._mode.number(self.magnitude)
@@ -191,7 +191,8 @@ class KernelQuantizer:
         """The largest magnitude, () or (channels,)."""
         if self.frozen is not None:
             return tf.convert_to_tensor(self.frozen)
-        sizes = tf.abs(tf.stop_gradient(tf.convert_to_tensor(self.variable)))
+        kernel = tf.stop_gradient(tf.convert_to_tensor(self.variable))
+        sizes = tf.abs(tf.cast(kernel, tf.float32))
         overall = tf.reduce_max(sizes)
         # A kernel of nothing but zeros still needs a scale.
         overall = tf.where(overall > 0.0, overall, 1.0)

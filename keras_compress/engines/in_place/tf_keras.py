@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from keras_compress.engines.in_place.adapter import Adapter, unique
+from keras_compress.engines.in_place.adapter import Adapter
 
 # What `TFOpLambda.symbol` says of an operator or function -> the class name of Keras 3's operation
 # for it.
@@ -36,6 +36,7 @@ SYMBOLS = {
 
 class TFKeras(Adapter):
     keras = tf_keras
+    tree = tf.nest
     package = "tf_keras"
     backup_method = "_backup"
     own_weights = "_trainable_weights"
@@ -73,8 +74,8 @@ class TFKeras(Adapter):
                     return f"{name}_"
         return ""
 
-    def flat_names(self, model: Any) -> tuple[list[str], list[str]]:
-        return unique(model.input_names), unique(model.output_names)
+    def end_names(self, model: Any) -> tuple[list[str], list[str]]:
+        return list(model.input_names), list(model.output_names)
 
     @property
     def float32_policy(self) -> dict[str, Any]:
