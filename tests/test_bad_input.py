@@ -421,9 +421,17 @@ UNFIT = [
     ),
     pytest.param(
         {"quantization": kc.Quantization(freeze_step=0)},
-        "Quantization: `freeze_step` must be at least 1, or no update would set the ranges. "
-        "Received: freeze_step=0",
+        "Quantization: `freeze_step` must lie after the delay, or `calibration_steps` be above 0 "
+        "and the delay too, or no update would set the ranges. "
+        "Received: freeze_step=0, delay=0, calibration_steps=200",
         id="frozen-from-the-start",
+    ),
+    pytest.param(
+        {"quantization": kc.Quantization(delay=2, calibration_steps=0, freeze_step=2)},
+        "Quantization: `freeze_step` must lie after the delay, or `calibration_steps` be above 0 "
+        "and the delay too, or no update would set the ranges. "
+        "Received: freeze_step=2, delay=2, calibration_steps=0",
+        id="frozen-before-any-update-follows",
     ),
     pytest.param(
         {"quantization": kc.Quantization(delay=0.75, freeze_step=2)},
