@@ -100,7 +100,7 @@ def _rows_of_hooks():
             yield pytest.param(hook, at, error, before, id=f"{hook}-{error.__name__}-{place}")
 
 
-@pytest.mark.parametrize(("hook", "at", "error", "before"), _rows_of_hooks())
+@pytest.mark.parametrize(("hook", "at", "error", "before"), [*_rows_of_hooks()])
 def test_after_an_interruption_the_model_is_usable_and_the_next_fit_goes_on(
     keras, rows, test_rows, uninterrupted, tmp_path, hook, at, error, before
 ):
