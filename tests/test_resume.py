@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import resume_child
+from conftest import small_net
 from untouched import untouched
 
 import keras_compress as kc
@@ -283,3 +284,29 @@ def test_a_fit_without_compress_has_no_state(keras, tmp_path):
     model = resume_child.net(keras, run_eagerly=True)
     resume_child.fit(model, [resume_child.backup(keras, tmp_path / "backup")], epochs=1)
     assert not [name for name in os.listdir(tmp_path) if "compress" in name]
+
+
+def test_a_plan_that_changed_since_the_backup_is_refused(keras, digits, tmp_path):
+    """Resumed with other specs, masks and ranges of two plans would be mixed without a word."""
+    x, y = digits[0][:64], digits[1][:64]
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise RuntimeError("killed")
+
+    def fit(target, *others):
+        model = small_net(keras, jit_compile=False)
+        schedule = kc.ConstantSparsity(target_sparsity=target, begin_step=1)
+        backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
+        callbacks = [backup, kc.Compress(pruning=kc.Pruning(schedule)), *others]
+        model.fit(x, y, batch_size=16, epochs=3, verbose=0, callbacks=callbacks)
+        return model
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(0.5, Stop())
+    with pytest.raises(
+        ValueError, match="`pruning` must equal that of the run that is resumed.*0.5.*0.75"
+    ):
+        fit(0.75)
+    assert (fit(0.5).get_layer("dense1").get_weights()[0] == 0).mean() >= 0.49
