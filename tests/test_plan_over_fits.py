@@ -256,8 +256,9 @@ def unreachable(name, step):
         ),
         pytest.param(
             {"quantization": kc.Quantization(freeze_step=0)},
-            "Quantization: `freeze_step` must be at least 1, or no update would set the ranges. "
-            "Received: freeze_step=0",
+            "Quantization: `freeze_step` must lie after the delay, or `calibration_steps` be above "
+            "0 and the delay too, or no update would set the ranges. Received: freeze_step=0, "
+            "delay=0, calibration_steps=200",
             id="freeze_step-before-any-update",
         ),
     ],
