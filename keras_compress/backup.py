@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from keras_compress.engines.in_place.adapter import Adapter, wrap_method
+from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.state import State
 
 _ATTRIBUTE = "_keras_compress_let_go"

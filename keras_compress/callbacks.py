@@ -13,7 +13,7 @@ import keras
 
 from keras_compress._checks import check_bool, check_int, type_error
 from keras_compress.engines.base import engine_of
-from keras_compress.engines.in_place.choose import adapter_of
+from keras_compress.frameworks.choose import adapter_of
 from keras_compress.report import Report
 from keras_compress.run import Run
 from keras_compress.specs import Export, Pruning, Quantization

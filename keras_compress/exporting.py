@@ -9,12 +9,13 @@ import numpy as np
 
 from keras_compress._files import write_atomically
 from keras_compress.engines.base import engine_of
-from keras_compress.engines.in_place.choose import adapter_of
-from keras_compress.engines.in_place.inference import inference_function, input_specs
+from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.inference import inference_function, input_specs
 from keras_compress.report import ExportReport
 from keras_compress.specs import Export
 from keras_compress.tflite import (
     ConversionError,
+    FileReport,
     agreement,
     batches,
     convert,
@@ -75,7 +76,7 @@ def export_tflite(model: Any, export: Export) -> ExportReport:
             )
     if quantized:
         function = engine.inference_function(export.batch_size, for_file=False)
-    _verify(report, export, function, data, engine if quantized else None)
+    _verify(report, export, function, data, contents, engine if quantized else None)
     write_atomically(export.path, data)
     return report
 
@@ -144,7 +145,14 @@ def _rows(
     )
 
 
-def _verify(report: ExportReport, export: Export, function: Any, data: bytes, engine: Any) -> None:
+def _verify(
+    report: ExportReport,
+    export: Export,
+    function: Any,
+    data: bytes,
+    contents: FileReport,
+    engine: Any,
+) -> None:
     for field in ("verify_data", "representative_dataset"):
         if getattr(export, field) is not None:
             rows, report.verified_on = list(_data(function, export, field, SAMPLES)), field
@@ -155,9 +163,8 @@ def _verify(report: ExportReport, export: Export, function: Any, data: bytes, en
         if engine is None:
             report.verified_on = "inputs drawn from [0, 1)"
     file = load_tflite(data)
-    # A float end of an integer file has no scale of its own; a float file is compared as it is.
-    scales = {} if engine is None else engine.output_scales()
     names = [output.name for output in file.outputs]
+    steps = dict(zip(names, contents.output_scales, strict=True))
     expected: dict[str, list[np.ndarray]] = {name: [] for name in names}
     answers: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for batch in rows:
@@ -171,7 +178,7 @@ def _verify(report: ExportReport, export: Export, function: Any, data: bytes, en
     results = agreement(
         {name: np.concatenate(parts) for name, parts in expected.items()},
         {name: np.concatenate(parts) for name, parts in answers.items()},
-        {out.name: out.scale or scales.get(out.name, 1.0) for out in file.outputs},
+        {name: step or 1.0 for name, step in steps.items()},  # a float file is compared as it is
     )
     report.samples = len(rows) * export.batch_size
     for name, result in results.items():

@@ -84,6 +84,11 @@ class Report:
     missed: list[str] = dataclasses.field(default_factory=list)
     export: ExportReport | None = None
 
+    @classmethod
+    def of_plain_model(cls) -> Report:
+        """The report on a model that is not compressed."""
+        return cls(0, "off", None, 0.0, [], {}, {})
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, ready for JSON."""
         return dataclasses.asdict(self)

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_compress import backup, exporting
-from keras_compress.engines.base import Engine, engine_of
-from keras_compress.engines.in_place.adapter import Adapter, wrap_method
-from keras_compress.engines.in_place.choose import adapter_of
-from keras_compress.engines.in_place.engine import LOG_NAMES, InPlace
+from keras_compress.engines.base import LOG_NAMES, engine_of
+from keras_compress.engines.in_place.engine import InPlace
+from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.choose import adapter_of
 from keras_compress.report import ExportReport, Report
 from keras_compress.specs import Export, Pruning, Quantization
 from keras_compress.state import Phase, State
@@ -98,7 +98,7 @@ class Run:
             self.engine = engine
             self._attached_here = True
         elif pruning is not None or quantization is not None:
-            check_same(self.engine, pruning, quantization)
+            self.engine.check_same(pruning, quantization)
 
     def _withdraw(self) -> None:
         """Leave a model that this fit compressed, and its callbacks, as if never asked."""
@@ -378,7 +378,7 @@ class Run:
                     epoch, state = self._best[id(callback)]
                     if callback.best_epoch == epoch:
                         engine.load_arrays(state)
-            engine.apply_masks()
+            engine.settle()
         missed = self._missed()
         if self.drives and engine is not None and engine.quantization is not None and not missed:
             # A delay that ends with the fit: no update is rounded, the model is.
@@ -400,7 +400,7 @@ class Run:
         return missed
 
     def _report(self, missed: list[str], export: Export | None) -> Report:
-        report = describe(self.model, self.engine)
+        report = Report.of_plain_model() if self.engine is None else self.engine.report()
         report.missed = list(missed)
         if export is not None:
             report.export = self._export(missed, export)
@@ -424,38 +424,3 @@ class Run:
         vars(self.callbacks).pop(_ATTRIBUTE, None)
         while self._undo:
             self._undo.pop()()
-
-
-def check_same(engine: Engine, pruning: Pruning | None, quantization: Quantization | None) -> None:
-    """Refuse specs that differ from those already in charge of a model.
-
-    Raises:
-        ValueError: naming the difference.
-    """
-    for name, ours, theirs in (
-        ("pruning", engine.pruning, pruning),
-        ("quantization", engine.quantization, quantization),
-    ):
-        if ours != theirs and engine.named(ours) != engine.named(theirs):
-            raise ValueError(
-                f"Compress: `{name}` must equal that of the Compress already in charge of this "
-                f"model, which has {ours!r}; "
-                f"`strip` the model to begin anew. Received: {name}={theirs!r}"
-            )
-
-
-def describe(model: Any, engine: Any) -> Report:
-    """The report on a model as it is now, without an export."""
-    if engine is None:
-        return Report(0, Phase.OFF, None, 0.0, [], {}, {})
-    steps = {"delay": engine.delay, "freeze_step": engine.freeze_step}
-    steps["schedules"] = {path: s.get_config() for path, s in engine.schedules.items()}
-    return Report(
-        step=engine.step,
-        phase=str(engine.phase),
-        switched_at=engine.switched_at,
-        sparsity=engine.sparsity,
-        layers=engine.layer_reports(),
-        left_out={what: dict(reasons) for what, reasons in engine.left_out.items() if reasons},
-        steps=steps,
-    )

@@ -8,8 +8,9 @@ from typing import Any
 from keras_compress.callbacks import Compress, continue_in_bare_fits
 from keras_compress.engines.base import engine_of
 from keras_compress.engines.in_place import plan
-from keras_compress.engines.in_place.choose import adapter_of
 from keras_compress.engines.in_place.engine import InPlace
+from keras_compress.engines.selection import renamed
+from keras_compress.frameworks.choose import adapter_of
 from keras_compress.specs import Pruning, Quantization
 from keras_compress.state import State
 
@@ -59,9 +60,9 @@ def load_state(model: Any, path: str | os.PathLike[str]) -> None:
     here = plan.paths(adapter, model)
     pruning = quantization = None
     if state.pruning is not None:
-        pruning = Pruning.from_config(plan.renamed(state.pruning, state.paths, here))
+        pruning = Pruning.from_config(renamed(state.pruning, state.paths, here))
     if state.quantization is not None:
-        quantization = Quantization.from_config(plan.renamed(state.quantization, state.paths, here))
+        quantization = Quantization.from_config(renamed(state.quantization, state.paths, here))
     engine = InPlace(adapter, model, pruning, quantization)
     engine.owner = Compress(pruning=pruning, quantization=quantization)
     engine.attach()

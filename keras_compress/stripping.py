@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_compress.engines.base import engine_of
-from keras_compress.engines.in_place.adapter import Adapter
-from keras_compress.engines.in_place.choose import adapter_of
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.choose import adapter_of
 
 logger = logging.getLogger("keras_compress")
 

@@ -1,7 +1,7 @@
 """What the adapters rely on and neither Keras promises, one test for each.
 
 When one of these fails after an upgrade, the name says what moved; where it is used stands in
-`engines/in_place/adapter.py`, `keras3.py` and `tf_keras.py`, unless the test names another module.
+`frameworks/adapter.py`, `keras3.py` and `tf_keras.py`, unless the test names another module.
 They touch Keras alone, never the package, so that a failure is never ours.
 """
 

@@ -68,16 +68,16 @@ def test_the_readme_lists_exactly_what_can_be_quantized():
 
 def test_the_architecture_table_is_as_built():
     described = {}
-    for layer, modules in re.findall(r"^\| (\d) \| (.*?) \|", section("How it is built"), re.M):
+    for layer, modules in re.findall(r"^\| (\d+) \| (.*?) \|", section("How it is built"), re.M):
         for path in re.findall(r"`([\w/]+(?:\.py|/))`", modules):
             described[path.removesuffix(".py").strip("/").replace("/", ".")] = int(layer)
     built = {**LAYERS, **FOLDERS}
-    del built["engines"]  # nothing but the folder of the two that follow
+    del built["engines"]  # nothing but the folder of those that follow
     assert described == built
 
 
-def test_the_architecture_table_names_every_module_of_the_engine():
-    folder = pathlib.Path(kc.__file__).parent / "engines" / "in_place"
+def test_the_architecture_table_names_every_module_of_these_folders():
     text = section("How it is built")
-    for path in folder.glob("*.py"):
-        assert path.stem == "__init__" or f"`{path.name}`" in text, path
+    for folder in ("engines/in_place", "frameworks"):
+        for path in (pathlib.Path(kc.__file__).parent / folder).glob("*.py"):
+            assert path.stem == "__init__" or f"`{path.name}`" in text, path

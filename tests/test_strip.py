@@ -12,7 +12,7 @@ from untouched import own_methods
 
 import keras_compress as kc
 from keras_compress.engines.base import engine_of
-from keras_compress.engines.in_place.choose import adapter_of
+from keras_compress.frameworks.choose import adapter_of
 from keras_compress.state import State
 
 SCHEDULE = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=3, frequency=1)

@@ -1,1 +1,1 @@
-"""What changes a model: one engine that works in place."""
+"""What changes a model: in place, or through tfmot's wrappers."""

@@ -1,12 +1,30 @@
-"""What every engine can do to a model: the verbs of one compressed life."""
+"""What every engine does to a model over one compressed life: a wrapped `train_step` that counts,
+prunes, watches and rounds. Engines differ in how masks and quantizers meet the network.
+"""
 
 from __future__ import annotations
 
 import abc
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import tensorflow as tf
+
+from keras_compress.engines.pruner import Pruner
+from keras_compress.engines.quantizers import Quantizers
+from keras_compress.engines.selection import renamed
+from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.report import LayerReport, Report
+from keras_compress.schedules import Schedule, schedule_from_config
 from keras_compress.specs import Pruning, Quantization
 from keras_compress.state import Phase, State
+
+LOG_NAMES = ("sparsity", "quantized")
+LEFT_BY_USER = "left out by `layers`"
 
 _ATTRIBUTE = "_keras_compress_engine"
 
@@ -14,40 +32,60 @@ _ATTRIBUTE = "_keras_compress_engine"
 class Engine(abc.ABC):
     """Owns every change made to one model. Attached once, it stays until `detach`, over any number
     of fits.
+
+    A Sequential that has no shapes yet is placed by its first training batch, before anything is
+    updated.
     """
 
-    model: Any
-    pruning: Pruning | None
-    quantization: Quantization | None
-    """The specs as they were given, fractions and all."""
-    owner: Any = None
-    """The `Compress` in charge."""
+    def __init__(
+        self,
+        adapter: Adapter,
+        model: Any,
+        pruning: Pruning | None,
+        quantization: Quantization | None,
+    ):
+        self.adapter = adapter
+        self.model = model
+        self.pruning = pruning
+        self.quantization = quantization
+        """The specs as they were given, fractions and all."""
+        self.owner: Any = None
+        """The `Compress` in charge."""
+        self.drives_bare_fits = False
+        """Whether a `fit` without callback goes through the phases too: `wrap` was asked for it."""
+        self.pruner: Pruner | None = None
+        self.quantizers: Quantizers | None = None
+        self.left_out: dict[str, dict[str, str]] = {"pruning": {}, "quantization": {}}
+        """Per spec: path -> the reason why this one was left alone."""
+        self.schedules: dict[str, Schedule] = {}
+        """Path -> schedule, with every fraction resolved once the first fit has begun."""
+        self.delay: int | None = None
+        self.freeze_step: int | None = None
+        self.switched_at: int | None = None
+        """The first update whose forward pass was rounded."""
+        self.on_placed: Callable[[], None] = lambda: None
+        """Called once a model without shapes is planned, for what can only be refused then."""
+        self._phase = Phase.OFF
+        self._undo: list[Callable[[], None]] = []
+        self._wrapped: set[str] = set()
+        self._traced_trainable: tuple[bool, ...] | None = None
+        self._resolved: tuple[int, int] | None = None
+
+    # --- what an engine is
 
     @abc.abstractmethod
-    def attach(self) -> None:
-        """Change the model in place; everything that can be refused is refused before the first
-        change.
+    def place(self) -> None:
+        """Make `pruner`, `quantizers` and `left_out` for the built model; whatever can be refused
+        is refused before the first change to it.
         """
 
     @abc.abstractmethod
-    def detach(self) -> None:
-        """Undo every change but those to the weights."""
+    def paths(self) -> list[str]:
+        """All that a spec can name, in an order that does not depend on the names."""
 
     @abc.abstractmethod
-    def set_phase(self, phase: Phase) -> None:
-        """Enter a phase; the next step of every kind traces anew if that changes anything."""
-
-    @abc.abstractmethod
-    def state(self) -> State:
-        """Everything but the weights, as it is now."""
-
-    @abc.abstractmethod
-    def load_state(self, state: State) -> None:
-        """Go on from `state`; ValueError naming the difference if it belongs to another model."""
-
-    @abc.abstractmethod
-    def named(self, spec: Any) -> Any:
-        """A spec with the names of what a callable `layers` chooses in this model."""
+    def chosen(self, spec: Pruning | Quantization) -> list[str]:
+        """The paths of the layers that a spec means in this model."""
 
     @abc.abstractmethod
     def inference_function(
@@ -55,7 +93,388 @@ class Engine(abc.ABC):
     ) -> Any:
         """The network as it answers now, as a ConcreteFunction of its flat inputs that can leave
         the process and returns name -> tensor.
+
+        `quantized=False`: the float network, quantizers off. `for_file`: in the ops that make an
+        integer file; otherwise as the network itself computes.
         """
+
+    # --- attaching
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the plan is made; false only before the first batch of a model without shapes."""
+        return self.pruner is not None or self.quantizers is not None or not self._wants_anything
+
+    @property
+    def _wants_anything(self) -> bool:
+        return self.pruning is not None or self.quantization is not None
+
+    def attach(self) -> None:
+        """Change the model in place; what fails leaves it as it was."""
+        model = self.model
+        with model.distribute_strategy.scope():
+            self._counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        try:
+            if model.built:
+                self._place()
+            self._undo.append(wrap_method(model, "train_step", self._patched_train_step))
+            remember(model, self)
+            self.adapter.retrace(model)
+        except BaseException:  # Ctrl-C too must leave no patch that nobody knows of
+            self.detach()
+            raise
+
+    def _place(self) -> None:
+        with self.model.distribute_strategy.scope():
+            self.place()
+            if self.pruner is not None:
+                self.schedules = {target.path: target.schedule for target in self.pruner.targets}
+            if self.quantizers is not None:
+                self.quantizers.mode.phase = self._phase
+                self.quantizers.patch()
+
+    def wrap_once(self, name: str, make: Callable[[Callable], Callable]) -> None:
+        """Wrap a method of the model, the first time this is asked for; `detach` gives it back."""
+        if name not in self._wrapped:
+            self._wrapped.add(name)
+            self._undo.append(wrap_method(self.model, name, make))
+
+    def detach(self) -> None:
+        """Undo every change but those to the weights."""
+        if self.quantizers is not None:
+            self.quantizers.unpatch()
+        while self._undo:
+            self._undo.pop()()
+        remember(self.model, None)
+        self.adapter.retrace(self.model)
+
+    # --- the training step
+
+    def _patched_train_step(self, original: Callable) -> Callable:
+        @functools.wraps(original)
+        def train_step(data: Any) -> Any:
+            if not self.is_placed:
+                self._place_with(data)
+            with contextlib.ExitStack() as following:
+                # A dataset of unknown length ends in a step without a batch, which must not count.
+                with tf.control_dependencies(_tensors(data)):
+                    step = self._count()
+                    if self.quantizers is not None:
+                        following.enter_context(self.quantizers.training_step())
+                logs = original(data)
+            if self.pruner is not None:
+                self.pruner.after_step(step)
+            return self._with_ours(logs)
+
+        return train_step
+
+    def _count(self) -> tf.Tensor | None:
+        if self.pruner is None:
+            # Not read: while off, this one op is all that is added to the plain graph.
+            self._counter.assign_add(1, read_value=False)
+            return None
+        step = tf.convert_to_tensor(self._counter.assign_add(1))
+        self.pruner.before_step(step)
+        self._traced_trainable = self._trainable()
+        return step
+
+    def _with_ours(self, logs: Any) -> Any:
+        if not isinstance(logs, dict):  # a user's train_step may return anything
+            return logs
+        zero = tf.constant(0.0)
+        sparsity = zero if self.pruner is None else tf.convert_to_tensor(self.pruner.sparsity)
+        quantized = tf.constant(1.0 if self.phase.rounds else 0.0)
+        values = (self.adapter.log_value(sparsity), self.adapter.log_value(quantized))
+        return {**logs, **dict(zip(LOG_NAMES, values, strict=True))}
+
+    def _place_with(self, data: Any) -> None:
+        """Give a model without shapes those of the first batch, and place everything before its
+        first update.
+        """
+        inputs = data[0] if isinstance(data, tuple | list) else data
+        self.adapter.build_like(self.model, inputs)
+        with tf.init_scope():
+            try:
+                self._place()
+                self.load_steps()
+                self.on_placed()
+            except BaseException:
+                self.detach()  # as if it had never been asked
+                raise
+            self.begin_fit()
+
+    # --- specs
+
+    def named(self, spec: Any) -> Any:
+        """A spec as it is; one with a callable `layers`, with the names of what that chooses in
+        this model.
+        """
+        if spec is None or not callable(spec.layers) or not self.is_placed:
+            return spec
+        return naming(spec, self.chosen(spec))
+
+    @functools.cached_property
+    def _configs(self) -> dict[str, dict[str, Any] | None]:
+        """Both specs as plain dicts."""
+        if not self.is_placed:
+            raise ValueError("Compress: the state can be read once the model is built.")
+        specs = {"pruning": self.pruning, "quantization": self.quantization}
+        return {name: spec and self.named(spec).get_config() for name, spec in specs.items()}
+
+    @property
+    def left_by_user(self) -> bool:
+        """Whether all that stays in float does so because `layers` says it."""
+        reasons = self.left_out["quantization"].values()
+        return bool(reasons) and all(reason == LEFT_BY_USER for reason in reasons)
+
+    def check_same(self, pruning: Pruning | None, quantization: Quantization | None) -> None:
+        """Refuse specs that differ from those already in charge of the model.
+
+        Raises:
+            ValueError: naming the difference.
+        """
+        for name, ours, theirs in (
+            ("pruning", self.pruning, pruning),
+            ("quantization", self.quantization, quantization),
+        ):
+            if ours != theirs and self.named(ours) != self.named(theirs):
+                raise ValueError(
+                    f"Compress: `{name}` must equal that of the Compress already in charge of this "
+                    f"model, which has {ours!r}; "
+                    f"`strip` the model to begin anew. Received: {name}={theirs!r}"
+                )
+
+    # --- the life of a fit
+
+    @property
+    def step(self) -> int:
+        """Updates done since compression first saw this model."""
+        return int(self._counter.numpy())
+
+    @property
+    def phase(self) -> Phase:
+        return self._phase
+
+    def set_phase(self, phase: Phase) -> None:
+        """Enter a phase; the next step of every kind traces anew if that changes anything."""
+        if phase is self._phase:
+            return
+        self._phase = phase
+        if self.quantizers is not None:
+            self.quantizers.enter(phase)
+            self.adapter.retrace(self.model)
+
+    def resolve(self, start: int, updates: int) -> None:
+        """Turn every fraction into an update of the fit of `updates` steps that begins after update
+        `start`.
+        """
+        self._resolved = (start, updates)
+        self.load_steps()
+
+    def load_steps(self) -> None:
+        """Bring schedules and phase edges to where the last `resolve` put them."""
+        if self._resolved is None:
+            return
+        if self.pruner is not None:
+            self.schedules = {
+                path: schedule.resolve(*self._resolved) for path, schedule in self.schedules.items()
+            }
+            self.pruner.resolve(self.schedules)
+        if self.quantization is not None and self.delay is None:
+            resolved = self.quantization.resolve(*self._resolved)
+            self.delay, self.freeze_step = resolved.delay, resolved.freeze_step
+
+    @property
+    def has_fractions(self) -> bool:
+        """Whether some step is not yet an update."""
+        unresolved = any(schedule.has_fractions for schedule in self.schedules.values())
+        if not self.is_placed and self.pruning is not None:
+            unresolved = self.pruning.has_fractions and self._resolved is None
+        if self.quantization is not None and self.delay is None:
+            unresolved = unresolved or self.quantization.has_fractions
+        return unresolved
+
+    def begin_fit(self) -> None:
+        """What must be so before the first update of any fit."""
+        if self.pruner is not None and self._resolved is not None:
+            self.pruner.start(self.step + 1)
+            if self._traced_trainable not in (None, self._trainable()):
+                self.adapter.retrace(self.model)  # a kernel thawed or froze since
+
+    def apply_masks(self) -> None:
+        """Make the masks hold exactly, whatever wrote to the weights."""
+        if self.pruner is not None:
+            self.pruner.apply()
+
+    def settle(self) -> None:
+        """At the end of a fit: masks, and what is read off the kernels, belong to the weights."""
+        self.apply_masks()
+        if self.quantizers is not None:
+            self.quantizers.settle()
+
+    def _trainable(self) -> tuple[bool, ...]:
+        return tuple(target.trainable for target in self.pruner.targets)
+
+    @property
+    def has_unseen_ranges(self) -> bool:
+        """Whether the model is, or is about to be, rounded over ranges that no update has set."""
+        return self.quantizers is not None and int(self.quantizers.observed.numpy()) == 0
+
+    # --- report
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of zeros over all kernels under pruning."""
+        return 0.0 if self.pruner is None else float(self.pruner.sparsity.numpy())
+
+    def report(self) -> Report:
+        """The report on the model as it is now, without an export."""
+        steps: dict[str, Any] = {"delay": self.delay, "freeze_step": self.freeze_step}
+        steps["schedules"] = {path: s.get_config() for path, s in self.schedules.items()}
+        return Report(
+            step=self.step,
+            phase=str(self.phase),
+            switched_at=self.switched_at,
+            sparsity=self.sparsity,
+            layers=self._layer_reports(),
+            left_out={what: dict(reasons) for what, reasons in self._left_out().items() if reasons},
+            steps=steps,
+        )
+
+    def _left_out(self) -> dict[str, dict[str, str]]:
+        """`left_out`, with the kernels that are frozen at the moment."""
+        frozen = {}
+        for target in () if self.pruner is None else self.pruner.targets:
+            if not target.trainable and not target.started:
+                frozen[target.path] = "frozen: its mask starts when it is trained"
+        return {**self.left_out, "pruning": {**self.left_out["pruning"], **frozen}}
+
+    def _layer_reports(self) -> list[LayerReport]:
+        """One row for every kernel that is pruned or quantized."""
+        rows: dict[int, LayerReport] = {}
+
+        def row(path: str, name: str, kernel: tf.Variable) -> LayerReport:
+            if id(kernel) not in rows:
+                zeros = 1.0 - np.count_nonzero(kernel.numpy()) / kernel.shape.num_elements()
+                rows[id(kernel)] = LayerReport(path, name, tuple(kernel.shape), zeros, None)
+            return rows[id(kernel)]
+
+        if self.quantizers is not None:
+            for found in self.quantizers.kernels_by_path():
+                row(*found).bits = self.quantization.weight_bits if self.phase.rounds else None
+        if self.pruner is not None:
+            for target in self.pruner.targets:
+                row(target.path, target.key.split("/")[2], target.kernel)
+        return list(rows.values())
+
+    # --- state
+
+    def state(self) -> State:
+        """Everything but the weights, as it is now."""
+        state = State(step=self.step, phase=self.phase, switched_at=self.switched_at)
+        state.iterations = self.adapter.iterations(self.model)
+        state.pruning, state.quantization = (
+            self._configs[name] for name in ("pruning", "quantization")
+        )
+        state.paths = tuple(self.paths())
+        if self.quantization is not None:
+            state.steps = {"delay": self.delay, "freeze_step": self.freeze_step}
+        if self.pruner is not None:
+            state.schedules = {t.key: t.schedule.get_config() for t in self.pruner.targets}
+            state.masks = {target.key: target.kept() for target in self.pruner.targets}
+            state.started = tuple(t.key for t in self.pruner.targets if t.started)
+        if self.quantizers is not None:
+            state.observed = int(self.quantizers.observed.numpy())
+            self.quantizers.write_to(state)
+        return state
+
+    def load_state(self, state: State) -> None:
+        """Go on from `state`.
+
+        Raises:
+            ValueError: it belongs to another model or to other specs, naming the difference.
+        """
+        self._check_fits(state)
+        self._counter.assign(state.step)
+        self.switched_at = state.switched_at
+        if self.pruner is not None:
+            self.schedules = {
+                target.path: schedule_from_config(state.schedules[target.key])
+                for target in self.pruner.targets
+            }
+            self.pruner.resolve(self.schedules)
+            self._resolved = self._resolved or (0, 0)  # nothing is left to resolve
+            for target in self.pruner.targets:
+                target.started = target.key in state.started
+        if self.quantization is not None:
+            self.delay, self.freeze_step = state.steps["delay"], state.steps["freeze_step"]
+        self.load_arrays(state)
+        self.set_phase(state.phase)
+
+    def load_arrays(self, state: State) -> None:
+        """Take the masks and ranges of `state`, and leave the step and the phase as they are."""
+        if self.pruner is not None:
+            for target in self.pruner.targets:
+                target.keep(state.masks[target.key])
+            self.pruner.measure()
+        if self.quantizers is not None:
+            self.quantizers.observed.assign(state.observed)
+            self.quantizers.read_from(state)
+
+    def _check_fits(self, state: State) -> None:
+        own = self.state()
+        for group in ("masks", "ranges", "kernels"):
+            theirs, ours = set(getattr(state, group)), set(getattr(own, group))
+            if theirs != ours:
+                raise ValueError(
+                    f"load_state: the state must belong to this model; {group} differ: only in the "
+                    f"state {sorted(theirs - ours)}, only in the model {sorted(ours - theirs)}. "
+                    "Received: a state of another model, or of other specs"
+                )
+        for name in ("pruning", "quantization"):
+            theirs, ours = getattr(state, name), getattr(own, name)
+            if theirs is not None:
+                theirs = renamed(theirs, state.paths, own.paths)
+            if theirs != ours:
+                raise ValueError(
+                    f"Compress: `{name}` must equal that of the run that is resumed, which has "
+                    f"{theirs}; remove its backup to begin anew. Received: {name}={ours}"
+                )
+
+    # --- leaving
+
+    def masked_weights(self) -> list[np.ndarray]:
+        """The model's weights in its own order, every dropped one zero, whatever the last update
+        wrote.
+        """
+        masks = {}
+        if self.pruner is not None:
+            masks = {id(target.kernel): target.kept() for target in self.pruner.targets}
+        weights = []
+        for variable in self.model.weights:
+            kernel = self.adapter.tf_variable(variable)
+            value = kernel.numpy()
+            if id(kernel) in masks:
+                value = np.where(masks[id(kernel)], value, np.zeros([], value.dtype))
+            weights.append(value)
+        return weights
+
+    def input_range(self, position: int) -> tuple[float, float]:
+        """The watched range of a flat input; (0, 1) for one that is not rounded."""
+        found = None if self.quantizers is None else self.quantizers.input_range(position)
+        return (0.0, 1.0) if found is None else found
+
+
+def naming(spec: Any, chosen: list[str]) -> Any:
+    """The same spec with the names of what it chose."""
+    if isinstance(spec, Pruning):
+        return dataclasses.replace(spec, schedule=None, layers=dict.fromkeys(chosen, spec.schedule))
+    return dataclasses.replace(spec, layers=tuple(chosen))
+
+
+def _tensors(data: Any) -> list[tf.Tensor]:
+    """The tensors of a batch, those inside sparse and ragged ones too."""
+    return [part for part in tf.nest.flatten(data, expand_composites=True) if tf.is_tensor(part)]
 
 
 def engine_of(model: Any) -> Engine | None:

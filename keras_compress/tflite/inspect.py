@@ -8,6 +8,7 @@ import functools
 import io
 import os
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,8 @@ class FileReport:
         ops: in the order of execution.
         float_ops: every op with a float input or output, but for the QUANTIZE and DEQUANTIZE that
             stand directly at a float input or output of the file. In a float file that is every op.
+        output_scales: the step between two values of each output, in the order of `outputs`; None
+            where it computes in float. A float output that a DEQUANTIZE gives has that one's step.
         bytes, zipped_bytes: size as it is, and as the only entry of a zip at level 9.
     """
 
@@ -82,6 +85,7 @@ class FileReport:
     tensors: tuple[TensorReport, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    output_scales: tuple[float | None, ...]
     float_ops: tuple[FloatOp, ...]
     bytes: int
     zipped_bytes: int
@@ -156,11 +160,25 @@ def inspect_tflite(source: str | os.PathLike[str] | bytes) -> FileReport:
         tensors=tuple(tensors),
         inputs=tuple(text(main_graph.tensors[i].name) for i in main_graph.inputs),
         outputs=tuple(text(main_graph.tensors[i].name) for i in main_graph.outputs),
+        output_scales=tuple(_output_scales(model)),
         float_ops=tuple(float_ops),
         bytes=len(data),
         zipped_bytes=zipped_size(data),
         _values=values,
     )
+
+
+def _output_scales(model: Any) -> Iterator[float | None]:
+    graph = model.subgraphs[0]
+    source = {
+        int(operator.outputs[0]): int(operator.inputs[0])
+        for operator in graph.operators or []
+        if _op_name(model.operatorCodes[operator.opcodeIndex]) == "DEQUANTIZE"
+    }
+    for index in map(int, graph.outputs):
+        quantization = graph.tensors[source.get(index, index)].quantization
+        scales = [] if quantization is None else _indices(quantization.scale)
+        yield float(scales[0]) if len(scales) else None
 
 
 def zipped_size(data: bytes) -> int:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from keras_compress.engines.in_place.adapter import Adapter
+from keras_compress.frameworks.adapter import Adapter
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,23 +7,21 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.in_place import forms
-from keras_compress.engines.in_place.adapter import Adapter, wrap_method
 from keras_compress.engines.in_place.placement import OperationPlan, Output, Placement
 from keras_compress.engines.in_place.quantizing import (
     ActivationQuantizer,
     KernelQuantizer,
-    Mode,
-    moving_decay,
     on_grid,
 )
-from keras_compress.state import Phase
+from keras_compress.engines.quantizers import Quantizers
+from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.state import Phase, State
 
 
-class Quantizers:
+class PatchedQuantizers(Quantizers):
     """All quantizers of one model, and the patches through which its operations meet them."""
 
     def __init__(
@@ -34,7 +32,7 @@ class Quantizers:
         weight_bits: int,
         activation_bits: int,
     ):
-        self.mode = Mode()
+        super().__init__()
         self.placement = placement
         self._adapter = adapter
         self._model = model
@@ -46,7 +44,6 @@ class Quantizers:
         }
         self.kernels: dict[str, KernelQuantizer] = {}
         self._kernels_of: dict[str, dict[str, KernelQuantizer]] = {}
-        self.observed = tf.Variable(0, dtype=tf.int64, trainable=False, name="observed")
         self._undo: list[Callable[[], None]] = []
         for plan in placement.operations:
             for kernel, granularity in plan.kernels.items():
@@ -58,37 +55,31 @@ class Quantizers:
                 self._kernels_of.setdefault(plan.key, {})[kernel] = quantizer
 
     def patch(self) -> None:
-        """Put the quantizers into the model's operations."""
         for plan in self.placement.operations:
             patch = functools.partial(self._patched, plan)
             self._undo.append(wrap_method(plan.operation, "call", patch))
         self._undo.append(wrap_method(self._model, "call", self._patched_model))
 
     def unpatch(self) -> None:
-        """Give every operation its own `call` back."""
         while self._undo:
             self._undo.pop()()
 
-    def thaw(self) -> None:
-        """Read the magnitudes off the kernels again."""
+    def enter(self, phase: Phase) -> None:
+        self.mode.phase = phase
         for quantizer in self.kernels.values():
-            quantizer.frozen = None
+            if phase is Phase.FROZEN:
+                quantizer.freeze()
+            else:
+                quantizer.frozen = None
+
+    def settle(self) -> None:
+        """Nothing: a kernel's magnitude is read off it whenever it is rounded."""
 
     @contextlib.contextmanager
     def training_step(self) -> Iterator[None]:
-        """Everything traced inside is a training step: ranges follow while the phase says so."""
-        mode = self.mode
-        mode.trace += 1
-        mode.updating = True
-        if mode.phase.follows:
-            mode.decay = moving_decay(self.observed)
-            self.observed.assign_add(1)
-        try:
+        with super().training_step():
             yield
-        finally:
-            mode.updating = False
-            mode.decay = None
-        if mode.phase.follows:
+        if self.mode.phase.follows:
             self._agree()
 
     def _agree(self) -> None:
@@ -104,16 +95,6 @@ class Quantizers:
         means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, tf.stack(ranges))
         for variable, mean in zip(ranges, tf.unstack(means), strict=True):
             variable.assign(mean)
-
-    @contextlib.contextmanager
-    def leaving_the_process(self, exporting: bool = False) -> Iterator[None]:
-        """Graphs traced inside hold the ranges as numbers."""
-        before = (self.mode.constants, self.mode.exporting)
-        self.mode.constants, self.mode.exporting = True, exporting
-        try:
-            yield
-        finally:
-            self.mode.constants, self.mode.exporting = before
 
     def _patched_model(self, original: Callable) -> Callable:
         structure, _ = self._adapter.structures(self._model)
@@ -270,19 +251,41 @@ class Quantizers:
         exporting = self.mode.exporting
         return plan.activation.form(forms.ActivationCall(tensor, function, quantize, exporting))
 
-    def named_kernels(self) -> Iterator[tuple[str, str, KernelQuantizer]]:
-        """(path, kernel, quantizer) of every rounded kernel."""
+    def kernels_by_path(self) -> Iterator[tuple[str, str, tf.Variable]]:
         paths = {plan.key: plan.path for plan in self.placement.operations}
         for key, quantizer in self.kernels.items():
             position, kind, kernel, _ = key.split("/")
-            yield paths[f"{position}/{kind}"], kernel, quantizer
+            yield paths[f"{position}/{kind}"], kernel, quantizer.variable
 
-    def ranges(self) -> dict[str, np.ndarray]:
-        return {
+    def write_to(self, state: State) -> None:
+        state.ranges = {
             key: quantizer.range.numpy()
             for key, quantizer in self.activations.items()
             if quantizer.range is not None
         }
+        state.kernels = tuple(self.kernels)
+        state.kernel_ranges = {
+            key: quantizer.frozen.numpy()
+            for key, quantizer in self.kernels.items()
+            if quantizer.frozen is not None
+        }
+
+    def read_from(self, state: State) -> None:
+        for key, value in state.ranges.items():
+            self.activations[key].range.assign(value)
+        for key, quantizer in self.kernels.items():
+            if key in state.kernel_ranges:
+                quantizer.freeze()
+                quantizer.frozen.assign(state.kernel_ranges[key])
+            else:
+                quantizer.renew()  # it was frozen for other weights
+
+    def input_range(self, position: int) -> tuple[float, float] | None:
+        key = self.placement.inputs[position]
+        if key is None:
+            return None
+        low, high = self.activations[key].range.numpy()
+        return float(low), float(high)
 
 
 def _is_activation(plan: OperationPlan) -> bool:

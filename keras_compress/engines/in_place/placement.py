@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from keras_compress.engines.in_place import forms
-from keras_compress.engines.in_place.adapter import Adapter
 from keras_compress.engines.in_place.graph import Graph, Node
+from keras_compress.frameworks.adapter import Adapter
 
 
 class Granularity(enum.Enum):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from keras_compress.engines.in_place.adapter import Adapter
+from keras_compress.engines.base import LEFT_BY_USER
 from keras_compress.engines.in_place.graph import Graph
-from keras_compress.engines.in_place.patches import Quantizers
 from keras_compress.engines.in_place.placement import Placement, known, place
-from keras_compress.engines.in_place.pruning import Pruner, Target
-from keras_compress.engines.in_place.selection import resolve_name, select
+from keras_compress.engines.pruner import Target
+from keras_compress.engines.selection import resolve_name, select
+from keras_compress.frameworks.adapter import Adapter
 from keras_compress.schedules import Schedule
 from keras_compress.specs import Pruning, Quantization
 
@@ -177,68 +176,3 @@ def paths(adapter: Adapter, model: Any) -> list[str]:
     if adapter.functional(model) is not None:
         found += [path for path, _ in Graph(adapter, model).operations()]
     return found
-
-
-def renamed(config: dict[str, Any], before: Sequence[str], now: Sequence[str]) -> dict[str, Any]:
-    """The config of a spec of one model, for an equal one whose automatic names are others.
-
-    Raises:
-        ValueError: the models differ in the number of their layers.
-    """
-    layers = config["layers"]
-    if layers is None or list(before) == list(now):
-        return config
-    if len(before) != len(now):
-        raise ValueError(
-            "load_state: the state must belong to this model; the one it was saved of has "
-            f"{len(before)} layers and operations. Received: a model with {len(now)}"
-        )
-    path_now = dict(zip(before, now, strict=True))
-
-    def rename(name: str) -> str:
-        path = path_now[resolve_name("load_state", name, path_now)]
-        return path if name in path_now else path.rpartition("/")[2]
-
-    if isinstance(layers, dict):
-        return {**config, "layers": {rename(name): each for name, each in layers.items()}}
-    return {**config, "layers": [rename(name) for name in layers]}
-
-
-LEFT_BY_USER = "left out by `layers`"
-
-
-def pruning_config(spec: Pruning, pruner: Pruner | None) -> dict[str, Any]:
-    """The spec as a plain dict; a callable `layers` becomes the schedules of what it chose."""
-    if callable(spec.layers):
-        if pruner is None:
-            raise ValueError("Pruning: the state can be read once the model is built.")
-        spec = _naming(spec, [target.path for target in pruner.targets])
-    return spec.get_config()
-
-
-def quantization_config(spec: Quantization, quantizers: Quantizers | None) -> dict[str, Any]:
-    """The spec as a plain dict; a callable `layers` becomes the names of what it chose."""
-    if callable(spec.layers):
-        if quantizers is None:
-            raise ValueError("Quantization: the state can be read once the model is built.")
-        left_out = quantizers.placement.left_out
-        chosen = [p.path for p in quantizers.placement.operations if p.path not in left_out]
-        spec = _naming(spec, chosen)
-    return spec.get_config()
-
-
-def named(adapter: Adapter, model: Any, spec: Any) -> Any:
-    """A spec as it is; one with a callable `layers`, with the names of what that chooses here."""
-    if spec is None or not callable(spec.layers):
-        return spec
-    if isinstance(spec, Pruning):
-        return _naming(spec, [path for path, *_ in plan_pruning(adapter, model, spec).kernels])
-    placement = plan_quantization(adapter, model, spec)
-    paths = [each.path for each in placement.operations]
-    return _naming(spec, [path for path in paths if path not in placement.left_out])
-
-
-def _naming(spec: Any, chosen: list[str]) -> Any:
-    if isinstance(spec, Pruning):
-        return dataclasses.replace(spec, schedule=None, layers=dict.fromkeys(chosen, spec.schedule))
-    return dataclasses.replace(spec, layers=tuple(chosen))

@@ -10,13 +10,12 @@ References:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_compress.engines.pruner import Pruner, Target, sparsity_at
 from keras_compress.schedules import ConstantSparsity, PolynomialDecay
 from keras_compress.specs import Pruning
 
@@ -99,72 +98,15 @@ def m_by_n_mask(weights: tf.Tensor, zeros: int, group: int) -> tf.Tensor:
     return tf.transpose(tf.reshape(mask, shape), np.argsort(order))
 
 
-def sparsity_at(schedule: PolynomialDecay | ConstantSparsity, step: tf.Tensor) -> tf.Tensor:
-    """`schedule.sparsity(step)` in the graph, in tfmot's float32 arithmetic."""
-    if isinstance(schedule, ConstantSparsity):
-        return tf.constant(schedule.target_sparsity, tf.float32)
-    begin, end = schedule.begin_step, schedule.end_step
-    t = tf.math.divide(tf.cast(step - begin, tf.float32), end - begin)
-    t = tf.minimum(1.0, tf.maximum(0.0, t))
-    span = schedule.initial_sparsity - schedule.final_sparsity
-    return tf.math.add(
-        tf.math.multiply(span, tf.math.pow(1 - t, schedule.power)), schedule.final_sparsity
-    )
-
-
-def updates_at(schedule: PolynomialDecay | ConstantSparsity, step: tf.Tensor) -> tf.Tensor:
-    """`schedule.updates_at(step)` in the graph."""
-    begin, end = schedule.begin_step, schedule.end_step
-    on_grid = tf.math.floormod(step - begin, schedule.frequency) == 0
-    if end < 0:
-        return (step >= begin) & on_grid
-    return (step >= begin) & (step <= end) & (on_grid | (step == end))
-
-
-@dataclasses.dataclass(eq=False)
-class Target:
-    """One kernel under pruning."""
-
-    key: str
-    path: str
-    layer: Any
-    variable: Any
-    """Keras' own variable, whose `trainable` counts."""
-    kernel: tf.Variable
-    schedule: PolynomialDecay | ConstantSparsity
-    mask: tf.Variable
-    started: bool = False
-    """Whether an update saw this kernel trainable; until then it has no mask."""
-
-    @property
-    def trainable(self) -> bool:
-        return bool(self.layer.trainable and self.variable.trainable)
-
-
-class Pruner:
-    """The masks of one model: when they change, and that they hold."""
+class MagnitudePruner(Pruner):
+    """Masks from the magnitudes of the kernels, by our own threshold."""
 
     def __init__(self, spec: Pruning, targets: list[Target]):
+        super().__init__(targets, by_begin_step=spec.sparsity_m_by_n is not None)
         self.spec = spec
-        self.targets = targets
-        self.sparsity = tf.Variable(0.0, trainable=False, name="sparsity")
-        """The fraction of zeros over all kernels under pruning, frozen ones included, as the logs
-        show it.
-        """
 
-    @property
-    def active(self) -> list[Target]:
-        """The targets that this fit may change."""
-        return [target for target in self.targets if target.trainable]
-
-    def resolve(self, schedules: dict[str, PolynomialDecay | ConstantSparsity]) -> None:
-        """Replace every target's schedule (path -> schedule) by the one with its steps known."""
-        for target in self.targets:
-            target.schedule = schedules[target.path]
-
-    def step(self, step: tf.Tensor) -> None:
-        """The part of a training step before the forward pass: change the masks that are due, then
-        apply all.
+    def before_step(self, step: tf.Tensor) -> None:
+        """Change the masks that are due, then apply all.
 
         The unmasked weights of the last update decide, so a pruned weight that grew comes back.
         """
@@ -176,35 +118,15 @@ class Pruner:
                 schedules.append(target.schedule)
         for schedule in schedules:
             group = [target for target in active if target.schedule == schedule]
-            if self.spec.sparsity_m_by_n is not None:
-                due = step == max(schedule.begin_step, 1)
-            else:
-                due = updates_at(schedule, step)
 
-            def update(group: list[Target] = group, schedule: Any = schedule) -> tf.Tensor:
-                sparsity = sparsity_at(schedule, step)
+            def update(group: list[Target] = group) -> tf.Tensor:
                 for target in group:
-                    target.mask.assign(self._mask(target.kernel, sparsity))
+                    self.update(target, step)
                 self.measure()
                 return tf.constant(True)
 
-            tf.cond(due, update, lambda: tf.constant(False))
+            tf.cond(self.due(schedule, step), update, lambda: tf.constant(False))
         self.apply(active)
-
-    def start(self, step: int) -> None:
-        """Give a mask, at the sparsity of `step`, to kernels that become trainable after their
-        schedule began, for the first time or again.
-        """
-        for target in self.targets:
-            if not target.trainable:
-                target.started = False
-                continue
-            # A first update has missed nothing, for there is no update 0.
-            if not target.started and step > max(target.schedule.begin_step, 1):
-                sparsity = sparsity_at(target.schedule, tf.constant(step, tf.int64))
-                target.mask.assign(self._mask(target.kernel, sparsity))
-            target.started = True
-        self.measure()
 
     def apply(self, targets: list[Target] | None = None) -> None:
         """Zero every weight that its mask drops."""
@@ -212,17 +134,14 @@ class Pruner:
             kernel = tf.convert_to_tensor(target.kernel)
             target.kernel.assign(tf.where(target.mask, kernel, tf.zeros([], kernel.dtype)))
 
-    def measure(self) -> None:
-        """Bring `sparsity` up to date with the masks."""
-        kept = tf.add_n([tf.math.count_nonzero(target.mask) for target in self.targets])
-        size = sum(target.mask.shape.num_elements() for target in self.targets)
-        self.sparsity.assign(1.0 - tf.cast(kept, tf.float32) / size)
-
-    def _mask(self, kernel: tf.Variable, sparsity: tf.Tensor) -> tf.Tensor:
-        weights = tf.convert_to_tensor(kernel)
+    def update(self, target: Target, step: tf.Tensor) -> None:
+        weights = tf.convert_to_tensor(target.kernel)
+        sparsity = sparsity_at(target.schedule, step)
         spec = self.spec
         if spec.sparsity_m_by_n is not None:
-            return m_by_n_mask(weights, *spec.sparsity_m_by_n)
-        if spec.block_size != (1, 1):
-            return block_mask(weights, sparsity, spec.block_size, spec.block_pooling_type)
-        return magnitude_mask(weights, sparsity)
+            mask = m_by_n_mask(weights, *spec.sparsity_m_by_n)
+        elif spec.block_size != (1, 1):
+            mask = block_mask(weights, sparsity, spec.block_size, spec.block_pooling_type)
+        else:
+            mask = magnitude_mask(weights, sparsity)
+        target.mask.assign(mask)

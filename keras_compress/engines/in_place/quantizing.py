@@ -2,9 +2,7 @@
 
 Activations and kernels go through TensorFlow's own `fake_quant` [1], whose gradient passes straight
 through inside the range; biases onto the grid of the integer sum they are added to, so that the
-network and the file differ by rounding ties only. Ranges follow a moving average whose decay rises
-with the number of updates seen, min(0.999, n / (n + 10)), so that the first batch counts in full
-and no start value has to be outgrown.
+network and the file differ by rounding ties only.
 
 References:
     [1] Jacob et al., "Quantization and Training of Neural Networks for Efficient
@@ -13,61 +11,16 @@ References:
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-
 import tensorflow as tf
-from tensorflow.python.saved_model import save_context
 
 from keras_compress.engines.in_place.placement import Fixed, Granularity
-from keras_compress.state import Phase
+from keras_compress.engines.quantizers import Mode
 
 UNSEEN = (-6.0, 6.0)
 """A range before the first batch: ReLU6's, mirrored."""
 
 FAINTEST = 1e-4
 """The smallest magnitude of a channel, as a share of its kernel's."""
-
-
-@dataclasses.dataclass
-class Mode:
-    """What the patches do while the next graph is traced; a change takes effect at the next trace.
-
-    It is plain Python, so that a network whose quantization is off has not one op more.
-    """
-
-    phase: Phase = Phase.OFF
-    updating: bool = False
-    """A training step is being traced, so ranges move."""
-    decay: tf.Tensor | None = None
-    """The share of the old range that stays, in this step."""
-    trace: int = 0
-    """Counts training steps traced (or run eagerly), to tell calls of one step from the next's."""
-    constants: bool = False
-    """Ranges are written into the graph as numbers, for a graph that leaves the process."""
-    exporting: bool = False
-    """The graph becomes a TFLite file."""
-
-    @property
-    def active(self) -> bool:
-        """Whether the patches do anything. A SavedModel of tf_keras is the plain model, unless
-        `export` writes it, which holds the ranges as numbers.
-        """
-        leaves_plain = save_context.in_save_context() and not self.constants
-        return self.phase is not Phase.OFF and not leaves_plain
-
-    def number(self, compute: Callable[[], tf.Tensor]) -> tf.Tensor:
-        """What `compute` gives: as ops of the graph, or as a constant in one that leaves."""
-        if not self.constants:
-            return compute()
-        with tf.init_scope():
-            return tf.constant(compute().numpy())
-
-
-def moving_decay(observed: tf.Tensor) -> tf.Tensor:
-    """The share of the old range that stays: 0 at first, 0.999 after many `observed` updates."""
-    n = tf.cast(observed, tf.float32)
-    return tf.minimum(0.999, n / (n + 10.0))
 
 
 def on_grid(values: tf.Tensor, step: tf.Tensor) -> tf.Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from keras_compress.engines.in_place.adapter import Adapter
+from keras_compress.frameworks.adapter import Adapter
 
 # What `TFOpLambda.symbol` says of an operator or function -> the class name of Keras 3's operation
 # for it.

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_compress.engines.in_place.adapter import Adapter
+from keras_compress.frameworks.adapter import Adapter
 
 
 class Keras3(Adapter):

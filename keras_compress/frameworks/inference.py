@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_compress.engines.in_place.adapter import Adapter
+from keras_compress.frameworks.adapter import Adapter
 
 
 def inference_function(adapter: Adapter, model: Any, batch_size: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_compress.engines.in_place.adapter import Adapter
+from keras_compress.frameworks.adapter import Adapter
 
 
 def adapter_of(model: Any) -> Adapter:
@@ -19,7 +19,7 @@ def adapter_of(model: Any) -> Adapter:
         if base.__name__ == "Model"
     }
     if "tf_keras" in modules:
-        from keras_compress.engines.in_place.tf_keras import TFKeras
+        from keras_compress.frameworks.tf_keras import TFKeras
 
         return TFKeras()
     if "keras" in modules:
@@ -32,7 +32,7 @@ def adapter_of(model: Any) -> Adapter:
                 "set KERAS_BACKEND=tensorflow before importing keras. "
                 f"Received: backend={keras.backend.backend()!r}"
             )
-        from keras_compress.engines.in_place.keras3 import Keras3
+        from keras_compress.frameworks.keras3 import Keras3
 
         return Keras3()
     raise TypeError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 
@@ -42,3 +42,28 @@ def select(
     if callable(layers):
         return {path: False for path, layer in candidates.items() if layers(layer)}
     return {resolve_name(owner, name, candidates): True for name in layers}
+
+
+def renamed(config: dict[str, Any], before: Sequence[str], now: Sequence[str]) -> dict[str, Any]:
+    """The config of a spec of one model, for an equal one whose automatic names are others.
+
+    Raises:
+        ValueError: the models differ in the number of their layers.
+    """
+    layers = config["layers"]
+    if layers is None or list(before) == list(now):
+        return config
+    if len(before) != len(now):
+        raise ValueError(
+            "load_state: the state must belong to this model; the one it was saved of has "
+            f"{len(before)} layers and operations. Received: a model with {len(now)}"
+        )
+    path_now = dict(zip(before, now, strict=True))
+
+    def rename(name: str) -> str:
+        path = path_now[resolve_name("load_state", name, path_now)]
+        return path if name in path_now else path.rpartition("/")[2]
+
+    if isinstance(layers, dict):
+        return {**config, "layers": {rename(name): each for name, each in layers.items()}}
+    return {**config, "layers": [rename(name) for name in layers]}

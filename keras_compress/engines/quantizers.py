@@ -1,0 +1,124 @@
+"""What the quantizers of every engine have in common: when they watch, round and stand still.
+
+Ranges follow a moving average whose decay rises with the number of updates seen, min(0.999, n /
+(n + 10)), so that the first batch counts in full and no start value has to be outgrown.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import tensorflow as tf
+from tensorflow.python.saved_model import save_context
+
+from keras_compress.state import Phase, State
+
+
+@dataclasses.dataclass
+class Mode:
+    """What the patches do while the next graph is traced; a change takes effect at the next trace.
+
+    It is plain Python, so that a network whose quantization is off has not one op more.
+    """
+
+    phase: Phase = Phase.OFF
+    updating: bool = False
+    """A training step is being traced, so ranges move."""
+    decay: tf.Tensor | None = None
+    """The share of the old range that stays, in this step."""
+    trace: int = 0
+    """Counts training steps traced (or run eagerly), to tell calls of one step from the next's."""
+    constants: bool = False
+    """Ranges are written into the graph as numbers, for a graph that leaves the process."""
+    exporting: bool = False
+    """The graph becomes a TFLite file."""
+
+    @property
+    def active(self) -> bool:
+        """Whether the patches do anything. A SavedModel of tf_keras is the plain model, unless
+        `export` writes it, which holds the ranges as numbers.
+        """
+        leaves_plain = save_context.in_save_context() and not self.constants
+        return self.phase is not Phase.OFF and not leaves_plain
+
+    def number(self, compute: Callable[[], tf.Tensor]) -> tf.Tensor:
+        """What `compute` gives: as ops of the graph, or as a constant in one that leaves."""
+        if not self.constants:
+            return compute()
+        with tf.init_scope():
+            return tf.constant(compute().numpy())
+
+
+def moving_decay(observed: tf.Tensor) -> tf.Tensor:
+    """The share of the old range that stays: 0 at first, 0.999 after many `observed` updates."""
+    n = tf.cast(observed, tf.float32)
+    return tf.minimum(0.999, n / (n + 10.0))
+
+
+class Quantizers(abc.ABC):
+    """All quantizers of one model."""
+
+    def __init__(self) -> None:
+        self.mode = Mode()
+        self.observed = tf.Variable(0, dtype=tf.int64, trainable=False, name="observed")
+        """How many updates have moved the ranges."""
+
+    @abc.abstractmethod
+    def patch(self) -> None:
+        """Put the quantizers into the model's operations."""
+
+    @abc.abstractmethod
+    def unpatch(self) -> None:
+        """Give every operation its own `call` back."""
+
+    @contextlib.contextmanager
+    def training_step(self) -> Iterator[None]:
+        """Everything traced inside is a training step: ranges follow while the phase says so."""
+        mode = self.mode
+        mode.trace += 1
+        mode.updating = True
+        if mode.phase.follows:
+            mode.decay = moving_decay(self.observed)
+            self.observed.assign_add(1)
+        try:
+            yield
+        finally:
+            mode.updating = False
+            mode.decay = None
+
+    @contextlib.contextmanager
+    def leaving_the_process(self, exporting: bool = False) -> Iterator[None]:
+        """Graphs traced inside hold the ranges as numbers."""
+        before = (self.mode.constants, self.mode.exporting)
+        self.mode.constants, self.mode.exporting = True, exporting
+        try:
+            yield
+        finally:
+            self.mode.constants, self.mode.exporting = before
+
+    @abc.abstractmethod
+    def enter(self, phase: Phase) -> None:
+        """Do by `phase` from the next trace on."""
+
+    @abc.abstractmethod
+    def settle(self) -> None:
+        """Bring what is read off the kernels up to date with them."""
+
+    @abc.abstractmethod
+    def kernels_by_path(self) -> Iterator[tuple[str, str, tf.Variable]]:
+        """(path, kernel, variable) of every rounded kernel."""
+
+    @abc.abstractmethod
+    def write_to(self, state: State) -> None:
+        """Put ranges and kernels into a state."""
+
+    @abc.abstractmethod
+    def read_from(self, state: State) -> None:
+        """Take the ranges of a state."""
+
+    @abc.abstractmethod
+    def input_range(self, position: int) -> tuple[float, float] | None:
+        """The watched range of a flat input; None for one that is not rounded."""
