@@ -24,6 +24,7 @@ _PUBLIC = {
     "load_tflite": "tflite",
     "save_state": "saving",
     "strip": "stripping",
+    "wrap": "wrapping",
 }
 
 __all__ = ["__version__", *_PUBLIC]

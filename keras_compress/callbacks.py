@@ -189,17 +189,23 @@ def _with_member(fit: Callable) -> Callable:
         callbacks = given.arguments.get("callbacks")
         members = getattr(callbacks, "callbacks", callbacks)  # Keras takes a ready CallbackList too
         flat = list(members) if isinstance(members, list | tuple) else [members]
-        if not any(isinstance(member, _Member) for member in flat):
-            if callbacks is not members:  # a ready CallbackList, whose members know the model
-                member = _Continue()
-                callbacks.callbacks.append(member)
-                member.set_model(fit.__self__)
-            else:
-                flat = [member for member in flat if member is not None]
-                given.arguments["callbacks"] = [*flat, _Continue()]
+        flat = [member for member in flat if member is not None]
+        member = _missing_member(engine_of(fit.__self__), flat)
+        if member is not None and callbacks is not members:
+            callbacks.callbacks.append(member)  # whose members know the model
+            member.set_model(fit.__self__)
+        elif member is not None:
+            given.arguments["callbacks"] = [*flat, member]
         return fit(*given.args, **given.kwargs)
 
     return wrapped
+
+
+def _missing_member(engine: Any, callbacks: list[Any]) -> Any:
+    """Who has to stand in a list of callbacks besides those who do; None if nobody has."""
+    if engine is not None and engine.drives_bare_fits:
+        return None if any(member is engine.owner for member in callbacks) else engine.owner
+    return None if any(isinstance(member, _Member) for member in callbacks) else _Continue()
 
 
 def compression_of(model: Any) -> Compress | None:

@@ -9,6 +9,8 @@ import numpy as np
 
 from keras_compress._files import write_atomically
 from keras_compress.engines.base import engine_of
+from keras_compress.engines.tfmot.engine import reader
+from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.inference import inference_function, input_specs
 from keras_compress.report import ExportReport
@@ -43,6 +45,8 @@ def export_tflite(model: Any, export: Export) -> ExportReport:
     export.check_folder()
     export.check_data_files()
     adapter, engine = adapter_of(model), engine_of(model)
+    if engine is None and is_wrapped(model):
+        engine = reader(adapter, model)
     quantized = export.mode == "int8" and engine is not None and engine.phase.rounds
     check_source(engine, export)
     if engine is None:

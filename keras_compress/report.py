@@ -5,14 +5,27 @@ plain dict.
 from __future__ import annotations
 
 import dataclasses
-import io
+import math
 from typing import Any
+
+from keras_compress._tables import table
+
+LISTED_LAYERS = 5
+"""How many layers of a comparison are printed; `to_dict` has all of them."""
 
 
 @dataclasses.dataclass
 class LayerReport:
-    """One kernel. `sparsity` is its fraction of zeros in [0, 1]; bits are None where it stays in
-    float.
+    """One kernel.
+
+    Attributes:
+        path: its layer, `"backbone/conv1"` inside a nested model.
+        kernel: its name in the layer.
+        shape: as Keras has it.
+        sparsity: fraction of zeros, in [0, 1].
+        bits: of an integer that stands for a weight; None where it stays in float.
+        scale: what one integer step is worth, in the unit of the weights: (scale,) of the whole
+            kernel, or (smallest, largest) over its output channels. None where it stays in float.
     """
 
     path: str
@@ -20,15 +33,73 @@ class LayerReport:
     shape: tuple[int, ...]
     sparsity: float
     bits: int | None
+    scale: tuple[float, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatOpReport:
+    """An op of an integer file that computes in float.
+
+    Attributes:
+        op: its name in the TFLite schema.
+        layer: the path of the layer that it computes, of a QUANTIZE or DEQUANTIZE that of the float
+            op beside it; None where the file does not tell.
+        tensor: the name of its (first) output in the file.
+    """
+
+    op: str
+    layer: str | None
+    tensor: str
+
+    def __str__(self) -> str:
+        return f"{self.op} of {self.layer}" if self.layer else f"{self.op} ({self.tensor})"
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerAgreement:
+    """What one layer of the network and of the file make of equal inputs.
+
+    Attributes:
+        path: the layer.
+        tensor: "output", or which of the numbers that are rounded inside the layer ("before" its
+            activation, "between" the halves of a separable convolution, ...).
+        largest_steps: largest difference of any element, in steps of the tensor's scale: 1 is one
+            rounding the other way.
+        mean_steps: mean difference over all elements, likewise.
+    """
+
+    path: str
+    tensor: str
+    largest_steps: float
+    mean_steps: float
 
 
 @dataclasses.dataclass
 class ExportReport:
     """One file, or why there is none.
 
-    `largest_steps` and `mean_steps` are differences between the network and the file run by LiteRT,
-    in steps of the output's scale (float outputs: absolute), `argmax_agreement` the share of equal
-    decisions, each per output and over `samples` inputs taken from `verified_on`.
+    Attributes:
+        path: where it stands.
+        mode: "int8" or "float32".
+        error: what went wrong and what to do about it; None if nothing did.
+        skipped: why no file was asked for after all; None if one was.
+        bytes: of the file.
+        zipped_bytes: of a zip (deflate, level 9) with nothing else in it.
+        sha256: of the file, in hexadecimal.
+        float_bytes: of the same network, masks and all, as a float32 file; None if it could not be
+            made.
+        float_zipped_bytes: of that one zipped.
+        float_ops: what in an integer file computes in float; empty in mode "float32".
+        verified_on: which inputs the file was compared with its network on.
+        samples: how many of them.
+        largest_steps: per output, the largest difference between the network and the file run by
+            LiteRT, in steps of the output's scale; of a float output as it is, with no unit.
+        mean_steps: per output, the mean difference over all elements, likewise.
+        argmax_agreement: per output, the share of equal decisions, in [0, 1]; None for an output
+            without classes.
+        layers: layer by layer on equal inputs, worst first; empty where this is not known: of files
+            that are float or were quantized after training.
+        layer_samples: on how many inputs.
     """
 
     path: str
@@ -37,12 +108,17 @@ class ExportReport:
     skipped: str | None = None
     bytes: int | None = None
     zipped_bytes: int | None = None
-    float_ops: tuple[str, ...] = ()
+    sha256: str | None = None
+    float_bytes: int | None = None
+    float_zipped_bytes: int | None = None
+    float_ops: tuple[FloatOpReport, ...] = ()
     verified_on: str | None = None
     samples: int = 0
     largest_steps: dict[str, float] = dataclasses.field(default_factory=dict)
     mean_steps: dict[str, float] = dataclasses.field(default_factory=dict)
     argmax_agreement: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    layers: list[LayerAgreement] = dataclasses.field(default_factory=list)
+    layer_samples: int = 0
 
     @property
     def written(self) -> bool:
@@ -50,28 +126,80 @@ class ExportReport:
         return self.error is None and self.skipped is None
 
     def __str__(self) -> str:
-        if self.error is not None:
-            return f"{self.path}: not written, {self.error}"
-        if self.skipped is not None:
-            return f"{self.path}: not written, {self.skipped}"
-        lines = [f"{self.path}: {self.mode}, {self.bytes:,} bytes, zipped {self.zipped_bytes:,}"]
+        if not self.written:
+            return f"{self.path}: not written, {self.error or self.skipped}"
+        parts = [f"{self.path}: {self.mode}", _sizes(self)]
         if self.float_ops:
-            lines.append(f"  float ops: {', '.join(self.float_ops)}")
-        for name, steps in self.largest_steps.items():
-            text = f"  {name}: at most {steps:.3g} output steps from the trained network"
-            agreement = self.argmax_agreement.get(name)
-            if agreement is not None:
-                text += f", {agreement:.1%} equal decisions"
-            lines.append(f"{text} ({self.samples} samples: {self.verified_on})")
-        return "\n".join(lines)
+            named = dict.fromkeys(str(op) for op in self.float_ops)  # one op of one layer once
+            parts.append(f"float ops: {', '.join(named)}")
+        if self.largest_steps:
+            parts.append(f"file against network on {self.samples} samples, {self.verified_on}:")
+            parts.append(_agreements(self))
+        if self.layers:
+            parts.append(
+                f"layer by layer on equal inputs, {self.layer_samples} samples, worst first"
+                f" ({min(LISTED_LAYERS, len(self.layers))} of {len(self.layers)}):"
+            )
+            parts.append(
+                table(
+                    ("layer", "tensor", "largest steps", "mean steps"),
+                    [
+                        (layer.path, layer.tensor, *_steps(layer.largest_steps, layer.mean_steps))
+                        for layer in self.layers[:LISTED_LAYERS]
+                    ],
+                    left=2,
+                )
+            )
+        return "\n".join(parts)
+
+
+@dataclasses.dataclass
+class ValidationReport:
+    """Metrics on the validation data that `fit` had.
+
+    Attributes:
+        rows: how many samples were evaluated; None if none of the networks could be.
+        metrics: network -> name -> value, as the model's own `evaluate` names and computes them.
+            The networks are "float" (trained and masked, nothing rounded), "fake-quantized" (what
+            the model itself computes once quantization is on) and "tflite" (the file, run by
+            LiteRT).
+        reasons: network -> why it has no metrics.
+    """
+
+    rows: int | None = None
+    metrics: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.metrics:
+            names = list(dict.fromkeys(name for each in self.metrics.values() for name in each))
+            parts.append(f"metrics on the {self.rows} rows of the validation data:")
+            rows = [
+                (network, *(f"{each[name]:.4f}" if name in each else "-" for name in names))
+                for network, each in self.metrics.items()
+            ]
+            parts.append(table(("network", *names), rows))
+        parts += [f"no metrics of {name}: {why}" for name, why in self.reasons.items()]
+        return "\n".join(parts)
 
 
 @dataclasses.dataclass
 class Report:
-    """One fit. `step` counts updates over the whole compressed training, `switched_at` is the first
-    rounded one.
+    """One fit.
 
-    `missed` says which targets the fit ended before; `left_out` is, per spec, path -> reason.
+    Attributes:
+        step: updates done over the whole compressed training, counted from 1.
+        phase: of quantization when the fit ended: "off", "watching", "on" or "frozen".
+        switched_at: the first update that was rounded; None if none was.
+        sparsity: fraction of zeros over all pruned kernels together, in [0, 1].
+        layers: one for each kernel that is pruned or quantized.
+        left_out: per spec, path -> reason.
+        steps: the updates that fractions became: "delay", "freeze_step" and "schedules" (by path).
+        missed: the targets that the fit ended before.
+        validation: None if `fit` had no validation data.
+        export: None if no file was asked for.
+        specs: the plain dicts of "pruning", "quantization" and "export" as they were given.
     """
 
     step: int
@@ -82,7 +210,9 @@ class Report:
     left_out: dict[str, dict[str, str]]
     steps: dict[str, Any]
     missed: list[str] = dataclasses.field(default_factory=list)
+    validation: ValidationReport | None = None
     export: ExportReport | None = None
+    specs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of_plain_model(cls) -> Report:
@@ -90,35 +220,74 @@ class Report:
         return cls(0, "off", None, 0.0, [], {}, {})
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values, ready for JSON."""
-        return dataclasses.asdict(self)
+        """The report as plain values, ready for JSON: what is not finite is None."""
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return plain
 
     def __str__(self) -> str:
-        import rich.console
-        import rich.table
-
-        table = rich.table.Table()
-        for name in ("layer", "kernel", "shape", "sparsity", "bits"):
-            table.add_column(name, justify="left" if name in ("layer", "kernel") else "right")
-        for layer in self.layers:
-            table.add_row(
-                layer.path,
-                layer.kernel,
-                " x ".join(map(str, layer.shape)),
-                f"{layer.sparsity:.1%}",
-                "float" if layer.bits is None else str(layer.bits),
-            )
-        text = io.StringIO()
-        rich.console.Console(file=text, width=100, color_system=None).print(table)
-        lines = [self._title(), text.getvalue().rstrip()]
+        parts = [self._title()]
+        if self.layers:
+            columns = ("layer", "kernel", "shape", "sparsity", "bits", "scale")
+            parts.append(table(columns, map(_cells, self.layers), left=2))
         for what, reasons in self.left_out.items():
-            lines += [f"left out of {what}: {path} ({why})" for path, why in reasons.items()]
-        lines += [f"missed: {what}" for what in self.missed]
-        if self.export is not None:
-            lines.append(str(self.export))
-        return "\n".join(lines)
+            parts += [f"left out of {what}: {path} ({why})" for path, why in reasons.items()]
+        parts += [f"missed: {what}" for what in self.missed]
+        parts += [str(part) for part in (self.export, self.validation) if part is not None]
+        return "\n".join(parts)
 
     def _title(self) -> str:
-        switched = "never" if self.switched_at is None else f"from update {self.switched_at}"
-        zeros = f"{self.sparsity:.1%} of the pruned kernels are zeros"
-        return f"{self.step} updates; quantized {switched}; {zeros}"
+        if not self.layers:
+            return "not compressed"
+        parts = [f"{self.step} updates"]
+        if self.specs.get("quantization", True) is not None:
+            switched = "never" if self.switched_at is None else f"from update {self.switched_at}"
+            parts.append(f"quantized {switched}")
+        if self.specs.get("pruning", True) is not None:
+            parts.append(f"{self.sparsity:.1%} of the pruned weights are zeros")
+        return "; ".join(parts)
+
+
+def _cells(layer: LayerReport) -> tuple[str, ...]:
+    scale = "-" if layer.scale is None else " to ".join(f"{each:.3g}" for each in layer.scale)
+    return (
+        layer.path,
+        layer.kernel,
+        " x ".join(map(str, layer.shape)),
+        f"{layer.sparsity:.1%}",
+        "float" if layer.bits is None else str(layer.bits),
+        scale,
+    )
+
+
+def _sizes(report: ExportReport) -> str:
+    rows = [("this file", report.bytes, report.zipped_bytes)]
+    if report.mode != "float32":
+        rows.append(("as a float file", report.float_bytes, report.float_zipped_bytes))
+    cells = [(name, *("-" if n is None else f"{n:,}" for n in sizes)) for name, *sizes in rows]
+    return table(("", "bytes", "zipped"), cells)
+
+
+def _agreements(report: ExportReport) -> str:
+    rows = []
+    for name, largest in report.largest_steps.items():
+        same = report.argmax_agreement.get(name)
+        steps = _steps(largest, report.mean_steps.get(name, math.nan))
+        rows.append((name, *steps, "-" if same is None else f"{same:.1%}"))
+    return table(("output", "largest steps", "mean steps", "equal decisions"), rows)
+
+
+def _steps(*values: float) -> tuple[str, ...]:
+    return tuple(f"{value:.3g}" for value in values)
+
+
+def _plain(value: Any) -> Any:
+    """`value` out of dicts, lists and what JSON has; what is not finite as None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if hasattr(value, "item"):  # a number of NumPy's
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

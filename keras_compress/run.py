@@ -14,8 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_compress import backup, exporting
-from keras_compress.engines.base import LOG_NAMES, engine_of
+from keras_compress.engines.base import LOG_NAMES, Engine, engine_of
 from keras_compress.engines.in_place.engine import InPlace
+from keras_compress.engines.tfmot.engine import Tfmot
+from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.report import ExportReport, Report
@@ -91,14 +93,18 @@ class Run:
         model = self.model
         self._check_model(pruning, quantization)
         self.engine = engine_of(model)
-        if self.engine is None and (pruning is not None or quantization is not None):
-            engine = InPlace(self.adapter, model, pruning, quantization)
-            engine.owner = member
-            engine.attach()
-            self.engine = engine
-            self._attached_here = True
+        if self.engine is None and is_wrapped(model):
+            self._attach(Tfmot(self.adapter, model, pruning, quantization), member)
+        elif self.engine is None and (pruning is not None or quantization is not None):
+            self._attach(InPlace(self.adapter, model, pruning, quantization), member)
         elif pruning is not None or quantization is not None:
             self.engine.check_same(pruning, quantization)
+
+    def _attach(self, engine: Engine, member: Any) -> None:
+        engine.owner = member
+        engine.attach()
+        self.engine = engine
+        self._attached_here = True
 
     def _withdraw(self) -> None:
         """Leave a model that this fit compressed, and its callbacks, as if never asked."""
@@ -199,6 +205,10 @@ class Run:
             for export in exports:
                 self._check_placed(export)
             return
+        for callback in self.callbacks.callbacks:
+            saves = self.adapter.isinstance(callback, "ModelCheckpoint")
+            if saves and not callback.save_weights_only:
+                engine.check_saving(callback.filepath)
         let_go = backup.watch(
             self.adapter, self.model, engine, self.callbacks, self.members[0].iterations
         )

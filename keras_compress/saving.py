@@ -10,6 +10,8 @@ from keras_compress.engines.base import engine_of
 from keras_compress.engines.in_place import plan
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.selection import renamed
+from keras_compress.engines.tfmot.engine import Tfmot
+from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.specs import Pruning, Quantization
 from keras_compress.state import State
@@ -34,7 +36,8 @@ def save_state(model: Any, path: str | os.PathLike[str]) -> None:
 
 
 def load_state(model: Any, path: str | os.PathLike[str]) -> None:
-    """Compress a plain model, compiled or not, as the one was whose state was saved.
+    """Compress a plain model, compiled or not, as the one was whose state was saved; or let a model
+    that was just wrapped go on from there.
 
     Its weights stay as they are: load those that belong to the state. From then on `evaluate` gives
     the quantized network's number, and a fit goes on where the saved one ended.
@@ -47,24 +50,21 @@ def load_state(model: Any, path: str | os.PathLike[str]) -> None:
     adapter = adapter_of(model)
     state = State.load(path)
     engine = engine_of(model)
-    if engine is not None:
+    if engine is not None and engine.step:
         raise ValueError(
-            "load_state: `model` must be plain; `strip` it first. "
-            f"Received: model={type(model).__name__} with compression attached"
+            "load_state: `model` must be plain, or freshly wrapped; `strip` it first. "
+            f"Received: model={type(model).__name__} compressed for {engine.step} updates"
         )
     if not model.built:
         raise ValueError(
             "load_state: `model` must be built; call it on a batch of data first. "
             f"Received: model={type(model).__name__} without weights"
         )
-    here = plan.paths(adapter, model)
-    pruning = quantization = None
-    if state.pruning is not None:
-        pruning = Pruning.from_config(renamed(state.pruning, state.paths, here))
-    if state.quantization is not None:
-        quantization = Quantization.from_config(renamed(state.quantization, state.paths, here))
-    engine = InPlace(adapter, model, pruning, quantization)
-    engine.owner = Compress(pruning=pruning, quantization=quantization)
+    if engine is not None:
+        engine.load_state(state)
+        return
+    engine = _wrapped(model, state) if is_wrapped(model) else _in_place(model, state)
+    engine.owner = Compress(pruning=engine.pruning, quantization=engine.quantization)
     engine.attach()
     try:
         engine.load_state(state)
@@ -72,3 +72,25 @@ def load_state(model: Any, path: str | os.PathLike[str]) -> None:
         engine.detach()
         raise
     continue_in_bare_fits(model)
+
+
+def _wrapped(model: Any, state: State) -> Tfmot:
+    """The engine that a state asks for on a model that was wrapped by hand."""
+    adapter = adapter_of(model)
+    if state.quantization is None:
+        return Tfmot(adapter, model, None, None)  # pruned as its wrappers say
+    pruning = None if state.pruning is None else Pruning.from_config(state.pruning)
+    quantization = Quantization.from_config(state.quantization)
+    return Tfmot(adapter, model, pruning, quantization)
+
+
+def _in_place(model: Any, state: State) -> InPlace:
+    """The engine that a state asks for on a plain model, whose automatic names may be others."""
+    adapter = adapter_of(model)
+    here = plan.paths(adapter, model)
+    pruning = quantization = None
+    if state.pruning is not None:
+        pruning = Pruning.from_config(renamed(state.pruning, state.paths, here))
+    if state.quantization is not None:
+        quantization = Quantization.from_config(renamed(state.quantization, state.paths, here))
+    return InPlace(adapter, model, pruning, quantization)

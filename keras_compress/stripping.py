@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_compress.engines.base import engine_of
+from keras_compress.engines.tfmot.engine import plain_copy
+from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
 
@@ -37,11 +39,15 @@ def strip(model: Any) -> Any:
             "strip: `model` must be built; call it on a batch of data first. "
             f"Received: model={type(model).__name__} without weights"
         )
-    with adapter.keras.utils.custom_object_scope(_custom_objects(adapter, model)):
-        plain = _copy(adapter, model)
-        _compile_like(adapter, plain, model)
     engine = engine_of(model)
-    plain.set_weights(model.get_weights() if engine is None else engine.masked_weights())
+    wrapped = is_wrapped(model)
+    with adapter.keras.utils.custom_object_scope(_custom_objects(adapter, model)):
+        if not wrapped:
+            plain = _copy(adapter, model)
+            plain.set_weights(model.get_weights() if engine is None else engine.masked_weights())
+        else:
+            plain = plain_copy(adapter, model) if engine is None else engine.plain_copy()
+        _compile_like(adapter, plain, model)
     return plain
 
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_compress.engines.pruner import Pruner
 from keras_compress.engines.quantizers import Quantizers
-from keras_compress.engines.selection import renamed
+from keras_compress.engines.selection import LEFT_BY_USER, renamed
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.report import LayerReport, Report
 from keras_compress.schedules import Schedule, schedule_from_config
@@ -24,7 +24,6 @@ from keras_compress.specs import Pruning, Quantization
 from keras_compress.state import Phase, State
 
 LOG_NAMES = ("sparsity", "quantized")
-LEFT_BY_USER = "left out by `layers`"
 
 _ATTRIBUTE = "_keras_compress_engine"
 
@@ -97,6 +96,9 @@ class Engine(abc.ABC):
         `quantized=False`: the float network, quantizers off. `for_file`: in the ops that make an
         integer file; otherwise as the network itself computes.
         """
+
+    def check_saving(self, path: Any) -> None:  # noqa: B027
+        """Refuse to save the whole model to a path from which it could not be loaded."""
 
     # --- attaching
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+LEFT_BY_USER = "left out by `layers`"
+
 
 def resolve_name(owner: str, name: str, paths: Collection[str]) -> str:
     """The path that `name` means: itself, or the only path that ends in it.

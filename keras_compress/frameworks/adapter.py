@@ -33,6 +33,8 @@ class Adapter(abc.ABC):
     """What flattens and packs nested inputs and outputs in this Keras' order of keys."""
     package: str
     """The module prefix of this Keras' own classes."""
+    has_tfmot = False
+    """Whether tfmot knows this Keras."""
     backup_method: str
     """The method of `BackupAndRestore` that writes a backup (private in both Keras; no public hook
     tells of it).

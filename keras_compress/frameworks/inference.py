@@ -7,26 +7,30 @@ from typing import Any
 import tensorflow as tf
 
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.naming import Naming
 
 
-def inference_function(adapter: Adapter, model: Any, batch_size: int) -> Any:
+def inference_function(
+    adapter: Adapter, model: Any, batch_size: int, output_names: list[str] | None = None
+) -> Any:
     """The model in inference, as a ConcreteFunction of its flat inputs that returns name -> tensor.
 
-    Every shape is fixed, the batch to `batch_size`; names and order are the model's own. It
+    Every shape is fixed, the batch to `batch_size`; names and order are the model's own, but for
+    `output_names` where they are given. It
     computes in float32 whatever the policy of the model is.
 
     Raises:
         ValueError: the model is subclassed, or an input has a free dimension besides the batch.
     """
     specs = input_specs(adapter, model, batch_size)
-    _, output_names = adapter.flat_names(model)
+    output_names = output_names or adapter.flat_names(model)[1]
 
     @tf.function(autograph=False)
     def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = adapter.call_flat(model, list(inputs))
         return dict(zip(output_names, outputs, strict=True))
 
-    with adapter.in_float32(model):
+    with adapter.in_float32(model), Naming(adapter, model).scoped():
         return answer.get_concrete_function(*specs)
 
 

@@ -38,6 +38,7 @@ class TFKeras(Adapter):
     keras = tf_keras
     tree = tf.nest
     package = "tf_keras"
+    has_tfmot = True
     backup_method = "_backup"
     own_weights = "_trainable_weights"
 

@@ -15,9 +15,11 @@ from keras_compress.tflite.inspect import (
 )
 from keras_compress.tflite.process import stop_worker
 from keras_compress.tflite.run import TensorInfo, TFLiteModel, load_tflite
+from keras_compress.tflite.tensors import ComputedTensor, computed_tensors
 from keras_compress.tflite.verify import OutputAgreement, agreement
 
 __all__ = [
+    "ComputedTensor",
     "ConversionError",
     "FileReport",
     "FloatOp",
@@ -28,6 +30,7 @@ __all__ = [
     "TensorReport",
     "agreement",
     "batches",
+    "computed_tensors",
     "convert",
     "inspect_tflite",
     "load_tflite",

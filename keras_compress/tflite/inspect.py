@@ -34,10 +34,20 @@ class OpReport:
 
 @dataclasses.dataclass(frozen=True)
 class FloatOp:
-    """An op that computes in float: its name and its (first) output tensor's."""
+    """An op that computes in float: its name and its (first) output tensor's.
+
+    `beside` names the output tensors of the other float ops that share a float tensor with it: for
+    a QUANTIZE or DEQUANTIZE those on whose account it is there.
+    """
 
     op: str
     tensor: str
+    beside: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+
+    @property
+    def converts(self) -> bool:
+        """Whether it only leads from integers to floats or back."""
+        return self.op in ("QUANTIZE", "DEQUANTIZE")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,11 +141,12 @@ def inspect_tflite(source: str | os.PathLike[str] | bytes) -> FileReport:
     values: dict[str, np.ndarray] = {}
     ops: list[OpReport] = []
     tensors: list[TensorReport] = []
-    float_ops: list[FloatOp] = []
+    found: list[FloatOp] = []
     for position, graph in enumerate(model.subgraphs):
         reports = [_tensor(tensor, model.buffers, values) for tensor in graph.tensors]
         tensors += reports
         main = position == 0
+        float_ops: list[tuple[FloatOp, set[int]]] = []  # with its float tensors
         for operator in graph.operators or []:
             taken = [int(i) for i in _indices(operator.inputs) if i >= 0]
             given = [int(i) for i in _indices(operator.outputs) if i >= 0]
@@ -153,7 +164,9 @@ def inspect_tflite(source: str | os.PathLike[str] | bytes) -> FileReport:
             if not (first or last):
                 floats = [d in _FLOATS for d in op.inputs + op.outputs]
             if any(floats):
-                float_ops.append(FloatOp(op.name, op.output))
+                own = {i for i in taken + given if reports[i].dtype in _FLOATS}
+                float_ops.append((FloatOp(op.name, op.output), own))
+        found += _with_neighbours(float_ops)
     main_graph = model.subgraphs[0]
     return FileReport(
         ops=tuple(ops),
@@ -161,11 +174,23 @@ def inspect_tflite(source: str | os.PathLike[str] | bytes) -> FileReport:
         inputs=tuple(text(main_graph.tensors[i].name) for i in main_graph.inputs),
         outputs=tuple(text(main_graph.tensors[i].name) for i in main_graph.outputs),
         output_scales=tuple(_output_scales(model)),
-        float_ops=tuple(float_ops),
+        float_ops=tuple(found),
         bytes=len(data),
         zipped_bytes=zipped_size(data),
         _values=values,
     )
+
+
+def _with_neighbours(ops: list[tuple[FloatOp, set[int]]]) -> Iterator[FloatOp]:
+    """The float ops with `beside` filled in; each comes with its float tensors, in and out."""
+    sharing: dict[int, list[FloatOp]] = collections.defaultdict(list)
+    for op, floats in ops:
+        for index in floats:
+            sharing[index].append(op)
+    for op, floats in ops:
+        others = [other for index in sorted(floats) for other in sharing[index] if other is not op]
+        beside = dict.fromkeys(other.tensor for other in others if not other.converts)
+        yield dataclasses.replace(op, beside=tuple(beside))
 
 
 def _output_scales(model: Any) -> Iterator[float | None]:

@@ -32,14 +32,29 @@ class TensorInfo:
 
 
 class TFLiteModel:
-    """A TFLite file loaded into LiteRT by `load_tflite`; for one thread at a time."""
+    """A TFLite file loaded into LiteRT by `load_tflite`; for one thread at a time.
 
-    def __init__(self, source: str | os.PathLike[str] | bytes, num_threads: int = 1) -> None:
-        from ai_edge_litert.interpreter import Interpreter
+    `keep_all` keeps every inner tensor for `tensor`; LiteRT then runs its own kernels, not those of
+    the XNNPACK delegate, which has no tensors between the ops that it takes together.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        num_threads: int = 1,
+        keep_all: bool = False,
+    ) -> None:
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         data = read_bytes(source, "load_tflite")
         names = end_names(unpack(data, "load_tflite"))
-        self._interpreter = Interpreter(model_content=data, num_threads=num_threads)
+        options: dict[str, Any] = {}
+        if keep_all:
+            options["experimental_preserve_all_tensors"] = True
+            options["experimental_op_resolver_type"] = (
+                OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+            )
+        self._interpreter = Interpreter(model_content=data, num_threads=num_threads, **options)
         self._interpreter.allocate_tensors()
         details = (
             self._interpreter.get_input_details(),
@@ -93,6 +108,12 @@ class TFLiteModel:
             values = np.concatenate(parts) if parts else np.empty((0, *info.shape[1:]), info.dtype)
             answers[info.name] = values[:rows] if raw else _dequantize(info, values[:rows])
         return answers if len(answers) > 1 else answers[self.outputs[0].name]
+
+    def tensor(self, index: int) -> np.ndarray:
+        """The file's own numbers of a tensor, by its place in the main graph, after the last chunk
+        of the last `predict`. An inner one is kept only with `keep_all`.
+        """
+        return np.array(self._interpreter.get_tensor(index))
 
     def _by_name(self, x: Any) -> Mapping[str, Any]:
         expected = [info.name for info in self.inputs]

@@ -10,6 +10,7 @@ from keras_compress.engines.base import Engine
 from keras_compress.engines.in_place import plan
 from keras_compress.engines.in_place.patches import PatchedQuantizers
 from keras_compress.engines.in_place.pruning import MagnitudePruner
+from keras_compress.engines.prunable import make_targets, plan_pruning
 from keras_compress.frameworks import inference
 from keras_compress.frameworks.adapter import wrap_method
 from keras_compress.specs import Pruning, Quantization
@@ -28,13 +29,13 @@ class InPlace(Engine):
         adapter, model = self.adapter, self.model
         pruning = placement = None
         if self.pruning is not None:
-            pruning = plan.plan_pruning(adapter, model, self.pruning)
+            pruning = plan_pruning(adapter, model, self.pruning)
             self.left_out["pruning"] = pruning.left_out
         if self.quantization is not None:
             placement = plan.plan_quantization(adapter, model, self.quantization)
             self.left_out["quantization"] = placement.left_out
         if pruning is not None:
-            self.pruner = MagnitudePruner(self.pruning, plan.make_targets(adapter, pruning))
+            self.pruner = MagnitudePruner(self.pruning, make_targets(adapter, pruning))
         if placement is not None:
             self.quantizers = PatchedQuantizers(
                 adapter,
@@ -49,7 +50,7 @@ class InPlace(Engine):
 
     def chosen(self, spec: Pruning | Quantization) -> list[str]:
         if isinstance(spec, Pruning):
-            return [path for path, *_ in plan.plan_pruning(self.adapter, self.model, spec).kernels]
+            return [path for path, *_ in plan_pruning(self.adapter, self.model, spec).kernels]
         placement = plan.plan_quantization(self.adapter, self.model, spec)
         paths = [each.path for each in placement.operations]
         return [path for path in paths if path not in placement.left_out]

@@ -1,0 +1,311 @@
+"""The engine for wrapped models: tfmot's masks and quantizers under our count and phases."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_compress.engines.base import Engine
+from keras_compress.engines.prunable import plan_pruning
+from keras_compress.engines.selection import LEFT_BY_USER, select
+from keras_compress.engines.tfmot.library import PRUNED, QUANTIZED, is_own, wrapped_layers
+from keras_compress.engines.tfmot.masks import TfmotPruner, TfmotTarget
+from keras_compress.engines.tfmot.ranges import WrapperQuantizers, basename
+from keras_compress.engines.tfmot.unwrapping import separable_halves, separable_name, unwrapped
+from keras_compress.engines.tfmot.wrapping import Wrapped
+from keras_compress.frameworks import inference
+from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.schedules import Schedule, as_schedule
+from keras_compress.specs import Pruning, Quantization
+from keras_compress.state import Phase
+
+
+class Tfmot(Engine):
+    """Drives a model in tfmot's wrappers: one that `wrap` made, or one wrapped by hand.
+
+    `done` is what `wrap` did to the plain model; None for a model that was wrapped by hand, whose
+    wrappers say what they do.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        model: Any,
+        pruning: Pruning | None,
+        quantization: Quantization | None,
+        done: Wrapped | None = None,
+    ):
+        self._done = done
+        self._stock = False
+        """Whether tfmot's quantizers are left to themselves, as nobody asked for anything else."""
+        if done is None:
+            pruning, quantization = self._recognised(model, pruning, quantization)
+        super().__init__(adapter, model, pruning, quantization)
+        if self._stock:
+            self._phase = Phase.ON
+            self.switched_at = 1
+
+    def _recognised(
+        self, model: Any, pruning: Pruning | None, quantization: Quantization | None
+    ) -> tuple[Pruning | None, Quantization | None]:
+        """The specs of a model that was wrapped by hand."""
+        wrappers = {path: w for path, w in wrapped_layers(model) if is_own(w, PRUNED)}
+        if wrappers:
+            for name, given in (("pruning", pruning), ("quantization", quantization)):
+                if given is not None:
+                    raise ValueError(
+                        f"Compress: `{name}` must be None for a model wrapped by "
+                        "`prune_low_magnitude`, which is pruned by the schedule that it carries; "
+                        "`strip` it first, or `wrap` the plain one. "
+                        f"Received: {name}={given!r}"
+                    )
+            return self._carried(wrappers), None
+        bits = next(
+            (
+                quantizer.num_bits
+                for _, layer in wrapped_layers(model)
+                for _, quantizer, _ in getattr(layer, "_weight_vars", ())
+            ),
+            8,
+        )
+        if quantization is None:
+            self._stock = True
+            # Schemes of other widths than ours are driven too; their report says 8 bits or 4.
+            return pruning, Quantization(delay=0, weight_bits=4 if bits <= 4 else 8)
+        for name, given, own in (
+            ("weight_bits", quantization.weight_bits, bits),
+            ("layers", quantization.layers, None),
+        ):
+            if given != own:
+                raise ValueError(
+                    f"Quantization: `{name}` must be {own} for this model, whose wrappers were put "
+                    f"around its layers before. Received: {name}={given!r}"
+                )
+        return pruning, quantization
+
+    def _carried(self, wrappers: dict[str, Any]) -> Pruning:
+        pruned = {p: w for p, w in wrappers.items() if w.layer.get_prunable_weights()}
+        schedules: dict[str, Schedule | None] = {
+            path: as_schedule(w.pruning_schedule, "Compress", "pruning_schedule")
+            for path, w in pruned.items()
+        }
+        patterns = {
+            (tuple(w.block_size), w.block_pooling_type, w.sparsity_m_by_n) for w in pruned.values()
+        }
+        if len(patterns) != 1:
+            raise ValueError(
+                "Compress: the layers of a model wrapped by `prune_low_magnitude` must share block "
+                "size, pooling and m by n. Received: (block_size, block_pooling_type, "
+                f"sparsity_m_by_n) {sorted(map(str, patterns))}"
+            )
+        ((block_size, pooling, m_by_n),) = patterns
+        return Pruning(
+            None,
+            layers=schedules,
+            block_size=block_size,
+            block_pooling_type=pooling,
+            sparsity_m_by_n=m_by_n,
+        )
+
+    # --- attaching
+
+    def attach(self) -> None:
+        super().attach()
+        self._undo.append(wrap_method(self.model, "save", self._refusing))
+        if self._done is not None:
+            before = list(self.model.output_names)
+            self.model.output_names = [self._plain_name(name) for name in before]
+            self._undo.append(lambda: setattr(self.model, "output_names", before))
+        if self.quantizers is not None:
+            self.quantizers.follow_trainable()  # an optimizer may be built before the fit
+
+    def begin_fit(self) -> None:
+        if self.quantizers is not None:
+            self.quantizers.follow_trainable()
+        super().begin_fit()
+
+    def place(self) -> None:
+        if self._done is not None:
+            self.left_out = self._done.left_out
+        layers = dict(wrapped_layers(self.model))
+        quantized = any(is_own(layer, QUANTIZED) for layer in layers.values())
+        if quantized:
+            self.quantizers = WrapperQuantizers(
+                self.adapter, self.model, self._split(), driven=not self._stock
+            )
+            if self._done is None:
+                self.left_out["quantization"] = {
+                    path: LEFT_BY_USER
+                    for path, layer in layers.items()
+                    if not is_own(layer, QUANTIZED) and not self.adapter.is_input(layer)
+                }
+        if self.pruning is not None:
+            found = self._in_kernels(layers) if quantized else self._in_wrappers(layers)
+            targets = [
+                TfmotTarget(f"{number}/{key}", *rest) for number, (key, *rest) in enumerate(found)
+            ]
+            wrappers = [layer for layer in layers.values() if is_own(layer, PRUNED)]
+            self.pruner = TfmotPruner(self.pruning, targets, wrappers)
+
+    def _in_wrappers(self, layers: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """What `PruneLowMagnitude` wrappers prune."""
+        found = []
+        for path, wrapper in layers.items():
+            schedule = self._schedules.get(path)
+            for kernel, mask, threshold in wrapper.pruning_vars if schedule is not None else ():
+                key = _key(wrapper.layer, kernel)
+                variables = (kernel, self.adapter.tf_variable(kernel), schedule, mask, False)
+                found.append((key, path, wrapper.layer, *variables, threshold, wrapper))
+        return found
+
+    @functools.cached_property
+    def _schedules(self) -> dict[str, Schedule]:
+        return self.pruning.layers if self._done is None else self._done.schedules
+
+    def _in_kernels(self, layers: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """What is pruned inside quantize wrappers, and where nothing was wrapped."""
+        halves = self._pointwise()
+        plain = self.plain_copy()
+        found = []
+        for path, layer, name, _, schedule in plan_pruning(
+            self.adapter, plain, self.pruning
+        ).kernels:
+            holder = halves.get(path) or layers[path]
+            wanted = "kernel" if path in halves else name
+            kernel = next(v for v in _own_variables(holder) if basename(v) == wanted)
+            mask = tf.Variable(tf.ones_like(kernel), trainable=False, name="mask")
+            threshold = tf.Variable(0.0, trainable=False, name="threshold")
+            inner = getattr(holder, "layer", holder)
+            variables = (kernel, self.adapter.tf_variable(kernel), schedule, mask, False)
+            found.append((_key(layer, kernel), path, inner, *variables, threshold, None))
+        return found
+
+    def _pointwise(self) -> dict[str, Any]:
+        """Path of a SeparableConv2D -> the wrapper of its pointwise half."""
+        names = zip(self._separable(), separable_halves(self.model), strict=False)
+        return {path: self.model.get_layer(convolution) for path, convolution in names}
+
+    def _split(self) -> dict[str, str]:
+        """Path of either half of a SeparableConv2D that was split -> its own."""
+        found = {}
+        halves = separable_halves(self.model)
+        for path, pair in zip(self._separable(), halves.items(), strict=False):
+            found.update({self._plain_name(name): path for name in pair})
+        return found
+
+    # --- names
+
+    def _plain_name(self, name: str) -> str:
+        layer = self.model.get_layer(name)
+        return layer.layer.name if is_own(layer, PRUNED + QUANTIZED[:2]) else name
+
+    def _separable(self) -> list[str]:
+        """The names of the SeparableConv2D layers that tfmot has split, in order."""
+        if self._done is not None:
+            return self._done.separable
+        depthwise = map(self._plain_name, separable_halves(self.model).values())
+        return list(map(separable_name, depthwise))
+
+    def paths(self) -> list[str]:
+        split = self._split()
+        return list(dict.fromkeys(split.get(p, p) for p, _ in wrapped_layers(self.model)))
+
+    def chosen(self, spec: Pruning | Quantization) -> list[str]:
+        plain = self.plain_copy()
+        if isinstance(spec, Pruning):
+            return [path for path, *_ in plan_pruning(self.adapter, plain, spec).kernels]
+        layers = {layer.name: layer for layer in plain.layers if not self.adapter.is_input(layer)}
+        left_out = self.left_out["quantization"]
+        return [p for p in select("Quantization", spec.layers, layers) if p not in left_out]
+
+    # --- leaving
+
+    def check_saving(self, path: Any) -> None:
+        refuse_keras_file(path)
+
+    def _refusing(self, save: Callable) -> Callable:
+        @functools.wraps(save)
+        def refusing(filepath: Any, *args: Any, **kwargs: Any) -> Any:
+            refuse_keras_file(filepath)
+            return save(filepath, *args, **kwargs)
+
+        return refusing
+
+    def plain_copy(self) -> Any:
+        """A new plain model with the trained, masked weights, uncompiled."""
+        masks: dict[int, np.ndarray] = {}
+        if self.pruner is not None:
+            masks = {id(target.kernel): target.kept() for target in self.pruner.targets}
+        return plain_copy(self.adapter, self.model, self._separable(), masks)
+
+    def inference_function(
+        self, batch_size: int, *, quantized: bool = True, for_file: bool = True
+    ) -> Any:
+        adapter = self.adapter
+        plain = self.plain_copy()
+        if self.quantizers is None or not quantized or not self.phase.rounds:
+            return inference.inference_function(adapter, plain, batch_size)
+        _, names = adapter.flat_names(plain)
+        return inference.inference_function(adapter, self.model, batch_size, output_names=names)
+
+
+def reader(adapter: Adapter, model: Any) -> Tfmot:
+    """An engine that was never attached, to read a model with that was wrapped by hand."""
+    engine = Tfmot(adapter, model, None, None)
+    if engine.quantization is not None:
+        engine.place()  # which touches nothing where nothing is pruned
+    return engine
+
+
+def plain_copy(
+    adapter: Adapter,
+    model: Any,
+    separable: list[str] | None = None,
+    masks: dict[int, np.ndarray] | None = None,
+) -> Any:
+    """A wrapped model without its wrappers: new, uncompiled, with original names and classes.
+
+    `masks`: id of a kernel's variable -> True where a weight is kept, for kernels that bear no
+    pruning wrapper.
+    """
+    masks = dict(masks or {})
+    for _, layer in wrapped_layers(model):
+        for kernel, mask, _ in layer.pruning_vars if is_own(layer, PRUNED) else ():
+            masks.setdefault(id(adapter.tf_variable(kernel)), mask.numpy().astype(bool))
+
+    def value(variable: Any) -> np.ndarray:
+        variable = adapter.tf_variable(variable)
+        numbers = variable.numpy()
+        mask = masks.get(id(variable))
+        return numbers if mask is None else np.where(mask, numbers, np.zeros([], numbers.dtype))
+
+    return unwrapped(adapter, model, separable, value)
+
+
+def refuse_keras_file(path: Any) -> None:
+    """Refuse to save a wrapped model in a format from which it could not be loaded.
+
+    Raises:
+        ValueError: `path` ends in ".keras".
+    """
+    if os.fspath(path).endswith(".keras"):
+        raise ValueError(
+            "save: `filepath` must not end in '.keras' for a model in tfmot's wrappers, because "
+            "such a file cannot be loaded again; `strip` the model first, or save its weights and "
+            f"`save_state`. Received: filepath={os.fspath(path)!r}"
+        )
+
+
+def _own_variables(holder: Any) -> list[Any]:
+    raw = [variable for variable, _, _ in getattr(holder, "_weight_vars", ())]
+    return [*raw, *holder.weights]
+
+
+def _key(layer: Any, kernel: Any) -> str:
+    shape = "x".join(map(str, kernel.shape))
+    return f"{type(layer).__name__}/{basename(kernel)}/{shape}"

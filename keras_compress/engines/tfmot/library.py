@@ -1,0 +1,112 @@
+"""All that is used of tfmot, most of it private, and how its wrappers are recognised.
+
+Importing tfmot turns `tf.keras` into tf_keras for the whole process and sets
+`TF_USE_LEGACY_KERAS`, so it is done by one function, and only for models that need it.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterator
+from typing import Any
+
+_PACKAGE = "tensorflow_model_optimization"
+PRUNED = ("PruneLowMagnitude",)
+QUANTIZED = ("QuantizeWrapper", "QuantizeWrapperV2", "QuantizeLayer")
+
+
+@functools.cache
+def tfmot() -> types.SimpleNamespace:
+    """The parts of tfmot that the engine calls or derives from."""
+    from tensorflow_model_optimization.python.core.quantization.keras import (
+        quant_ops,
+        quantize,
+        quantizers,
+    )
+    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+        default_8bit_quantize_configs,
+        default_8bit_quantize_registry,
+        default_8bit_quantize_scheme,
+    )
+    from tensorflow_model_optimization.python.core.quantization.keras.experimental.default_n_bit import (  # noqa: E501
+        default_n_bit_quantize_scheme,
+    )
+    from tensorflow_model_optimization.python.core.sparsity.keras import (
+        prune,
+        prune_registry,
+        pruning_impl,
+        pruning_schedule,
+    )
+
+    return types.SimpleNamespace(
+        prune_low_magnitude=prune.prune_low_magnitude,
+        PruneRegistry=prune_registry.PruneRegistry,
+        Pruning=pruning_impl.Pruning,  # private: the public way is through the wrapper only
+        schedules=pruning_schedule,
+        quantize_model=quantize.quantize_model,
+        quantize_annotate_layer=quantize.quantize_annotate_layer,
+        quantize_apply=quantize.quantize_apply,
+        quantize_scope=quantize.quantize_scope,
+        # private: there is no public way to ask whether a layer can be quantized
+        QuantizeRegistry=default_8bit_quantize_registry.Default8BitQuantizeRegistry,
+        # private: what `quantize_apply` itself puts around a layer of which only the output counts
+        OutputQuantizeConfig=default_8bit_quantize_configs.Default8BitOutputQuantizeConfig,
+        Default8BitQuantizeScheme=default_8bit_quantize_scheme.Default8BitQuantizeScheme,
+        DefaultNBitQuantizeScheme=default_n_bit_quantize_scheme.DefaultNBitQuantizeScheme,
+        quantizers=quantizers,
+        # private: a moving average takes its decay as an argument here and nowhere else
+        MovingAvgQuantize=quant_ops.MovingAvgQuantize,
+    )
+
+
+def is_own(layer: Any, names: tuple[str, ...]) -> bool:
+    """Whether a layer is of one of tfmot's classes of these names, told without importing it."""
+    return any(
+        base.__name__ in names and base.__module__.partition(".")[0] == _PACKAGE
+        for base in type(layer).__mro__
+    )
+
+
+def wrapped_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """(path, layer) of a model's layers, those of nested models instead of these, none of those
+    inside a wrapper. The path is that of the layer before it was wrapped.
+    """
+
+    def walk(parent: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        for layer in parent.layers:
+            inner = layer.layer if is_own(layer, PRUNED + QUANTIZED[:2]) else layer
+            if hasattr(layer, "layers") and hasattr(layer, "get_layer"):
+                yield from walk(layer, f"{prefix}{layer.name}/")
+            else:
+                yield prefix + inner.name, layer
+
+    return walk(model, "")
+
+
+def is_wrapped(model: Any) -> bool:
+    """Whether some layer of a model is one of tfmot's wrappers.
+
+    Raises:
+        ValueError: one is of a class that we do not know, or pruning and quantization wrappers are
+            mixed.
+    """
+    found = set()
+    for path, layer in wrapped_layers(model) if hasattr(model, "layers") else ():
+        if is_own(layer, PRUNED):
+            found.add("prune_low_magnitude")
+        elif is_own(layer, QUANTIZED):
+            found.add("quantize_apply")
+        elif type(layer).__module__.partition(".")[0] == _PACKAGE:
+            raise ValueError(
+                "Compress: the model must bear no wrapper of tfmot but those of "
+                "`prune_low_magnitude`, `quantize_model` and `quantize_apply`; apply or strip it "
+                f"first. Received: layer {path!r} of class {type(layer).__name__}"
+            )
+    if len(found) > 1:
+        raise ValueError(
+            "Compress: a model must be wrapped by one of tfmot's functions; for both at once wrap "
+            f"the plain one with `keras_compress.wrap`. Received: layers wrapped by "
+            f"{sorted(found)}"
+        )
+    return bool(found)

@@ -1,0 +1,205 @@
+"""tfmot's quantizers with what they lack: a phase, and ranges that start at the first batch.
+
+Each quantizer object of the wrappers is replaced by one of a derived class that asks the phase
+first. The derived class has the name and module of the original, because a saved model refers to
+it by them.
+"""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_compress.engines.quantizers import Mode, Quantizers
+from keras_compress.engines.tfmot.library import QUANTIZED, is_own, tfmot, wrapped_layers
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.state import Phase, State
+
+
+class WrapperQuantizers(Quantizers):
+    """The quantizers in a model's `QuantizeWrapper`s and `QuantizeLayer`s.
+
+    `split`: path of a half of a SeparableConv2D -> its own. `driven=False` leaves the quantizers to
+    themselves: on from the first step, with tfmot's own averages.
+    """
+
+    def __init__(self, adapter: Adapter, model: Any, split: dict[str, str], driven: bool):
+        super().__init__()
+        self._adapter = adapter
+        self._model = model
+        self._driven = driven
+        self._undo: list[Callable[[], None]] = []
+        self._listed: dict[int, tuple[list[Any], ...]] = {}
+        """Id of a wrapper -> its trainable and other weights, as tfmot lists them."""
+        self.kernels: dict[str, tuple[str, str, tf.Variable, Any, dict[str, Any]]] = {}
+        """Key -> (path, kernel's name, kernel, quantizer, its range variables)."""
+        self.activations: dict[str, dict[str, Any]] = {}
+        """Key -> range variables."""
+        self._inputs: dict[str, dict[str, Any]] = {}
+        for position, (path, layer) in enumerate(wrapped_layers(model)):
+            key = f"{position}/{type(layer).__name__}"
+            if is_own(layer, ("QuantizeLayer",)):
+                if layer.quantizer is not None:
+                    self._note(f"{key}/input", layer.quantizer_vars)
+                    source = layer.input._keras_history.layer  # which input it rounds
+                    self._inputs[source.name] = layer.quantizer_vars
+            elif is_own(layer, QUANTIZED):
+                for variable, quantizer, ranges in layer._weight_vars:
+                    name = basename(variable)
+                    shape = "x".join(map(str, variable.shape))
+                    kernel = adapter.tf_variable(variable)
+                    own = (split.get(path, path), name, kernel, quantizer, ranges)
+                    self.kernels[f"{key}/{name}/{shape}"] = own
+                for number, activation in enumerate(layer._quantize_activations):
+                    for slot in ("_pre_activation_vars", "_post_activation_vars"):
+                        self._note(f"{key}/{number}{slot}", getattr(activation, slot, None))
+                if layer._output_quantizers:
+                    self._note(f"{key}/output", layer._output_quantizer_vars)
+
+    def _note(self, key: str, ranges: dict[str, Any] | None) -> None:
+        if ranges:  # a fixed range has no variables
+            self.activations[key] = ranges
+
+    def patch(self) -> None:
+        for _, layer in wrapped_layers(self._model):
+            if is_own(layer, QUANTIZED) and self._driven:
+                self._gate(layer)
+            inner = layer.layer if is_own(layer, QUANTIZED[:2]) else layer
+            if "BatchNormalization" in self._adapter.kinds(inner):
+                self._freeze_with_phase(inner)
+
+    def _gate(self, layer: Any) -> None:
+        mode = self.mode
+
+        def replace(owner: dict[str, Any], name: str, value: Any) -> None:
+            before = owner[name]
+            owner[name] = value
+            self._undo.append(lambda: owner.__setitem__(name, before))
+
+        if is_own(layer, ("QuantizeLayer",)):
+            if layer.quantizer is not None:
+                replace(vars(layer), "quantizer", gated(layer.quantizer, mode))
+            return
+        weights = [(w, gated(q, mode), ranges) for w, q, ranges in layer._weight_vars]
+        replace(vars(layer), "_weight_vars", weights)
+        for activation in layer._quantize_activations:
+            replace(vars(activation), "quantizer", gated(activation.quantizer, mode))
+        if layer._output_quantizers:
+            outputs = [gated(q, mode) for q in layer._output_quantizers]
+            replace(vars(layer), "_output_quantizers", outputs)
+
+    def _freeze_with_phase(self, norm: Any) -> None:
+        """From `freeze_step` on a batch norm normalizes with its moving statistics."""
+        own, original, mode = vars(norm), norm.call, self.mode
+
+        # A function with these very arguments: the wrapper looks for `training` among their names.
+        def call(inputs: Any, training: Any = None, mask: Any = None) -> Any:
+            frozen = mode.phase is Phase.FROZEN
+            return original(inputs, training=False if frozen else training)
+
+        own["call"] = call
+        self._undo.append(lambda: own.pop("call", None))
+
+    def follow_trainable(self) -> None:
+        """Let a frozen layer's kernel be frozen: tfmot lists it as trainable whatever is said."""
+        for _, layer in wrapped_layers(self._model):
+            if not is_own(layer, QUANTIZED[:2]):
+                continue
+            own = vars(layer)
+            lists = [own["_trainable_weights"], own["_non_trainable_weights"]]
+            known = self._listed.setdefault(id(layer), tuple(map(list, lists)))
+            if layer.trainable:
+                own["_trainable_weights"], own["_non_trainable_weights"] = map(list, known)
+            else:
+                rounded = [variable for variable, _, _ in layer._weight_vars]
+                own["_trainable_weights"] = []
+                own["_non_trainable_weights"] = [*rounded, *known[1]]
+
+    def unpatch(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    def enter(self, phase: Phase) -> None:
+        before, self.mode.phase = self.mode.phase, phase
+        if phase.rounds and not before.rounds:
+            self.settle()  # nobody has looked at the kernels since the last update
+
+    def settle(self) -> None:
+        if self.mode.phase is Phase.FROZEN or not self._driven:
+            return
+        for _, _, kernel, quantizer, ranges in self.kernels.values():
+            quantizer(tf.convert_to_tensor(kernel), True, ranges)  # keeps the range of its kernel
+
+    def kernels_by_path(self) -> Iterator[tuple[str, str, tf.Variable]]:
+        for path, name, kernel, _, _ in self.kernels.values():
+            yield path, name, kernel
+
+    def write_to(self, state: State) -> None:
+        state.ranges = {key: _limits(ranges) for key, ranges in self.activations.items()}
+        state.kernels = tuple(self.kernels)
+        state.kernel_ranges = {key: _limits(own[-1]) for key, own in self.kernels.items()}
+
+    def read_from(self, state: State) -> None:
+        for group, known in (
+            (state.ranges, self.activations),
+            (state.kernel_ranges, {key: own[-1] for key, own in self.kernels.items()}),
+        ):
+            for key, (low, high) in group.items():
+                known[key]["min_var"].assign(low)
+                known[key]["max_var"].assign(high)
+
+    def input_range(self, position: int) -> tuple[float, float] | None:
+        ranges = self._inputs.get(self._model.inputs[position]._keras_history.layer.name)
+        if ranges is None:
+            return None
+        low, high = _limits(ranges)
+        return float(low), float(high)
+
+
+def gated(quantizer: Any, mode: Mode) -> Any:
+    """A copy of one of tfmot's quantizers that does by the phase."""
+    kind = type(quantizer)
+    averages = isinstance(quantizer, tfmot().quantizers.MovingAverageQuantizer)
+
+    def call(self: Any, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+        phase = mode.phase
+        if phase is Phase.OFF:
+            return inputs
+        training = bool(training) and mode.updating and phase.follows
+        if averages and training:
+            rounded = tfmot().MovingAvgQuantize(
+                inputs,
+                weights["min_var"],
+                weights["max_var"],
+                ema_decay=mode.decay,
+                is_training=True,
+                num_bits=self.num_bits,
+                per_channel=self.per_axis,
+                symmetric=self.symmetric,
+                narrow_range=self.narrow_range,
+            )
+        else:
+            rounded = kind.__call__(self, inputs, training, weights, **kwargs)
+        return rounded if phase.rounds else inputs
+
+    def body(namespace: dict[str, Any]) -> None:
+        namespace.update(__call__=call, __module__=kind.__module__, __qualname__=kind.__qualname__)
+
+    derived = types.new_class(kind.__name__, (kind,), exec_body=body)
+    copied = copy.copy(quantizer)
+    copied.__class__ = derived
+    return copied
+
+
+def basename(variable: Any) -> str:
+    """ "kernel" of "block/conv/kernel:0"."""
+    return str(variable.name.split(":")[0].rpartition("/")[2])
+
+
+def _limits(ranges: dict[str, Any]) -> np.ndarray:
+    return np.stack([ranges["min_var"].numpy(), ranges["max_var"].numpy()])

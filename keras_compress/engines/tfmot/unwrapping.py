@@ -1,0 +1,245 @@
+"""A plain model out of a wrapped one: original names and classes, trained and masked weights.
+
+It is done on the config of the model, as tfmot itself transforms a graph: wrappers are replaced by
+what they hold, the layers that tfmot added are taken out, and the two halves into which it splits
+a SeparableConv2D are joined.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_compress.engines.tfmot.library import PRUNED, QUANTIZED, is_own, tfmot
+from keras_compress.engines.tfmot.ranges import basename
+from keras_compress.frameworks.adapter import Adapter
+
+_WRAPPERS = PRUNED + QUANTIZED[:2]
+
+
+def unwrapped(
+    adapter: Adapter,
+    model: Any,
+    separable: list[str] | None = None,
+    value: Callable[[Any], np.ndarray] | None = None,
+) -> Any:
+    """A new plain model, uncompiled, with the weights of `model` where they hold.
+
+    Args:
+        separable: the names of the SeparableConv2D layers that were split, in order; without them
+            they get Keras' own, since tfmot does not keep them.
+        value: what to read of a kernel; its masked numbers, say. By default `variable.numpy()`.
+    """
+    names = iter(separable or ())
+    with tfmot().quantize_scope():
+        plan = _Plan(adapter, names)
+        config = plan.config(model)
+        # tfmot's own containers are Keras', so a subclass of Functional is one no more.
+        plain = type(model).from_config(config)
+    if not plain.built:
+        adapter.build_as(plain, model)
+    read = value or (lambda variable: variable.numpy())
+    for path, layer in _leaves(plain):
+        found = [variable for part in plan.parts[path] for variable in part]
+        for variable in layer.weights:
+            name = plan.renamed.get((path, basename(variable)), basename(variable))
+            match = next(own for own in found if basename(own) == name)
+            found = [own for own in found if own is not match]
+            variable.assign(read(match))
+    return plain
+
+
+class _Plan:
+    """The config of the plain model, and the variables that belong to each of its layers."""
+
+    def __init__(self, adapter: Adapter, names: Iterator[str]):
+        self._adapter = adapter
+        self._names = names
+        self.parts: dict[str, list[list[Any]]] = {}
+        """Path -> the variables of each wrapped layer that it is made of."""
+        self.renamed: dict[tuple[str, str], str] = {}
+        """(path, weight) -> what that weight is called in the wrapped model."""
+
+    def config(self, model: Any, prefix: str = "") -> dict[str, Any]:
+        config = dict(model.get_config())
+        nested = "input_layers" in config
+        layers = {layer.name: layer for layer in model._flatten_layers(False, False)}
+        halves = separable_halves(model)
+        gone: dict[str, Any] = {}
+        now: dict[str, str] = {}
+        entries = []
+        for entry in config["layers"]:
+            name = entry["config"]["name"]
+            layer = layers.get(name)
+            if is_own(layer, ("QuantizeLayer",)) or name in halves.values():
+                gone[name] = entry.get("inbound_nodes")
+                continue
+            if layer is not None:  # not the input of a Sequential
+                entry = self._entry(entry, layer, layers.get(halves.get(name)), prefix)
+            entries.append(entry)
+            now[name] = entry["config"]["name"]
+        config["layers"] = entries
+        return _redirected(config, gone, now) if nested else config
+
+    def _entry(self, entry: dict[str, Any], layer: Any, depthwise: Any, prefix: str) -> Any:
+        entry = dict(entry)
+        if hasattr(layer, "layers") and hasattr(layer, "get_layer"):
+            entry["config"] = self.config(layer, f"{prefix}{layer.name}/")
+            return entry
+        if not is_own(layer, _WRAPPERS):
+            self.parts[prefix + layer.name] = [layer.weights]
+            return entry
+        described = self._adapter.keras.utils.serialize_keras_object(layer.layer)
+        described["config"] = _own_activation(described["config"])
+        if "batch_input_shape" in entry["config"]:
+            described["config"].setdefault(
+                "batch_input_shape", entry["config"]["batch_input_shape"]
+            )
+        if depthwise is not None:
+            described = self._joined(described, layer, depthwise, prefix)
+        name = described["config"]["name"]
+        self.parts.setdefault(prefix + name, [_own_weights(layer)])
+        for key in ("module", "class_name", "registered_name", "build_config"):
+            entry.pop(key, None)
+        entry.update(described)
+        if "name" in entry:
+            entry["name"] = name
+        return entry
+
+    def _joined(self, conv: dict[str, Any], layer: Any, depthwise: Any, prefix: str) -> Any:
+        """The SeparableConv2D of which tfmot made a DepthwiseConv2D and a 1 x 1 Conv2D."""
+        first, second = depthwise.layer.get_config(), conv["config"]
+        name = next(self._names, None) or separable_name(first["name"])
+        config = {
+            "name": name,
+            "trainable": first["trainable"],
+            "dtype": second["dtype"],
+            **{
+                key: first[key]
+                for key in ("kernel_size", "strides", "padding", "data_format", "dilation_rate")
+            },
+            "depth_multiplier": first["depth_multiplier"],
+            **{key: second[key] for key in ("filters", "activation", "use_bias")},
+            **{f"depthwise_{what}": first[f"depthwise_{what}"] for what in _KEPT},
+            **{f"pointwise_{what}": second[f"kernel_{what}"] for what in _KEPT},
+            **{f"bias_{what}": second[f"bias_{what}"] for what in _KEPT},
+            "activity_regularizer": second["activity_regularizer"],
+        }
+        self.parts[prefix + name] = [_own_weights(depthwise), _own_weights(layer)]
+        self.renamed[prefix + name, "pointwise_kernel"] = "kernel"
+        plain = self._adapter.keras.layers.SeparableConv2D.from_config(config)
+        return self._adapter.keras.utils.serialize_keras_object(plain)
+
+
+_KEPT = ("initializer", "regularizer", "constraint")
+
+
+def _redirected(
+    config: dict[str, Any], gone: dict[str, Any], now: dict[str, str]
+) -> dict[str, Any]:
+    """The config with every reference to a layer pointing at what stands there now.
+
+    `gone`: layer taken out -> its own inbound nodes; `now`: old name -> new name.
+    """
+
+    def redirect(nested: Any) -> Any:
+        if _is_reference(nested):
+            name, *rest = nested
+            if name in gone:
+                # What reads this layer reads what it reads.
+                return redirect([*_first_reference(gone[name])[:3], *rest[2:]])
+            return [now[name], *rest[:2], *map(redirect, rest[2:])]
+        if isinstance(nested, list | tuple):
+            return [redirect(each) for each in nested]
+        if isinstance(nested, dict):
+            return {key: redirect(each) for key, each in nested.items()}
+        return nested
+
+    for entry in config["layers"]:
+        entry["inbound_nodes"] = redirect(entry["inbound_nodes"])
+    for ends in ("input_layers", "output_layers"):
+        config[ends] = redirect(config[ends])
+    return config
+
+
+def _is_reference(nested: Any) -> bool:
+    """[layer, node, tensor] or [layer, node, tensor, arguments]."""
+    return (
+        isinstance(nested, list | tuple)
+        and len(nested) in (3, 4)
+        and isinstance(nested[0], str)
+        and all(isinstance(number, int) for number in nested[1:3])
+    )
+
+
+def _first_reference(nested: Any) -> Any:
+    return nested if _is_reference(nested) else _first_reference(nested[0])
+
+
+def _own_activation(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with the activation that tfmot's stands for."""
+    activation = config.get("activation")
+    while isinstance(activation, dict) and activation.get("class_name") in (
+        "QuantizeAwareActivation",
+        "NoOpActivation",
+    ):
+        # One that does nothing stands where a batch norm or a ReLU follows.
+        activation = activation["config"].get("activation", "linear")
+    return {**config, "activation": activation} if "activation" in config else config
+
+
+def _own_weights(wrapper: Any) -> list[Any]:
+    """The variables of the layer in a wrapper, raw kernels included, without the wrapper's own."""
+    if is_own(wrapper, PRUNED):
+        return list(wrapper.layer.weights)
+    kernels = [variable for variable, _, _ in wrapper._weight_vars]
+    found = []
+    # A kernel that was swapped for its rounded tensor is no weight of its layer any more.
+    for variable in [*kernels, *wrapper.layer.weights]:
+        if not any(variable is own for own in found):
+            found.append(variable)
+    return found
+
+
+def separable_halves(model: Any) -> dict[str, str]:
+    """Name of the 1 x 1 convolution -> name of the depthwise one before it, of each SeparableConv2D
+    that tfmot has split.
+
+    It gives both halves automatic names, and the first neither bias nor activation.
+    """
+    found = {}
+    for layer in model.layers:
+        if not (is_own(layer, QUANTIZED[:2]) and type(layer.layer).__name__ == "Conv2D"):
+            continue
+        if not re.fullmatch(r"conv2d(_\d+)?", layer.layer.name):
+            continue
+        before = [node.inbound_layers for node in layer._inbound_nodes]
+        if len(before) != 1 or isinstance(before[0], list | tuple):
+            continue
+        inner = getattr(before[0], "layer", None)
+        if (
+            type(inner).__name__ == "DepthwiseConv2D"
+            and re.fullmatch(r"depthwise_conv2d(_\d+)?", inner.name)
+            and len(before[0]._outbound_nodes) == 1
+            and not inner.use_bias
+            and layer.layer.kernel_size == (1, 1)
+            and layer.layer.strides == (1, 1)
+        ):
+            found[layer.name] = before[0].name
+    return found
+
+
+def separable_name(depthwise: str) -> str:
+    """A name for a SeparableConv2D whose own is lost, from that of its depthwise half."""
+    return depthwise.replace("depthwise_conv2d", "separable_conv2d")
+
+
+def _leaves(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for layer in model.layers:
+        if hasattr(layer, "layers") and hasattr(layer, "get_layer"):
+            yield from _leaves(layer, f"{prefix}{layer.name}/")
+        elif layer.weights:
+            yield prefix + layer.name, layer

@@ -1,0 +1,255 @@
+"""From a plain tf_keras model to one in tfmot's wrappers, by tfmot's own calls.
+
+What tfmot refuses is left unwrapped, with its reason; both at once, which it refuses in either
+order, are its quantize wrappers only, and the kernels inside them are pruned from the train step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from keras_compress.engines.prunable import plan_pruning
+from keras_compress.engines.selection import LEFT_BY_USER, select
+from keras_compress.engines.tfmot.library import tfmot
+from keras_compress.engines.tfmot.masks import as_tfmot
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.schedules import Schedule
+from keras_compress.specs import Pruning, Quantization
+
+KNOWN_ACTIVATIONS = ("linear", "relu", "swish", "softmax", "sigmoid", "tanh", "gelu")
+FLOAT_ACTIVATIONS = ("swish", "silu")
+"""tfmot rounds them; the converter leaves them in float."""
+
+
+@dataclasses.dataclass
+class Wrapped:
+    """A model in wrappers, and what was done to it.
+
+    `schedules`: path -> schedule of every layer to prune; `left_out`: per spec, path -> reason;
+    `separable`: the SeparableConv2D layers that were split, in order.
+    """
+
+    model: Any
+    schedules: dict[str, Schedule]
+    left_out: dict[str, dict[str, str]]
+    separable: list[str]
+
+
+def wrapped(
+    adapter: Adapter, model: Any, pruning: Pruning | None, quantization: Quantization | None
+) -> Wrapped:
+    """`model` in tfmot's wrappers: a new model; its layers are shared when it is only pruned, as
+    tfmot does.
+
+    Raises:
+        ValueError: the model is not a built functional or Sequential one; a layer is unknown, or
+            named and refused by tfmot; nothing can be wrapped.
+    """
+    if adapter.functional(model) is None or not model.built:
+        raise ValueError(
+            "wrap: `model` must be a Sequential or functional model whose input shape is known, "
+            'for tfmot; use `engine="in_place"` for a subclassed one. '
+            f"Received: model={type(model).__name__}"
+        )
+    if adapter.keras.mixed_precision.global_policy().name != "float32" or any(
+        getattr(layer.dtype_policy, "name", "float32") != "float32" for layer in model.layers
+    ):
+        raise ValueError(
+            'wrap: `model` must have the policy float32 for tfmot; use `engine="in_place"`. '
+            "Received: a model of another dtype policy"
+        )
+    result = Wrapped(model, {}, {"pruning": {}, "quantization": {}}, [])
+    if pruning is not None:
+        plan = plan_pruning(adapter, model, pruning)
+        result.left_out["pruning"] = plan.left_out
+        result.schedules = {path: schedule for path, *_, schedule in plan.kernels}
+    if quantization is not None:
+        result.separable = [
+            layer.name for layer in model.layers if type(layer).__name__ == "SeparableConv2D"
+        ]
+        result.model = _Quantizing(adapter, model, quantization, result).run()
+    elif pruning is not None:
+        result.model = _pruned(adapter, model, pruning, result)
+    return result
+
+
+def _pruned(adapter: Adapter, model: Any, spec: Pruning, result: Wrapped) -> Any:
+    registry = tfmot().PruneRegistry
+    schedules: dict[str, Schedule] = {}
+    holders = dict(_layers(adapter, model))
+    for path, schedule in result.schedules.items():
+        # The cells of an RNN are pruned through the wrapper of the RNN.
+        holder = next(h for h in (path, path.rpartition("/")[0]) if h in holders)
+        schedules[holder] = schedule
+    for path in list(schedules):
+        layer = holders[path]
+        # tfmot knows no depthwise kernel, and wraps such a layer without pruning it.
+        if registry.supports(layer) and "Depthwise" not in type(layer).__name__:
+            continue
+        reason = f"tfmot does not prune {type(layer).__name__}"
+        if _is_named(spec, path):
+            raise ValueError(
+                f"wrap: `layers` must name layers that tfmot prunes; {path!r} cannot: {reason}; "
+                f'use `engine="in_place"`. Received: layers containing {path!r}'
+            )
+        result.left_out["pruning"][path] = reason
+        del schedules[path]
+    result.schedules = schedules
+    if not schedules:
+        raise ValueError(
+            "wrap: tfmot must be able to prune some layer of `model`. "
+            f"Received: a model of which it refuses {result.left_out['pruning']}"
+        )
+
+    def parameters(schedule: Schedule) -> dict[str, Any]:
+        return {
+            "pruning_schedule": as_tfmot(schedule),
+            "block_size": spec.block_size,
+            "block_pooling_type": spec.block_pooling_type,
+            "sparsity_m_by_n": spec.sparsity_m_by_n,
+        }
+
+    everything = not result.left_out["pruning"] and spec.layers is None
+    if everything and all(map(registry.supports, holders.values())):
+        return tfmot().prune_low_magnitude(model, **parameters(spec.schedule))
+
+    def clone(container: Any, prefix: str) -> Any:
+        def wrap(layer: Any) -> Any:
+            path = prefix + layer.name
+            if isinstance(layer, adapter.keras.Model):
+                return clone(layer, f"{path}/")
+            if path in schedules:
+                return tfmot().prune_low_magnitude(layer, **parameters(schedules[path]))
+            return layer
+
+        return adapter.keras.models.clone_model(container, clone_function=wrap)
+
+    return clone(model, "")
+
+
+def _is_named(spec: Any, path: str) -> bool:
+    names = spec.layers if isinstance(spec.layers, list | tuple | dict) else ()
+    return any(name in (path, path.rpartition("/")[2]) for name in names)
+
+
+def _layers(adapter: Adapter, model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, layer) of all layers that are cloned one by one."""
+    for layer in model.layers:
+        if isinstance(layer, adapter.keras.Model):
+            yield from _layers(adapter, layer, f"{prefix}{layer.name}/")
+        elif not adapter.is_input(layer):
+            yield prefix + layer.name, layer
+
+
+class _Quantizing:
+    """Annotates what can be quantized, applies, and drops what tfmot refuses until it does not."""
+
+    def __init__(self, adapter: Adapter, model: Any, spec: Quantization, result: Wrapped):
+        self._adapter = adapter
+        self._model = model
+        self._spec = spec
+        self._layers = {layer.name: layer for layer in model.layers if not adapter.is_input(layer)}
+        self._left_out = result.left_out["quantization"]
+        selected = select("Quantization", spec.layers, self._layers)
+        self._named = {path for path, is_named in selected.items() if is_named}
+        registry = tfmot().QuantizeRegistry()
+        for name, layer in self._layers.items():
+            if name not in selected:
+                self._left_out[name] = LEFT_BY_USER
+            elif reason := _refused(adapter, registry, layer):
+                self._refuse(name, reason)
+
+    def run(self) -> Any:
+        quantize = tfmot()
+        with quantize.quantize_scope():
+            if not self._left_out and self._spec.weight_bits == 8:
+                return self._attempt(lambda: quantize.quantize_model(self._model))
+            return self._attempt(self._apply)
+
+    def _attempt(self, make: Callable[[], Any]) -> Any:
+        while True:
+            if len(self._left_out) == len(self._layers):
+                raise ValueError(
+                    "wrap: tfmot must be able to quantize some layer of `model`; use "
+                    f'`engine="in_place"`. Received: a model of which it refuses {self._left_out}'
+                )
+            try:
+                model = make()
+            except (ValueError, RuntimeError) as error:
+                message = str(error)
+                culprit = next(
+                    (n for n in self._layers if f"{n}:" in message and n not in self._left_out),
+                    None,
+                )
+                if culprit is None:
+                    raise
+                self._refuse(culprit, f"tfmot: {message.split('. ')[0]}")
+                make = self._apply
+                continue
+            self._note_silent_floats()
+            return model
+
+    def _refuse(self, name: str, reason: str) -> None:
+        if name in self._named:
+            raise ValueError(
+                f"wrap: `layers` must name layers that tfmot quantizes; {name!r} cannot: {reason}; "
+                f'use `engine="in_place"`. Received: layers containing {name!r}'
+            )
+        self._left_out[name] = reason
+
+    def _apply(self) -> Any:
+        quantize, spec = tfmot(), self._spec
+
+        def annotate(layer: Any) -> Any:
+            if layer.name in self._left_out:
+                if _activation(layer) in KNOWN_ACTIVATIONS:
+                    return layer
+                # Before a quantized layer it gets a wrapper for its output whatever we say, and
+                # that of `quantize_apply` fails on its activation.
+                return quantize.quantize_annotate_layer(layer, quantize.OutputQuantizeConfig())
+            return quantize.quantize_annotate_layer(layer)
+
+        annotated = self._adapter.keras.models.clone_model(self._model, clone_function=annotate)
+        scheme = quantize.Default8BitQuantizeScheme()
+        if spec.weight_bits != 8:
+            scheme = quantize.DefaultNBitQuantizeScheme(
+                num_bits_weight=spec.weight_bits, num_bits_activation=spec.activation_bits
+            )
+        return quantize.quantize_apply(annotated, scheme)
+
+    def _note_silent_floats(self) -> None:
+        """What tfmot wraps and TFLite leaves in float all the same."""
+        for name, layer in self._layers.items():
+            if name in self._left_out:
+                continue
+            activation = _activation(layer)
+            if activation in FLOAT_ACTIVATIONS:
+                self._left_out[name] = f"TFLite computes tfmot's {activation} in float"
+            elif type(layer).__name__ == "BatchNormalization":
+                before = layer._inbound_nodes[0].inbound_layers
+                kind = type(before).__name__
+                if kind in ("Dense", "Conv2DTranspose"):
+                    self._left_out[name] = f"TFLite computes tfmot's {kind} with it in float"
+
+
+def _refused(adapter: Adapter, registry: Any, layer: Any) -> str | None:
+    """Why tfmot would not quantize a layer, as far as the layer alone tells."""
+    kind = type(layer).__name__
+    if isinstance(layer, adapter.keras.Model):
+        return "tfmot does not quantize a model inside a model"
+    # Batch norm and separable convolutions depend on what stands before them; tfmot tells.
+    if not registry.supports(layer) and kind not in ("BatchNormalization", "SeparableConv2D"):
+        return f"tfmot does not quantize {kind}"
+    if _activation(layer) not in KNOWN_ACTIVATIONS:
+        return f"tfmot does not quantize the activation {_activation(layer)}"
+    return None
+
+
+def _activation(layer: Any) -> str:
+    """The name of a layer's activation; "linear" where there is none."""
+    activation = getattr(layer, "activation", None)
+    if activation is None:
+        return "linear"
+    return getattr(activation, "__name__", type(activation).__name__)

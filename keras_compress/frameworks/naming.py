@@ -1,0 +1,133 @@
+"""Which layer an op of a traced network came from.
+
+The converter names a tensor after the nodes of the graph that it was computed by, those of fused
+ops joined with ";". Both Keras put layers' names into that of a node, each in its own way, with
+numbers behind them and bare operations left out; so the names are made here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from keras_compress.frameworks.adapter import Adapter, wrap_method
+
+ROUNDING = ("FakeQuant", "unstack")
+"""How the names of the nodes begin that only round what a layer computed."""
+
+
+def operations(
+    adapter: Adapter, functional: Any, prefix: str = ""
+) -> Iterator[tuple[str, Any, list[Any]]]:
+    """(path, operation, its outputs) of every call in a functional graph, nested ones laid flat, in
+    order of execution.
+    """
+    for operation, _, outputs in adapter.nodes(functional):
+        path = prefix + operation.name
+        inner = adapter.functional(operation)
+        if inner is None:
+            yield path, operation, outputs
+        else:
+            yield from operations(adapter, inner, f"{path}/")
+
+
+class Naming:
+    """The layers of one functional model, by the names that its traced ops bear.
+
+    A layer's path is `"backbone/conv1"` inside a nested model, and that of its first call where it
+    is shared.
+    """
+
+    def __init__(self, adapter: Adapter, model: Any):
+        functional = adapter.functional(model)
+        self._operations: dict[str, Any] = {}
+        seen: set[int] = set()
+        for path, operation, _ in operations(adapter, functional):
+            if id(operation) not in seen:
+                seen.add(id(operation))
+                self._operations[path] = operation
+        self._paths: dict[str, str] = {}  # by scope
+        for path in self._operations:
+            scope = _scope(path)
+            while scope in self._paths:  # two names that differ in what no scope may have
+                scope += "_"
+            self._paths[scope] = path
+        self._order = {path: position for position, path in enumerate(self._operations)}
+        _, names = adapter.flat_names(model)
+        self._ends = {
+            name: _producer(adapter, functional, tensor)
+            for name, tensor in zip(names, functional.outputs, strict=True)
+        }
+
+    @contextlib.contextmanager
+    def scoped(self) -> Iterator[None]:
+        """While inside, the nodes that an operation is traced to bear its path."""
+        undo: list[Callable[[], None]] = []
+        try:
+            for scope, path in self._paths.items():
+                # A scope that ends in "/" is taken as it is, wherever it is entered.
+                patch = functools.partial(_in_scope, f"{scope}/")
+                undo.append(wrap_method(self._operations[path], "call", patch))
+            yield
+        finally:
+            while undo:
+                undo.pop()()
+
+    def layers(self, tensor: str) -> tuple[str, ...]:
+        """The paths of the layers that computed a file's tensor, in the order of the network.
+
+        Several where the converter fused them into one op; those that only round it are left out
+        unless there are no others. Empty where the name does not tell.
+        """
+        return self._found(tensor, rounding=False) or self.touching(tensor)
+
+    def touching(self, tensor: str) -> tuple[str, ...]:
+        """`layers`, with those that only round the tensor."""
+        return self._found(tensor, rounding=True)
+
+    def _found(self, tensor: str, rounding: bool) -> tuple[str, ...]:
+        if self._ends.get(tensor) is not None:  # an output of the file has the model's own name
+            return (self._ends[tensor],)
+        found = set()
+        for part in tensor.split(";"):
+            scope, _, node = part.rpartition("/")
+            if not rounding and node.startswith(ROUNDING):
+                continue
+            while scope and scope not in self._paths:
+                scope = scope.rpartition("/")[0]
+            if scope:
+                found.add(self._paths[scope])
+        return tuple(sorted(found, key=self._order.__getitem__))
+
+
+def _scope(path: str) -> str:
+    """A path as TensorFlow takes it for a scope: a valid character first, and valid ones only."""
+    scope = re.sub(r"[^A-Za-z0-9_.\-/]", "_", path)
+    return scope if scope[0].isalnum() else f"layer{scope}"
+
+
+def _in_scope(scope: str, original: Callable) -> Callable:
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with tf.name_scope(scope):
+            return original(*args, **kwargs)
+
+    return call
+
+
+def _producer(adapter: Adapter, functional: Any, tensor: Any, prefix: str = "") -> str | None:
+    """The path of the operation that gives a tensor of a graph; None for an input."""
+    for operation, _, outputs in adapter.nodes(functional):
+        position = next((i for i, output in enumerate(outputs) if output is tensor), None)
+        if position is not None:
+            inner = adapter.functional(operation)
+            path = prefix + operation.name
+            if inner is None:
+                return path
+            return _producer(adapter, inner, inner.outputs[position], f"{path}/")
+    return None

@@ -1,0 +1,77 @@
+"""The numbers between a file's ops, as LiteRT computes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from keras_compress.tflite.flatbuffer import text, unpack
+from keras_compress.tflite.run import TFLiteModel
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputedTensor:
+    """An integer tensor with one scale that an op of a file computes.
+
+    Attributes:
+        name: what the converter made of the names of the nodes behind it.
+        scale: real value of one integer step.
+        values: real values, float32, all rows along the first axis; the other axes are the file's,
+            which need not be those of the network.
+    """
+
+    name: str
+    scale: float
+    values: np.ndarray
+
+
+def computed_tensors(
+    data: bytes, rows: Sequence[Mapping[str, np.ndarray]]
+) -> tuple[dict[str, np.ndarray], list[ComputedTensor]]:
+    """What a file computes on some inputs: the inputs as it rounds them, and its integer tensors.
+
+    Args:
+        data: the file.
+        rows: dicts of input name -> exactly one batch of the file.
+
+    Returns:
+        Name -> real values of the inputs, and the tensors in order of execution.
+    """
+    graph = unpack(data, "computed_tensors").subgraphs[0]
+    file = TFLiteModel(data, keep_all=True)
+    scales: dict[int, tuple[float, int]] = {}
+    for operator in graph.operators or []:
+        for index in map(int, operator.outputs):
+            quantization = graph.tensors[index].quantization
+            if quantization is not None and quantization.scale is not None:
+                if len(quantization.scale) == 1:
+                    scales[index] = float(quantization.scale[0]), int(quantization.zeroPoint[0])
+    inputs: dict[str, list[np.ndarray]] = {info.name: [] for info in file.inputs}
+    found: dict[int, list[np.ndarray]] = {index: [] for index in scales}
+    for batch in rows:
+        file.predict(batch)
+        for info, index in zip(file.inputs, graph.inputs, strict=True):
+            values = file.tensor(int(index))
+            if info.scale is not None and info.zero_point is not None:
+                values = _real(values, info.scale, info.zero_point)
+            inputs[info.name].append(values)
+        for index, (scale, zero_point) in scales.items():
+            values = file.tensor(index)
+            if values.dtype.kind in "iu":
+                found[index].append(_real(values, scale, zero_point))
+    return (
+        {name: np.concatenate(parts) for name, parts in inputs.items()},
+        [
+            ComputedTensor(
+                text(graph.tensors[index].name), scales[index][0], np.concatenate(parts)
+            )
+            for index, parts in found.items()
+            if parts
+        ],
+    )
+
+
+def _real(values: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+    return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
