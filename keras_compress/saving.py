@@ -47,7 +47,7 @@ def load_state(model: Any, path: str | os.PathLike[str]) -> None:
         ValueError: the file is no state, belongs to another model, or `model` is compressed already
             or not built.
     """
-    adapter = adapter_of(model)
+    adapter_of(model)  # refuses what is no model
     state = State.load(path)
     engine = engine_of(model)
     if engine is not None and engine.step:

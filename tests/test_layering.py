@@ -32,6 +32,7 @@ LAYERS = {
     "run": 9,
     "callbacks": 10,
     "saving": 11,
+    "wrapping": 11,
 }
 FOLDERS = {"frameworks": 3, "tflite": 3, "engines.in_place": 7, "engines.tfmot": 7}
 

@@ -158,6 +158,29 @@ def test_a_fit_that_failed_is_resumed_with_the_same_objects(keras, uninterrupted
     assert compress.report.step == 20
 
 
+def test_a_backup_within_an_epoch_is_resumed(keras, uninterrupted, tmp_path):
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=3)
+
+    with pytest.raises(Stop):
+        failing = resume_child.at_update(keras, 8, stop)
+        resume_child.fit(resume_child.net(keras), [resume_child.compress(), backup(), failing])
+    assert State.load(Backups(tmp_path / "backup").current).step == 6
+    model = resume_child.net(keras)
+    resume_child.fit(model, [resume_child.compress(), backup()])
+    assert engine_of(model).step == model.optimizer.iterations.numpy()
+    # tf_keras goes on after the sixth batch (with the rows of the first); Keras 3 begins the epoch
+    # anew, so the two batches before the backup count twice.
+    again = 0 if keras.__name__ == "tf_keras" else 2
+    _, state, _ = uninterrupted
+    resumed = engine_of(model).state()
+    assert resumed.step == state.step + again
+    assert (resumed.switched_at, resumed.phase) == (state.switched_at, state.phase)
+    assert resumed.observed == state.observed
+    for mask, expected in zip(resumed.masks.values(), state.masks.values(), strict=True):
+        assert mask.sum() == expected.sum()
+
+
 def test_a_fit_that_failed_before_its_first_backup_counts_on(keras, tmp_path):
     # As Keras itself, whose optimizer counts on: there is nothing to go back to.
     model = resume_child.net(keras, run_eagerly=True)

@@ -1,5 +1,7 @@
 """`layers=` in all its forms, of both specs: which layers it means, and what it refuses."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -289,6 +291,25 @@ def test_an_ambiguous_name_is_an_error(keras, data, which):
         "['left/conv', 'right/conv']. Received: layers containing 'conv'"
     )
     refused(keras, data, message, **given)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["names", "dict", "quantization"])
+def test_two_names_for_one_layer_are_an_error(keras, data, which):
+    layers = keras.layers
+    inner = keras.Sequential(
+        [layers.Input((4, 4, 1)), layers.Flatten(), layers.Dense(2, name="deep")], name="inner"
+    )
+    image = keras.Input((4, 4, 1))
+    model = keras.Model(image, inner(image))
+    model.compile("sgd", "mse")
+    owner = "Quantization" if which == 2 else "Pruning"
+    message = (
+        f"{owner}: `layers` must name each layer once; 'deep' and 'inner/deep' are the same. "
+        "Received: layers containing both"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        fit(model, data, **specs(["deep", "inner/deep"])[which])
+    assert engine_of(model) is None
 
 
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["names", "dict", "quantization"])

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_compress.engines.pruner import Target
-from keras_compress.engines.selection import resolve_name, select
+from keras_compress.engines.selection import resolve_names, select
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.schedules import Schedule
 from keras_compress.specs import Pruning
@@ -57,7 +57,8 @@ def plan_pruning(adapter: Adapter, model: Any, spec: Pruning) -> PruningPlan:
     layers = {path: layer for path, layer in adapter.layers(model) if not adapter.is_input(layer)}
     schedules: dict[str, Schedule] = {}
     if isinstance(spec.layers, dict):
-        named = {resolve_name("Pruning", n, layers): s for n, s in spec.layers.items()}
+        names = resolve_names("Pruning", spec.layers, layers)
+        named = {path: spec.layers[name] for path, name in names.items()}
         selected = dict.fromkeys(named, True)
         if spec.schedule is not None:
             selected = {path: path in named for path in layers}

@@ -43,7 +43,25 @@ def select(
         return dict.fromkeys(candidates, False)
     if callable(layers):
         return {path: False for path, layer in candidates.items() if layers(layer)}
-    return {resolve_name(owner, name, candidates): True for name in layers}
+    return dict.fromkeys(resolve_names(owner, layers, candidates), True)
+
+
+def resolve_names(owner: str, names: Collection[str], paths: Collection[str]) -> dict[str, str]:
+    """Path -> the name that means it, of every name.
+
+    Raises:
+        ValueError: as `resolve_name` does, or two names mean one layer.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        path = resolve_name(owner, name, paths)
+        if path in found:
+            raise ValueError(
+                f"{owner}: `layers` must name each layer once; {found[path]!r} and {name!r} are "
+                f"the same. Received: layers containing both"
+            )
+        found[path] = name
+    return found
 
 
 def renamed(config: dict[str, Any], before: Sequence[str], now: Sequence[str]) -> dict[str, Any]:

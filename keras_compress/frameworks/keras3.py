@@ -78,7 +78,7 @@ class Keras3(Adapter):
             callback.best = None
             callback.best_weights = None
             return True
-        if self.isinstance(callback, "ModelCheckpoint"):
+        if self.isinstance(callback, "ModelCheckpoint") and callback.save_best_only:
             callback.best = None
             return True
         return False

@@ -129,7 +129,7 @@ class TFKeras(Adapter):
         if self.isinstance(callback, "EarlyStopping"):
             callback.wait = 0
             callback.best_weights = None
-        elif not self.isinstance(callback, "ModelCheckpoint"):
+        elif not (self.isinstance(callback, "ModelCheckpoint") and callback.save_best_only):
             return False
         callback.best = np.inf if callback.monitor_op == np.less else -np.inf
         return True

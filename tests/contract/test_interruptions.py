@@ -23,6 +23,8 @@ HOOKS = {
     "on_train_batch_begin": 3,
     "on_epoch_begin": 8,
     "on_test_begin": 8,
+    "on_test_batch_begin": 8,
+    "on_test_batch_end": 8,
     "on_train_batch_end": 11,
     "on_epoch_end": 16,
     "on_test_end": 16,
