@@ -23,8 +23,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) 
     drawn = rich.table.Table()
     for position, heading in enumerate(columns):
         name = position < left
-        # A name is folded, never cut: what stands there is what one would look for.
-        drawn.add_column(heading, justify="left" if name else "right", overflow="fold")
+        # A long name is folded, never cut: what stands there is what one would look for.
+        drawn.add_column(
+            heading, justify="left" if name else "right", overflow="fold", no_wrap=not name
+        )
     for row in rows:
         drawn.add_row(*row)
     text = io.StringIO()

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-
-import numpy as np
 
 from keras_compress._files import write_atomically
 from keras_compress.engines.base import engine_of
-from keras_compress.engines.tfmot.engine import reader
-from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.inference import inference_function, input_specs
-from keras_compress.report import ExportReport
+from keras_compress.frameworks.naming import Naming
+from keras_compress.record import write_record
+from keras_compress.report import ExportReport, FloatOpReport, Report
 from keras_compress.specs import Export
 from keras_compress.tflite import (
     ConversionError,
-    FileReport,
-    agreement,
-    batches,
+    FloatOp,
     convert,
     inspect_tflite,
-    load_tflite,
+    zipped_size,
 )
+from keras_compress.verification import SAMPLES, read_rows, specs_of, verify
 
-SAMPLES = 64  # inputs on which a file is compared with its network
+logger = logging.getLogger("keras_compress")
+
 CALIBRATION_SAMPLES = 512  # at most so many rows of representative data
+
+LayersOf = Callable[[str], list[str]]
+"""The name of a file's tensor -> the paths of the layers that computed it."""
 
 
 def export_tflite(model: Any, export: Export) -> ExportReport:
@@ -36,27 +39,49 @@ def export_tflite(model: Any, export: Export) -> ExportReport:
     An int8 file of a model whose quantization is on takes its ranges; of any other model they are
     calibrated on `export.representative_dataset` after training. The conversion runs in a child
     process; the file is written whole or not at all, so one that stood at the path survives a
-    failure.
+    failure. Beside it, at the path with ".json" behind it, stands what made it and what it is
+    worth (`report.schema.json` in this package describes the form).
 
     Raises:
         ConversionError: no file could be made, or float ops would be left in an integer one.
         ValueError: the model or the data do not fit the export.
     """
+    report = report_on(model, export)
+    report.export = write_file(model, export)
+    write_record(report, adapter_of(model).keras)
+    return report.export
+
+
+def report_on(model: Any, export: Export | None) -> Report:
+    """The report on the model as it is now, before anything is exported."""
+    engine = engine_of(model)
+    report = Report.of_plain_model() if engine is None else engine.report()
+    report.specs["export"] = export and export.get_config()
+    return report
+
+
+def write_file(model: Any, export: Export) -> ExportReport:
+    """`export_tflite` without the record. Raises what that raises."""
     export.check_folder()
     export.check_data_files()
     adapter, engine = adapter_of(model), engine_of(model)
-    if engine is None and is_wrapped(model):
-        engine = reader(adapter, model)
     quantized = export.mode == "int8" and engine is not None and engine.phase.rounds
     check_source(engine, export)
-    if engine is None:
-        function = inference_function(adapter, model, export.batch_size)
-    else:
+
+    def network(**how: bool) -> Any:
+        if engine is None:
+            return inference_function(adapter, model, export.batch_size)
+        return engine.inference_function(export.batch_size, **how)
+
+    if engine is not None:
         engine.apply_masks()
-        function = engine.inference_function(export.batch_size, quantized=quantized)
+    function = network(quantized=quantized)
     representative = None
     if export.mode == "int8" and not quantized:
-        representative = _data(function, export, "representative_dataset", CALIBRATION_SAMPLES)
+        specs, given = specs_of(function), export.representative_dataset
+        representative = read_rows(
+            specs, given, "representative_dataset", CALIBRATION_SAMPLES, export.batch_size
+        )
     data = convert(
         function,
         mode=export.mode,
@@ -69,20 +94,77 @@ def export_tflite(model: Any, export: Export) -> ExportReport:
     report = ExportReport(export.path, export.mode, bytes=len(data))
     contents = inspect_tflite(data)
     report.zipped_bytes = contents.zipped_bytes
+    report.sha256 = hashlib.sha256(data).hexdigest()
     if export.mode == "int8":
-        report.float_ops = tuple(f"{op.op} ({op.tensor})" for op in contents.float_ops)
-        by_choice = quantized and engine.left_by_user
-        if report.float_ops and not (export.allow_float_ops or by_choice):
-            raise ConversionError(
-                f"float ops would be left in the integer file: {', '.join(report.float_ops)}",
-                "Set `allow_float_ops=True` to write it all the same, or leave these layers out "
-                "by `layers=`",
-            )
+        naming = Naming(adapter, model, contents.outputs)
+
+        def layers(tensor: str) -> list[str]:
+            found = naming.layers(tensor)
+            return list(found) if engine is None else [engine.user_path(path) for path in found]
+
+        report.float_ops = tuple(_named(contents.float_ops, layers))
+        if not export.allow_float_ops:
+            by_choice = engine.float_by_choice() if quantized else set()
+            _refuse(contents.float_ops, layers, by_choice)
     if quantized:
-        function = engine.inference_function(export.batch_size, for_file=False)
-    _verify(report, export, function, data, contents, engine if quantized else None)
+        function = network(for_file=False)
+    verify(report, export, function, data, contents, engine if quantized else None)
     write_atomically(export.path, data)
+    _measure_float(report, export, network)
     return report
+
+
+def _named(ops: Sequence[FloatOp], layers_of: LayersOf) -> Iterator[FloatOpReport]:
+    """The float ops with the layers they come from."""
+    for op in ops:
+        # What leads from integers to floats is there on account of what computes in them.
+        tensors = op.beside if op.converts and op.beside else (op.tensor,)
+        layers = [layer for tensor in tensors for layer in layers_of(tensor)]
+        yield FloatOpReport(op.op, layers[0] if layers else None, op.tensor)
+
+
+def _refuse(ops: Sequence[FloatOp], layers_of: LayersOf, by_choice: set[str]) -> None:
+    """Raise if an op computes in float that `layers` did not leave out.
+
+    Raises:
+        ConversionError: naming the ops and their layers.
+    """
+    passing = set()
+    for op in ops:
+        layers = layers_of(op.tensor)
+        if layers and by_choice.issuperset(layers) and not op.converts:
+            passing.add(op.tensor)
+    # What leads there and back, and what the converter moved to their side of it, is part of it.
+    grown = -1
+    while grown != len(passing):
+        grown = len(passing)
+        passing |= {op.tensor for op in ops if op.moves and passing.intersection(op.beside)}
+    passing |= {op.tensor for op in ops if op.converts and passing.intersection(op.beside)}
+    refused = [op for op in ops if op.tensor not in passing]
+    if not refused:
+        return
+    computing = [op for op in refused if not (op.converts or op.moves)]
+    # Those that only lead there and back are not what has to be changed, if there are others.
+    named = dict.fromkeys(map(str, _named(computing or refused, layers_of)))
+    raise ConversionError(
+        f"float ops would be left in the integer file: {', '.join(named)}",
+        "Set `allow_float_ops=True` to write it all the same, or leave these layers out "
+        "by `layers=`",
+    )
+
+
+def _measure_float(report: ExportReport, export: Export, network: Any) -> None:
+    """Note how large the same network is as a float file."""
+    if export.mode == "float32":
+        report.float_bytes, report.float_zipped_bytes = report.bytes, report.zipped_bytes
+        return
+    try:
+        function = network(quantized=False)
+        data = convert(function, mode="float32", quantized=False, timeout=export.timeout)
+    except Exception as error:  # a size to compare with must not cost the file
+        logger.warning("No float file to compare sizes with: %s", error)
+        return
+    report.float_bytes, report.float_zipped_bytes = len(data), zipped_size(data)
 
 
 def check_source(engine: Any, export: Export) -> None:
@@ -122,81 +204,5 @@ def check_data(model: Any, export: Export) -> None:
     for field, samples in sizes.items():
         data = getattr(export, field)
         if data is not None:
-            for _ in _rows(specs, data, field, samples):
+            for _ in read_rows(specs, data, field, samples):
                 pass
-
-
-def _specs(function: Any) -> list[Any]:
-    return list(function.structured_input_signature[0])
-
-
-def _data(
-    function: Any, export: Export, field: str, samples: int
-) -> Iterator[dict[str, np.ndarray]]:
-    return _rows(_specs(function), getattr(export, field), field, samples, export.batch_size)
-
-
-def _rows(
-    specs: list[Any], data: Any, field: str, samples: int, batch_size: int = 1
-) -> Iterator[dict[str, np.ndarray]]:
-    return batches(
-        data,
-        {spec.name: tuple(spec.shape[1:]) for spec in specs},
-        dtypes={spec.name: spec.dtype.name for spec in specs},
-        batch_size=batch_size,
-        samples=samples,
-        name=field,
-    )
-
-
-def _verify(
-    report: ExportReport,
-    export: Export,
-    function: Any,
-    data: bytes,
-    contents: FileReport,
-    engine: Any,
-) -> None:
-    for field in ("verify_data", "representative_dataset"):
-        if getattr(export, field) is not None:
-            rows, report.verified_on = list(_data(function, export, field, SAMPLES)), field
-            break
-    else:
-        rows = list(_drawn(function, export, engine))
-        report.verified_on = "inputs drawn inside the watched ranges"
-        if engine is None:
-            report.verified_on = "inputs drawn from [0, 1)"
-    file = load_tflite(data)
-    names = [output.name for output in file.outputs]
-    steps = dict(zip(names, contents.output_scales, strict=True))
-    expected: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    answers: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for batch in rows:
-        outputs = function(*(batch[spec.name] for spec in _specs(function)))
-        given = file.predict(batch)
-        if not isinstance(given, dict):
-            given = {names[0]: given}
-        for name in names:
-            expected[name].append(outputs[name].numpy())
-            answers[name].append(given[name])
-    results = agreement(
-        {name: np.concatenate(parts) for name, parts in expected.items()},
-        {name: np.concatenate(parts) for name, parts in answers.items()},
-        {name: step or 1.0 for name, step in steps.items()},  # a float file is compared as it is
-    )
-    report.samples = len(rows) * export.batch_size
-    for name, result in results.items():
-        report.largest_steps[name] = result.largest_steps
-        report.mean_steps[name] = result.mean_steps
-        report.argmax_agreement[name] = result.argmax_agreement
-
-
-def _drawn(function: Any, export: Export, engine: Any) -> Iterator[dict[str, np.ndarray]]:
-    generator = np.random.default_rng(0)
-    for _ in range(-(-SAMPLES // export.batch_size)):
-        batch = {}
-        for i, spec in enumerate(_specs(function)):
-            low, high = (0.0, 1.0) if engine is None else engine.input_range(i)
-            numbers = generator.uniform(low, high, spec.shape)
-            batch[spec.name] = numbers.astype(spec.dtype.as_numpy_dtype)
-        yield batch

@@ -52,7 +52,7 @@ class FloatOpReport:
     tensor: str
 
     def __str__(self) -> str:
-        return f"{self.op} of {self.layer}" if self.layer else f"{self.op} ({self.tensor})"
+        return f"{self.op} of {self.layer!r}" if self.layer else f"{self.op} ({self.tensor})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,16 +136,15 @@ class ExportReport:
             parts.append(f"file against network on {self.samples} samples, {self.verified_on}:")
             parts.append(_agreements(self))
         if self.layers:
-            parts.append(
-                f"layer by layer on equal inputs, {self.layer_samples} samples, worst first"
-                f" ({min(LISTED_LAYERS, len(self.layers))} of {len(self.layers)}):"
-            )
+            listed, count = self.layers[:LISTED_LAYERS], len(self.layers)
+            some = f"the worst {len(listed)} of {count}" if len(listed) < count else "worst first"
+            parts.append(f"layer by layer on equal inputs, {self.layer_samples} samples, {some}:")
             parts.append(
                 table(
                     ("layer", "tensor", "largest steps", "mean steps"),
                     [
                         (layer.path, layer.tensor, *_steps(layer.largest_steps, layer.mean_steps))
-                        for layer in self.layers[:LISTED_LAYERS]
+                        for layer in listed
                     ],
                     left=2,
                 )
@@ -173,7 +172,8 @@ class ValidationReport:
     def __str__(self) -> str:
         parts = []
         if self.metrics:
-            names = list(dict.fromkeys(name for each in self.metrics.values() for name in each))
+            found = [name for each in self.metrics.values() for name in each]
+            names = sorted(dict.fromkeys(found), key=lambda name: name != "loss")
             parts.append(f"metrics on the {self.rows} rows of the validation data:")
             rows = [
                 (network, *(f"{each[name]:.4f}" if name in each else "-" for name in names))
@@ -248,11 +248,11 @@ class Report:
 
 
 def _cells(layer: LayerReport) -> tuple[str, ...]:
-    scale = "-" if layer.scale is None else " to ".join(f"{each:.3g}" for each in layer.scale)
+    scale = "-" if layer.scale is None else "..".join(f"{each:.3g}" for each in layer.scale)
     return (
         layer.path,
         layer.kernel,
-        " x ".join(map(str, layer.shape)),
+        "x".join(map(str, layer.shape)),
         f"{layer.sparsity:.1%}",
         "float" if layer.bits is None else str(layer.bits),
         scale,

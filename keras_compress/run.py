@@ -20,9 +20,12 @@ from keras_compress.engines.tfmot.engine import Tfmot
 from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.choose import adapter_of
-from keras_compress.report import ExportReport, Report
+from keras_compress.record import write_record
+from keras_compress.report import ExportReport, Report, ValidationReport
 from keras_compress.specs import Export, Pruning, Quantization
 from keras_compress.state import Phase, State
+from keras_compress.stripping import strip
+from keras_compress.validation import Validation
 
 logger = logging.getLogger("keras_compress")
 
@@ -46,8 +49,10 @@ class Run:
         self._started = False
         self._attached_here = False
         self._epoch_first: int | None = None
+        self._edge: float = 0
         self._reset_due: list[str] = []
         self._best: dict[int, tuple[int, State]] = {}
+        self._validation: Validation | None = None
 
     @classmethod
     def of(cls, member: Any, model: Any) -> Run:
@@ -302,13 +307,27 @@ class Run:
             return
         if self._epoch_first is None:
             self._epoch_first = engine.step - batch  # a restored backup begins within an epoch
+            self._edge = 0
         done = self._epoch_first + batch
-        phase = self.phase_after(done, self.adapter.steps_per_execution(self.model))
-        if phase is engine.phase:
+        if done < self._edge:  # nothing can change yet, and to ask for more takes its time
             return
+        span = self.adapter.steps_per_execution(self.model)
+        phase = self.phase_after(done, span)
         if phase.rounds and not engine.phase.rounds:
             self._reset_due.append(f"quantization is on from update {done + 1}")
         self._enter(phase, done + 1)
+        self._edge = self._edge_after(phase) - span
+
+    def _edge_after(self, phase: Phase) -> float:
+        """The number of updates after which `phase` may end."""
+        engine = self.engine
+        if phase is Phase.OFF:
+            return engine.delay - engine.quantization.calibration_steps
+        if phase is Phase.WATCHING:
+            return engine.delay
+        if phase is Phase.ON and engine.freeze_step is not None:
+            return engine.freeze_step
+        return math.inf
 
     def _enter(self, phase: Phase, update: int) -> None:
         """Change the phase, from the update of that number on."""
@@ -395,6 +414,7 @@ class Run:
             self._enter(self.phase_after(engine.step, 1), engine.step + 1)
         for member in self.members:
             member.finished(self._report(missed, getattr(member, "export", None)))
+        self._validation = None  # it holds the data, and this run lives as long as its members
 
     def _missed(self) -> list[str]:
         if self.engine is None or not self._started:
@@ -410,10 +430,12 @@ class Run:
         return missed
 
     def _report(self, missed: list[str], export: Export | None) -> Report:
-        report = Report.of_plain_model() if self.engine is None else self.engine.report()
+        report = exporting.report_on(self.model, export)
         report.missed = list(missed)
         if export is not None:
             report.export = self._export(missed, export)
+        report.validation = self._validate(report.export)
+        write_record(report, self.adapter.keras)
         return report
 
     def _export(self, missed: list[str], export: Export) -> ExportReport:
@@ -421,10 +443,22 @@ class Run:
             why = f"the fit ended before {' and '.join(missed)}"
             return ExportReport(export.path, export.mode, skipped=why)
         try:
-            return exporting.export_tflite(self.model, export)
+            return exporting.write_file(self.model, export)
         except Exception as error:  # a failing export never costs the training
             logger.error("No file at %s: %s", export.path, error)
             return ExportReport(export.path, export.mode, error=f"{type(error).__name__}: {error}")
+
+    def _validate(self, export: ExportReport | None) -> ValidationReport | None:
+        if not self.drives:
+            return None  # nobody reads the report
+        if self._validation is None:
+            data = self.adapter.validation_data(self.model)
+            if data is None:
+                return None
+            self._say("Evaluating what the fit has made on its validation data.")
+            rounds = self.engine is not None and self.engine.phase.rounds
+            self._validation = Validation(self.adapter, self.model, data, strip, rounds)
+        return self._validation.report(export.path if export and export.written else None)
 
     def _say(self, message: str, *args: Any) -> None:
         if any(member.verbose for member in self.members):

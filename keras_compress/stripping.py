@@ -11,11 +11,9 @@ from keras_compress.engines.tfmot.engine import plain_copy
 from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.reviving import follow_trainable, known_classes
 
 logger = logging.getLogger("keras_compress")
-
-_NEEDS_NO_NAME = {"tensorflow", "builtins", "numpy"}
-"""Packages whose classes and functions no config refers to by a registered name."""
 
 
 def strip(model: Any) -> Any:
@@ -41,7 +39,7 @@ def strip(model: Any) -> Any:
         )
     engine = engine_of(model)
     wrapped = is_wrapped(model)
-    with adapter.keras.utils.custom_object_scope(_custom_objects(adapter, model)):
+    with known_classes(adapter, model):
         if not wrapped:
             plain = _copy(adapter, model)
             plain.set_weights(model.get_weights() if engine is None else engine.masked_weights())
@@ -63,11 +61,7 @@ def _copy(adapter: Adapter, model: Any) -> Any:
         ) from error
     if not plain.built:
         adapter.build_as(plain, model)
-    # The config of a nested model does not say which of its layers are frozen. Containers come
-    # first, and set what they hold.
-    plain.trainable = model.trainable
-    for (_, copy), (_, layer) in zip(adapter.layers(plain), adapter.layers(model), strict=True):
-        copy.trainable = layer.trainable
+    follow_trainable(adapter, plain, model)
     return plain
 
 
@@ -122,26 +116,3 @@ def _mapped(function: Callable[[Any], Any], structure: Any) -> Any:
     if isinstance(structure, list | tuple):
         return [_mapped(function, value) for value in structure]
     return function(structure)
-
-
-def _custom_objects(adapter: Adapter, model: Any) -> dict[str, Any]:
-    """Classes and functions of the user's own that the configs of a model refer to by name."""
-    found: dict[str, Any] = {}
-
-    def note(thing: Any) -> None:
-        named = thing if hasattr(thing, "__name__") else type(thing)
-        module = getattr(named, "__module__", None) or "builtins"
-        if not (adapter.owns(module) or module.partition(".")[0] in _NEEDS_NO_NAME):
-            found[named.__name__] = named
-
-    arguments = adapter.compile_arguments(model) or {}
-    for name in ("optimizer", "loss", "metrics", "weighted_metrics"):
-        _mapped(note, arguments.get(name))
-    holders = [layer for _, layer in adapter.layers(model)]
-    for layer in holders:
-        note(layer)
-    for holder in [*holders, getattr(model, "optimizer", None)]:
-        for value in vars(holder).values() if holder is not None else ():
-            if callable(value) and not hasattr(value, "__self__"):
-                note(value)
-    return found

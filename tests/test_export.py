@@ -1,10 +1,16 @@
 """The file at the end of fit: its ends, its names, and what happens when it cannot be made."""
 
+import hashlib
+import json
+import os
+
 import numpy as np
 import pytest
 from conftest import small_net
 
 import keras_compress as kc
+from keras_compress import exporting, record
+from keras_compress.report import FloatOpReport
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +124,169 @@ def test_float_ops_are_refused_in_the_finished_file_too(keras, digits, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(placement, "TABLE", wrong)
         model.fit(digits[0][:32], np.zeros((32, 6, 6, 8)), verbose=0, callbacks=[compress])
-    assert "float ops would be left in the integer file: " in compress.report.export.error
-    assert "ELU (" in compress.report.export.error
+    assert "float ops would be left in the integer file: ELU of 'elu'." in (
+        compress.report.export.error
+    )
     assert not path.exists()
+
+
+def with_elu(keras, *, behind=()):
+    """A net with an ELU, which no integer kernel computes, inside a nested model."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    inner = keras.Input((6, 6, 4))
+    hidden = layers.Conv2D(4, 3, use_bias=False, name="conv")(inner)
+    hidden = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(hidden))
+    backbone = keras.Model(inner, layers.ELU(name="elu")(hidden), name="backbone")
+    inputs = keras.Input((8, 8, 1), name="image")
+    x = backbone(layers.Conv2D(4, 3, name="stem")(inputs))
+    x = layers.Dense(10, name="scores")(layers.Flatten(name="flatten")(x))
+    for layer in behind:
+        x = layer(x)
+    model = keras.Model(inputs, x)
+    model.compile("sgd", "mse", jit_compile=False)
+    return model
+
+
+def test_float_ops_are_named_with_their_layers(keras, digits, tmp_path):
+    model = with_elu(keras)
+    export = kc.Export(tmp_path / "net.tflite", allow_float_ops=True)
+    compress = kc.Compress(quantization=kc.Quantization(), export=export)
+    model.fit(digits[0][:32], np.zeros((32, 10)), verbose=0, callbacks=[compress])
+    ops = compress.report.export.float_ops
+    # It is they on whose account there is a way from integers to floats and back.
+    assert [(op.op, op.layer) for op in ops] == [
+        ("DEQUANTIZE", "backbone/elu"),
+        ("ELU", "backbone/elu"),
+        ("RESHAPE", "flatten"),
+        ("QUANTIZE", "flatten"),
+    ]
+    assert ops[1].tensor == "backbone/elu/Elu"
+    assert "float ops: DEQUANTIZE of 'backbone/elu', ELU of 'backbone/elu'" in str(compress.report)
+
+
+def test_the_layers_of_a_file_quantized_after_training_are_named_too(keras, digits, tmp_path):
+    export = kc.Export(
+        tmp_path / "net.tflite", allow_float_ops=True, representative_dataset=digits[0][:8]
+    )
+    report = kc.export_tflite(with_elu(keras), export)
+    assert FloatOpReport("ELU", "backbone/elu", "backbone/elu/Elu") in report.float_ops
+
+
+OWN_CHOICE = ("stem", "flatten", "backbone/conv", "backbone/norm", "backbone/relu")
+
+
+def test_layers_left_out_may_be_float_and_so_may_what_moves_their_numbers(keras, digits, tmp_path):
+    model = with_elu(keras, behind=[keras.layers.Reshape((2, 5), name="reshape")])
+    compress = kc.Compress(
+        quantization=kc.Quantization(layers=[*OWN_CHOICE, "reshape"]),
+        export=kc.Export(tmp_path / "net.tflite"),
+    )
+    model.fit(digits[0][:32], np.zeros((32, 2, 5)), verbose=0, callbacks=[compress])
+    report = compress.report
+    assert list(report.left_out["quantization"]) == ["backbone/elu", "scores"]
+    assert report.export.error is None
+    computing = [op for op in report.export.float_ops if not op.op.endswith("QUANTIZE")]
+    assert [(op.op, op.layer) for op in computing] == [
+        ("ELU", "backbone/elu"),
+        ("RESHAPE", "flatten"),
+        ("FULLY_CONNECTED", "scores"),
+        ("RESHAPE", "reshape"),
+    ]
+
+
+def test_layers_left_out_may_take_what_moves_their_numbers_along(keras, digits, tmp_path):
+    """The converter rounds behind the Flatten what the ELU has computed before it."""
+    compress = kc.Compress(
+        quantization=kc.Quantization(layers=[*OWN_CHOICE, "scores"]),
+        export=kc.Export(tmp_path / "net.tflite"),
+    )
+    model = with_elu(keras)
+    model.fit(digits[0][:32], np.zeros((32, 10)), verbose=0, callbacks=[compress])
+    assert list(compress.report.left_out["quantization"]) == ["backbone/elu"]
+    assert compress.report.export.error is None
+    assert {op.layer for op in compress.report.export.float_ops} == {"backbone/elu", "flatten"}
+
+
+def test_a_layer_of_ones_own_choice_in_float_is_no_leave_for_others(keras, digits, tmp_path):
+    """`scores` is left out; the ELU, which the table here takes for integer, is not."""
+    from keras_compress.engines.in_place import placement
+
+    model = with_elu(keras)
+    path = tmp_path / "net.tflite"
+    compress = kc.Compress(
+        quantization=kc.Quantization(layers=[*OWN_CHOICE, "backbone/elu"]), export=kc.Export(path)
+    )
+    wrong = {**placement.TABLE, "ELU": placement.Row()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placement, "TABLE", wrong)
+        model.fit(digits[0][:32], np.zeros((32, 10)), verbose=0, callbacks=[compress])
+    assert list(compress.report.left_out["quantization"]) == ["scores"]
+    assert "left in the integer file: ELU of 'backbone/elu'. Set" in compress.report.export.error
+    assert not path.exists()
+
+
+def test_the_size_of_the_float_file_is_that_of_the_file_in_mode_float32(trained, tmp_path):
+    report = kc.export_tflite(trained, kc.Export(tmp_path / "net.tflite"))
+    as_float = kc.export_tflite(trained, kc.Export(tmp_path / "float.tflite", mode="float32"))
+    assert report.float_bytes == as_float.bytes == as_float.float_bytes
+    assert report.float_zipped_bytes == as_float.zipped_bytes == as_float.float_zipped_bytes
+    assert report.bytes < as_float.bytes
+
+
+def test_a_float_file_that_fails_costs_only_its_size(trained, tmp_path, monkeypatch, caplog):
+    convert = exporting.convert
+
+    def failing(function, **options):
+        if options["mode"] == "float32":
+            raise kc.tflite.ConversionError("no such luck", "Try again")
+        return convert(function, **options)
+
+    monkeypatch.setattr(exporting, "convert", failing)
+    report = kc.export_tflite(trained, kc.Export(tmp_path / "net.tflite"))
+    assert report.written
+    assert report.bytes == (tmp_path / "net.tflite").stat().st_size
+    assert (report.float_bytes, report.float_zipped_bytes) == (None, None)
+    assert "│ as a float file │     - │      - │" in str(report)
+    assert "No float file to compare sizes with: " in caplog.text
+
+
+def test_the_record_stands_beside_the_file_and_tells_which_it_is(trained, tmp_path):
+    path = tmp_path / "net.tflite"
+    report = kc.export_tflite(trained, kc.Export(path, inference_input_type="uint8"))
+    assert sorted(os.listdir(tmp_path)) == ["net.tflite", "net.tflite.json"]
+    written = json.loads((tmp_path / "net.tflite.json").read_text())
+    assert written["report"]["export"]["bytes"] == report.bytes
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert written["report"]["export"]["sha256"] == report.sha256 == digest
+    specs = written["report"]["specs"]
+    assert kc.Export.from_config(specs["export"]) == kc.Export(path, inference_input_type="uint8")
+    assert kc.Quantization.from_config(specs["quantization"]) == kc.Quantization(delay=0.5)
+
+
+def test_a_failed_export_leaves_an_older_record_with_its_file(trained, tmp_path):
+    path, beside = tmp_path / "net.tflite", tmp_path / "net.tflite.json"
+    kc.export_tflite(trained, kc.Export(path))
+    before = path.read_bytes(), beside.read_bytes()
+    with pytest.raises(kc.tflite.ConversionError):
+        kc.export_tflite(trained, kc.Export(path, timeout=1e-3))
+    assert (path.read_bytes(), beside.read_bytes()) == before
+
+
+def test_a_record_that_cannot_be_written_costs_neither_file_nor_truth(
+    trained, tmp_path, monkeypatch, caplog
+):
+    path, beside = tmp_path / "net.tflite", tmp_path / "net.tflite.json"
+    beside.write_text("of an older file")
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(record, "write_atomically", full)
+    report = kc.export_tflite(trained, kc.Export(path))
+    assert report.bytes == path.stat().st_size
+    assert not beside.exists()
+    assert f"No record at {beside}: no space left" in caplog.text
 
 
 def test_a_model_of_a_mixed_policy_ships_in_integers(keras, digits, tmp_path):

@@ -327,7 +327,7 @@ def test_layers_left_out_by_name_stay_in_float_and_are_listed(keras, digits, tmp
     report = compress.report
     assert report.left_out["quantization"] == {"probabilities": "left out by `layers`"}
     assert report.export.error is None
-    assert any("FULLY_CONNECTED" in op for op in report.export.float_ops)
+    assert any(op.op == "FULLY_CONNECTED" for op in report.export.float_ops)
     bits = {layer.path: layer.bits for layer in report.layers}
     assert bits == {"conv1": 8, "dense1": 8}
 

@@ -162,8 +162,8 @@ def test_a_backup_within_an_epoch_is_resumed(keras, uninterrupted, tmp_path):
     def backup():
         return keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=3)
 
+    failing = resume_child.at_update(keras, 8, stop)
     with pytest.raises(Stop):
-        failing = resume_child.at_update(keras, 8, stop)
         resume_child.fit(resume_child.net(keras), [resume_child.compress(), backup(), failing])
     assert State.load(Backups(tmp_path / "backup").current).step == 6
     model = resume_child.net(keras)

@@ -8,7 +8,7 @@ import abc
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ from keras_compress.engines.pruner import Pruner
 from keras_compress.engines.quantizers import Quantizers
 from keras_compress.engines.selection import LEFT_BY_USER, renamed
 from keras_compress.frameworks.adapter import Adapter, wrap_method
-from keras_compress.report import LayerReport, Report
+from keras_compress.report import LayerAgreement, LayerReport, Report
 from keras_compress.schedules import Schedule, schedule_from_config
 from keras_compress.specs import Pruning, Quantization
 from keras_compress.state import Phase, State
+from keras_compress.tflite import ComputedTensor
 
 LOG_NAMES = ("sparsity", "quantized")
 
@@ -99,6 +100,29 @@ class Engine(abc.ABC):
 
     def check_saving(self, path: Any) -> None:  # noqa: B027
         """Refuse to save the whole model to a path from which it could not be loaded."""
+
+    # --- what an engine may know
+
+    def user_path(self, path: str) -> str:
+        """What the user calls the layer at a path of the model, which may be a wrapper of ours."""
+        return path
+
+    def float_by_choice(self) -> set[str]:
+        """The user's paths of the layers that stay in float because `layers` says it."""
+        reasons = self.left_out["quantization"]
+        return {path for path, reason in reasons.items() if reason == LEFT_BY_USER}
+
+    def layer_checks(
+        self, inputs: Mapping[str, np.ndarray], tensors: Sequence[ComputedTensor]
+    ) -> list[LayerAgreement]:
+        """Every layer of the rounded network compared with a file made of it, each on the numbers
+        that the file gave its own; empty where an engine cannot tell.
+
+        Args:
+            inputs: name -> real values, rows in front.
+            tensors: what the file computed on them, in order of execution.
+        """
+        return []
 
     # --- attaching
 
@@ -331,6 +355,8 @@ class Engine(abc.ABC):
 
     def report(self) -> Report:
         """The report on the model as it is now, without an export."""
+        # A model without shapes has nothing that a callable `layers` could choose from.
+        specs = dict(self._configs) if self.is_placed else {}
         steps: dict[str, Any] = {"delay": self.delay, "freeze_step": self.freeze_step}
         steps["schedules"] = {path: s.get_config() for path, s in self.schedules.items()}
         return Report(
@@ -341,6 +367,7 @@ class Engine(abc.ABC):
             layers=self._layer_reports(),
             left_out={what: dict(reasons) for what, reasons in self._left_out().items() if reasons},
             steps=steps,
+            specs=specs,
         )
 
     def _left_out(self) -> dict[str, dict[str, str]]:
@@ -362,8 +389,11 @@ class Engine(abc.ABC):
             return rows[id(kernel)]
 
         if self.quantizers is not None:
-            for found in self.quantizers.kernels_by_path():
-                row(*found).bits = self.quantization.weight_bits if self.phase.rounds else None
+            for path, name, kernel in self.quantizers.kernels_by_path():
+                layer = row(path, name, kernel)
+                if self.phase.rounds:
+                    layer.bits = self.quantization.weight_bits
+                    layer.scale = _ends(self.quantizers.kernel_scale(kernel))
         if self.pruner is not None:
             for target in self.pruner.targets:
                 row(target.path, target.key.split("/")[2], target.kernel)
@@ -465,6 +495,13 @@ class Engine(abc.ABC):
         """The watched range of a flat input; (0, 1) for one that is not rounded."""
         found = None if self.quantizers is None else self.quantizers.input_range(position)
         return (0.0, 1.0) if found is None else found
+
+
+def _ends(scale: np.ndarray | None) -> tuple[float, ...] | None:
+    """The one scale of a kernel, or the smallest and largest of its channels'."""
+    if scale is None:
+        return None
+    return (float(scale),) if scale.ndim == 0 else (float(scale.min()), float(scale.max()))
 
 
 def naming(spec: Any, chosen: list[str]) -> Any:

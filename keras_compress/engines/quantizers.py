@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.saved_model import save_context
 
@@ -110,6 +111,16 @@ class Quantizers(abc.ABC):
     @abc.abstractmethod
     def kernels_by_path(self) -> Iterator[tuple[str, str, tf.Variable]]:
         """(path, kernel, variable) of every rounded kernel."""
+
+    def kernel_scale(self, kernel: tf.Variable) -> np.ndarray | None:
+        """The step between two integers of a rounded kernel, () or (channels,); None where it is
+        not known.
+        """
+        return None
+
+    @abc.abstractmethod
+    def ranges(self) -> dict[str, np.ndarray]:
+        """Key -> (minimum, maximum) of every activation whose range is followed."""
 
     @abc.abstractmethod
     def write_to(self, state: State) -> None:

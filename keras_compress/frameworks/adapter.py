@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import functools
 import inspect
 import sys
@@ -23,6 +24,18 @@ STORAGE_NAMES = {
     "depthwise_kernel": ("depthwise_kernel", "kernel"),
     "pointwise_kernel": ("pointwise_kernel",),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationData:
+    """The arguments with which `fit` calls `evaluate`."""
+
+    x: Any
+    y: Any
+    sample_weight: Any
+    batch_size: int | None
+    steps: int | None
+    """None: all batches there are."""
 
 
 class Adapter(abc.ABC):
@@ -206,6 +219,34 @@ class Adapter(abc.ABC):
                 return caller
             frame = frame.f_back  # type: ignore[assignment]
         return None
+
+    def validation_data(self, model: Any) -> ValidationData | None:
+        """What the `fit` that is running evaluates the model on after each epoch; None for nothing,
+        or where no `fit` of this Keras runs.
+
+        It is no part of what callbacks are told, so it is read off the frame of `fit`: there alone
+        `validation_split` has been taken apart. Both Keras use the same names.
+        """
+        frame = sys._getframe(1)
+        while frame is not None:
+            found = frame.f_locals
+            is_fit = frame.f_code.co_name == "fit" and found.get("self") is model
+            if is_fit and self.owns(frame.f_globals.get("__name__")):
+                if "val_x" not in found:
+                    return None
+                return ValidationData(
+                    found["val_x"],
+                    found["val_y"],
+                    found["val_sample_weight"],
+                    found["validation_batch_size"] or found["batch_size"],
+                    found["validation_steps"],
+                )
+            frame = frame.f_back  # type: ignore[assignment]
+        return None
+
+    @abc.abstractmethod
+    def trusting(self) -> contextlib.AbstractContextManager[None]:
+        """While inside, a Lambda layer is made again from its config (private in both Keras)."""
 
     @abc.abstractmethod
     def end_names(self, model: Any) -> tuple[list[str], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,6 +42,10 @@ class Keras3(Adapter):
 
     def kind(self, operation: Any) -> str:
         return type(operation).__name__ if self.is_own(operation) else ""
+
+    def trusting(self) -> contextlib.AbstractContextManager[None]:
+        # The public switch is for good, and for the whole process.
+        return keras.src.saving.serialization_lib.SafeModeScope(safe_mode=False)
 
     def end_names(self, model: Any) -> tuple[list[str], list[str]]:
         functional = self.functional(model)

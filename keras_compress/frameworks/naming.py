@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -40,10 +40,10 @@ class Naming:
     """The layers of one functional model, by the names that its traced ops bear.
 
     A layer's path is `"backbone/conv1"` inside a nested model, and that of its first call where it
-    is shared.
+    is shared. `outputs` are the names of the file's outputs, the model's own if it is None.
     """
 
-    def __init__(self, adapter: Adapter, model: Any):
+    def __init__(self, adapter: Adapter, model: Any, outputs: Sequence[str] | None = None):
         functional = adapter.functional(model)
         self._operations: dict[str, Any] = {}
         seen: set[int] = set()
@@ -58,7 +58,7 @@ class Naming:
                 scope += "_"
             self._paths[scope] = path
         self._order = {path: position for position, path in enumerate(self._operations)}
-        _, names = adapter.flat_names(model)
+        names = adapter.flat_names(model)[1] if outputs is None else outputs
         self._ends = {
             name: _producer(adapter, functional, tensor)
             for name, tensor in zip(names, functional.outputs, strict=True)

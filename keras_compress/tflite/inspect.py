@@ -16,6 +16,10 @@ import numpy as np
 from keras_compress.tflite.flatbuffer import read_bytes, text, unpack
 
 _FLOATS = ("float32", "float16", "float64", "bfloat16")
+_MOVING = {
+    "EXPAND_DIMS", "MAX_POOL_2D", "PAD", "PADV2", "REDUCE_MAX", "RESHAPE",
+    "RESIZE_NEAREST_NEIGHBOR", "SLICE", "SQUEEZE", "STRIDED_SLICE", "TRANSPOSE",
+}  # fmt: skip
 _BITS = {"int4": 4, "uint4": 4, "int2": 2, "bool": 8, "bfloat16": 16}
 
 
@@ -48,6 +52,13 @@ class FloatOp:
     def converts(self) -> bool:
         """Whether it only leads from integers to floats or back."""
         return self.op in ("QUANTIZE", "DEQUANTIZE")
+
+    @property
+    def moves(self) -> bool:
+        """Whether it only moves or picks numbers, which the converter does on either side of a
+        QUANTIZE.
+        """
+        return self.op in _MOVING
 
 
 @dataclasses.dataclass(frozen=True)

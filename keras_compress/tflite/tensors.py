@@ -45,9 +45,9 @@ def computed_tensors(
     for operator in graph.operators or []:
         for index in map(int, operator.outputs):
             quantization = graph.tensors[index].quantization
-            if quantization is not None and quantization.scale is not None:
-                if len(quantization.scale) == 1:
-                    scales[index] = float(quantization.scale[0]), int(quantization.zeroPoint[0])
+            found_scales = () if quantization is None else quantization.scale
+            if found_scales is not None and len(found_scales) == 1:
+                scales[index] = float(found_scales[0]), int(quantization.zeroPoint[0])
     inputs: dict[str, list[np.ndarray]] = {info.name: [] for info in file.inputs}
     found: dict[int, list[np.ndarray]] = {index: [] for index in scales}
     for batch in rows:
@@ -60,13 +60,11 @@ def computed_tensors(
         for index, (scale, zero_point) in scales.items():
             values = file.tensor(index)
             if values.dtype.kind in "iu":
-                found[index].append(_real(values, scale, zero_point))
+                found[index].append(np.atleast_1d(_real(values, scale, zero_point)))
     return (
         {name: np.concatenate(parts) for name, parts in inputs.items()},
         [
-            ComputedTensor(
-                text(graph.tensors[index].name), scales[index][0], np.concatenate(parts)
-            )
+            ComputedTensor(text(graph.tensors[index].name), scales[index][0], np.concatenate(parts))
             for index, parts in found.items()
             if parts
         ],

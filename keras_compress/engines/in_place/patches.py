@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.in_place import forms
@@ -19,6 +20,11 @@ from keras_compress.engines.in_place.quantizing import (
 from keras_compress.engines.quantizers import Quantizers
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.state import Phase, State
+
+OnRounded = Callable[[OperationPlan, str, ActivationQuantizer, tf.Tensor], tf.Tensor]
+"""(operation, role, quantizer, rounded tensor) -> the tensor to go on with; the role is "output",
+"before" the operation's own activation, or one inside its form.
+"""
 
 
 class PatchedQuantizers(Quantizers):
@@ -44,6 +50,10 @@ class PatchedQuantizers(Quantizers):
         }
         self.kernels: dict[str, KernelQuantizer] = {}
         self._kernels_of: dict[str, dict[str, KernelQuantizer]] = {}
+        self.on_rounded: OnRounded | None = None
+        """Sees every tensor that is rounded in or behind an operation, and may put another in its
+        place.
+        """
         self._undo: list[Callable[[], None]] = []
         for plan in placement.operations:
             for kernel, granularity in plan.kernels.items():
@@ -140,7 +150,10 @@ class PatchedQuantizers(Quantizers):
             if plan.row.output is Output.SHARED and plan.output and self._imitates:
                 outputs = self.activations[plan.output].breaking_ties(outputs)
             if plan.output is not None:
-                outputs = tf.nest.map_structure(self.activations[plan.output], outputs)
+                rounded = functools.partial(self._round, plan, "output", plan.output)
+                outputs = tf.nest.map_structure(rounded, outputs)
+            elif plan.joined is not None:  # of inputs that are rounded
+                outputs = self._shown(plan, "output", plan.joined, outputs)
             return outputs
 
         return call
@@ -172,7 +185,17 @@ class PatchedQuantizers(Quantizers):
         return call.run()
 
     def _inside(self, plan: OperationPlan, role: str, tensor: tf.Tensor) -> tf.Tensor:
-        return self.activations[plan.inner[role]](tensor)
+        if plan.inner[role] == plan.joined:
+            return self.activations[plan.joined](tensor)
+        return self._round(plan, role, plan.inner[role], tensor)
+
+    def _round(self, plan: OperationPlan, role: str, key: str, tensor: tf.Tensor) -> tf.Tensor:
+        return self._shown(plan, role, key, self.activations[key](tensor))
+
+    def _shown(self, plan: OperationPlan, role: str, key: str, rounded: tf.Tensor) -> tf.Tensor:
+        if self.on_rounded is None:
+            return rounded
+        return self.on_rounded(plan, role, self.activations[key], rounded)
 
     @contextlib.contextmanager
     def _swapped(self, plan: OperationPlan) -> Iterator[None]:
@@ -239,7 +262,7 @@ class PatchedQuantizers(Quantizers):
 
         def activation(tensor: tf.Tensor) -> tf.Tensor:
             if plan.before is not None:
-                tensor = self.activations[plan.before](tensor)
+                tensor = self._round(plan, "before", plan.before, tensor)
             if plan.activation.form is not None and self.mode.phase.rounds:
                 return self._activated(plan, function, tensor)
             return function(tensor)
@@ -257,12 +280,21 @@ class PatchedQuantizers(Quantizers):
             position, kind, kernel, _ = key.split("/")
             yield paths[f"{position}/{kind}"], kernel, quantizer.variable
 
-    def write_to(self, state: State) -> None:
-        state.ranges = {
+    def kernel_scale(self, kernel: tf.Variable) -> np.ndarray | None:
+        for quantizer in self.kernels.values():
+            if quantizer.variable is kernel:
+                return quantizer.scale().numpy()
+        return None
+
+    def ranges(self) -> dict[str, np.ndarray]:
+        return {
             key: quantizer.range.numpy()
             for key, quantizer in self.activations.items()
             if quantizer.range is not None
         }
+
+    def write_to(self, state: State) -> None:
+        state.ranges = self.ranges()
         state.kernels = tuple(self.kernels)
         state.kernel_ranges = {
             key: quantizer.frozen.numpy()

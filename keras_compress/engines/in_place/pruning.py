@@ -132,7 +132,7 @@ class MagnitudePruner(Pruner):
         """Zero every weight that its mask drops."""
         for target in self.targets if targets is None else targets:
             kernel = tf.convert_to_tensor(target.kernel)
-            target.kernel.assign(tf.where(target.mask, kernel, tf.zeros([], kernel.dtype)))
+            target.kernel.assign(kernel * tf.cast(target.mask, kernel.dtype))  # faster than `where`
 
     def update(self, target: Target, step: tf.Tensor) -> None:
         weights = tf.convert_to_tensor(target.kernel)

@@ -17,9 +17,10 @@ from keras_compress.engines.tfmot.library import PRUNED, QUANTIZED, is_own, wrap
 from keras_compress.engines.tfmot.masks import TfmotPruner, TfmotTarget
 from keras_compress.engines.tfmot.ranges import WrapperQuantizers, basename
 from keras_compress.engines.tfmot.unwrapping import separable_halves, separable_name, unwrapped
-from keras_compress.engines.tfmot.wrapping import Wrapped
+from keras_compress.engines.tfmot.wrapping import Place, Wrapped, layers_in, places
 from keras_compress.frameworks import inference
 from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.reviving import known_classes
 from keras_compress.schedules import Schedule, as_schedule
 from keras_compress.specs import Pruning, Quantization
 from keras_compress.state import Phase
@@ -55,6 +56,11 @@ class Tfmot(Engine):
     ) -> tuple[Pruning | None, Quantization | None]:
         """The specs of a model that was wrapped by hand."""
         wrappers = {path: w for path, w in wrapped_layers(model) if is_own(w, PRUNED)}
+        if not model.built:
+            raise ValueError(
+                "Compress: a model that was wrapped by hand must be built; call it on a batch of "
+                f"data first. Received: model={type(model).__name__} without weights"
+            )
         if wrappers:
             for name, given in (("pruning", pruning), ("quantization", quantization)):
                 if given is not None:
@@ -67,7 +73,7 @@ class Tfmot(Engine):
             return self._carried(wrappers), None
         bits = next(
             (
-                quantizer.num_bits
+                getattr(quantizer, "num_bits", 8)  # a user's own may be of any form
                 for _, layer in wrapped_layers(model)
                 for _, quantizer, _ in getattr(layer, "_weight_vars", ())
             ),
@@ -89,7 +95,7 @@ class Tfmot(Engine):
         return pruning, quantization
 
     def _carried(self, wrappers: dict[str, Any]) -> Pruning:
-        pruned = {p: w for p, w in wrappers.items() if w.layer.get_prunable_weights()}
+        pruned = {path: w for path, w in wrappers.items() if w.pruning_vars}
         schedules: dict[str, Schedule | None] = {
             path: as_schedule(w.pruning_schedule, "Compress", "pruning_schedule")
             for path, w in pruned.items()
@@ -121,13 +127,6 @@ class Tfmot(Engine):
             before = list(self.model.output_names)
             self.model.output_names = [self._plain_name(name) for name in before]
             self._undo.append(lambda: setattr(self.model, "output_names", before))
-        if self.quantizers is not None:
-            self.quantizers.follow_trainable()  # an optimizer may be built before the fit
-
-    def begin_fit(self) -> None:
-        if self.quantizers is not None:
-            self.quantizers.follow_trainable()
-        super().begin_fit()
 
     def place(self) -> None:
         if self._done is not None:
@@ -144,45 +143,69 @@ class Tfmot(Engine):
                     for path, layer in layers.items()
                     if not is_own(layer, QUANTIZED) and not self.adapter.is_input(layer)
                 }
-        if self.pruning is not None:
-            found = self._in_kernels(layers) if quantized else self._in_wrappers(layers)
-            targets = [
-                TfmotTarget(f"{number}/{key}", *rest) for number, (key, *rest) in enumerate(found)
-            ]
-            wrappers = [layer for layer in layers.values() if is_own(layer, PRUNED)]
-            self.pruner = TfmotPruner(self.pruning, targets, wrappers)
+        if self.pruning is None:
+            return
+        found = self._in_kernels(layers) if quantized else self._in_wrappers(layers)
+        targets = [
+            TfmotTarget(f"{number}/{key}", *rest) for number, (key, *rest) in enumerate(found)
+        ]
+        wrappers = [layer for layer in layers.values() if is_own(layer, PRUNED)]
+        for wrapper in wrappers:
+            self._undo.append(functools.partial(_give_back, wrapper, _taken(wrapper)))
+        self.pruner = TfmotPruner(self.pruning, targets, wrappers)
 
     def _in_wrappers(self, layers: dict[str, Any]) -> list[tuple[Any, ...]]:
         """What `PruneLowMagnitude` wrappers prune."""
         found = []
+        wanted: dict[str, list[Place]] = {}
+        for place in self._kernels(layers):
+            wanted.setdefault(place.holder, []).append(place)
         for path, wrapper in layers.items():
-            schedule = self._schedules.get(path)
-            for kernel, mask, threshold in wrapper.pruning_vars if schedule is not None else ():
-                key = _key(wrapper.layer, kernel)
-                variables = (kernel, self.adapter.tf_variable(kernel), schedule, mask, False)
-                found.append((key, path, wrapper.layer, *variables, threshold, wrapper))
+            places = wanted.get(path, [])
+            kernels = wrapper.pruning_vars if places else []
+            for place, (kernel, mask, threshold) in zip(places, kernels, strict=True):
+                layer = layers_in(self.adapter, wrapper.layer)[place.number]
+                variables = (kernel, self.adapter.tf_variable(kernel), place.schedule, mask, False)
+                key = _key(layer, kernel)
+                found.append((key, place.path, layer, *variables, threshold, wrapper))
         return found
 
-    @functools.cached_property
-    def _schedules(self) -> dict[str, Schedule]:
-        return self.pruning.layers if self._done is None else self._done.schedules
+    def _kernels(self, layers: dict[str, Any]) -> list[Place]:
+        """Where the kernels stand that wrappers prune."""
+        if self._done is not None:
+            return self._done.kernels
+        return [
+            Place(path, path, 0, basename(kernel), schedule)
+            for path, schedule in self.pruning.layers.items()
+            for kernel, _, _ in layers[path].pruning_vars
+        ]
 
     def _in_kernels(self, layers: dict[str, Any]) -> list[tuple[Any, ...]]:
         """What is pruned inside quantize wrappers, and where nothing was wrapped."""
         halves = self._pointwise()
-        plain = self.plain_copy()
+        if self._done is None:
+            kernels, left_out = places(self.adapter, self.plain_copy(), self.pruning)
+            self.left_out["pruning"] = left_out
+        else:
+            kernels = self._done.kernels
         found = []
-        for path, layer, name, _, schedule in plan_pruning(
-            self.adapter, plain, self.pruning
-        ).kernels:
-            holder = halves.get(path) or layers[path]
-            wanted = "kernel" if path in halves else name
-            kernel = next(v for v in _own_variables(holder) if basename(v) == wanted)
+        for place in kernels:
+            holder = halves.get(place.holder) or layers[place.holder]
+            name = "kernel" if place.holder in halves else place.kernel
+            layer = layers_in(self.adapter, getattr(holder, "layer", holder))[place.number]
+            raw = [variable for variable, _, _ in getattr(holder, "_weight_vars", ())]
+            kernel = next(v for v in (*raw, *layer.weights) if basename(v) == name)
             mask = tf.Variable(tf.ones_like(kernel), trainable=False, name="mask")
             threshold = tf.Variable(0.0, trainable=False, name="threshold")
-            inner = getattr(holder, "layer", holder)
-            variables = (kernel, self.adapter.tf_variable(kernel), schedule, mask, False)
-            found.append((_key(layer, kernel), path, inner, *variables, threshold, None))
+            variables = (
+                kernel,
+                self.adapter.tf_variable(kernel),
+                place.schedule,
+                mask,
+                False,
+                threshold,
+            )
+            found.append((_key(layer, kernel), place.path, layer, *variables, None))
         return found
 
     def _pointwise(self) -> dict[str, Any]:
@@ -211,17 +234,30 @@ class Tfmot(Engine):
         depthwise = map(self._plain_name, separable_halves(self.model).values())
         return list(map(separable_name, depthwise))
 
+    def user_path(self, path: str) -> str:
+        plain = self._plain_name(path)
+        return self._split().get(plain, plain)
+
+    @functools.cached_property
+    def _paths(self) -> list[str]:
+        if self._done is not None:
+            return self._done.paths
+        return [path for path, _ in self.adapter.layers(self.plain_copy())]
+
     def paths(self) -> list[str]:
-        split = self._split()
-        return list(dict.fromkeys(split.get(p, p) for p, _ in wrapped_layers(self.model)))
+        return self._paths
 
     def chosen(self, spec: Pruning | Quantization) -> list[str]:
         plain = self.plain_copy()
+        # Layers inside others get automatic names anew in every copy.
+        names = dict(zip((p for p, _ in self.adapter.layers(plain)), self._paths, strict=True))
         if isinstance(spec, Pruning):
-            return [path for path, *_ in plan_pruning(self.adapter, plain, spec).kernels]
+            found = [path for path, *_ in plan_pruning(self.adapter, plain, spec).kernels]
+            return [names[path] for path in found]
         layers = {layer.name: layer for layer in plain.layers if not self.adapter.is_input(layer)}
-        left_out = self.left_out["quantization"]
-        return [p for p in select("Quantization", spec.layers, layers) if p not in left_out]
+        reasons = self.left_out["quantization"]
+        refused = {path for path, reason in reasons.items() if reason != LEFT_BY_USER}
+        return [path for path in select("Quantization", spec.layers, layers) if path not in refused]
 
     # --- leaving
 
@@ -255,7 +291,7 @@ class Tfmot(Engine):
 
 
 def reader(adapter: Adapter, model: Any) -> Tfmot:
-    """An engine that was never attached, to read a model with that was wrapped by hand."""
+    """An engine that was never attached, to read a model that was wrapped by hand."""
     engine = Tfmot(adapter, model, None, None)
     if engine.quantization is not None:
         engine.place()  # which touches nothing where nothing is pruned
@@ -284,7 +320,8 @@ def plain_copy(
         mask = masks.get(id(variable))
         return numbers if mask is None else np.where(mask, numbers, np.zeros([], numbers.dtype))
 
-    return unwrapped(adapter, model, separable, value)
+    with known_classes(adapter, model):
+        return unwrapped(adapter, model, separable, value)
 
 
 def refuse_keras_file(path: Any) -> None:
@@ -301,9 +338,13 @@ def refuse_keras_file(path: Any) -> None:
         )
 
 
-def _own_variables(holder: Any) -> list[Any]:
-    raw = [variable for variable, _, _ in getattr(holder, "_weight_vars", ())]
-    return [*raw, *holder.weights]
+def _taken(wrapper: Any) -> tuple[Any, Any]:
+    """What of a `PruneLowMagnitude` the pruner replaces."""
+    return wrapper.pruning_obj, wrapper.pruning_schedule
+
+
+def _give_back(wrapper: Any, taken: tuple[Any, Any]) -> None:
+    wrapper.pruning_obj, wrapper.pruning_schedule = taken
 
 
 def _key(layer: Any, kernel: Any) -> str:

@@ -34,8 +34,6 @@ class WrapperQuantizers(Quantizers):
         self._model = model
         self._driven = driven
         self._undo: list[Callable[[], None]] = []
-        self._listed: dict[int, tuple[list[Any], ...]] = {}
-        """Id of a wrapper -> its trainable and other weights, as tfmot lists them."""
         self.kernels: dict[str, tuple[str, str, tf.Variable, Any, dict[str, Any]]] = {}
         """Key -> (path, kernel's name, kernel, quantizer, its range variables)."""
         self.activations: dict[str, dict[str, Any]] = {}
@@ -69,7 +67,10 @@ class WrapperQuantizers(Quantizers):
         for _, layer in wrapped_layers(self._model):
             if is_own(layer, QUANTIZED) and self._driven:
                 self._gate(layer)
-            inner = layer.layer if is_own(layer, QUANTIZED[:2]) else layer
+            inner = layer
+            if is_own(layer, QUANTIZED[:2]):
+                self._list_kernels(layer)
+                inner = layer.layer
             if "BatchNormalization" in self._adapter.kinds(inner):
                 self._freeze_with_phase(inner)
 
@@ -105,20 +106,23 @@ class WrapperQuantizers(Quantizers):
         own["call"] = call
         self._undo.append(lambda: own.pop("call", None))
 
-    def follow_trainable(self) -> None:
-        """Let a frozen layer's kernel be frozen: tfmot lists it as trainable whatever is said."""
-        for _, layer in wrapped_layers(self._model):
-            if not is_own(layer, QUANTIZED[:2]):
-                continue
-            own = vars(layer)
-            lists = [own["_trainable_weights"], own["_non_trainable_weights"]]
-            known = self._listed.setdefault(id(layer), tuple(map(list, lists)))
-            if layer.trainable:
-                own["_trainable_weights"], own["_non_trainable_weights"] = map(list, known)
-            else:
-                rounded = [variable for variable, _, _ in layer._weight_vars]
-                own["_trainable_weights"] = []
-                own["_non_trainable_weights"] = [*rounded, *known[1]]
+    def _list_kernels(self, layer: Any) -> None:
+        """Give the kernels in a wrapper back to the list of their layer, which heeds `trainable`;
+        tfmot's own list does not, and thaws what is frozen.
+        """
+        own, inner = vars(layer), vars(layer.layer)
+        listed, others = own["_trainable_weights"], inner["_trainable_weights"]
+        kernels = [
+            variable
+            for variable, _, _ in layer._weight_vars
+            if not any(variable is other for other in others)
+        ]
+        own["_trainable_weights"], inner["_trainable_weights"] = [], [*kernels, *others]
+
+        def undo() -> None:
+            own["_trainable_weights"], inner["_trainable_weights"] = listed, others
+
+        self._undo.append(undo)
 
     def unpatch(self) -> None:
         while self._undo:
@@ -139,8 +143,11 @@ class WrapperQuantizers(Quantizers):
         for path, name, kernel, _, _ in self.kernels.values():
             yield path, name, kernel
 
+    def ranges(self) -> dict[str, np.ndarray]:
+        return {key: _limits(ranges) for key, ranges in self.activations.items()}
+
     def write_to(self, state: State) -> None:
-        state.ranges = {key: _limits(ranges) for key, ranges in self.activations.items()}
+        state.ranges = self.ranges()
         state.kernels = tuple(self.kernels)
         state.kernel_ranges = {key: _limits(own[-1]) for key, own in self.kernels.items()}
 

@@ -15,6 +15,7 @@ from keras_compress.engines.selection import LEFT_BY_USER, select
 from keras_compress.engines.tfmot.library import tfmot
 from keras_compress.engines.tfmot.masks import as_tfmot
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.reviving import known_classes
 from keras_compress.schedules import Schedule
 from keras_compress.specs import Pruning, Quantization
 
@@ -23,16 +24,32 @@ FLOAT_ACTIVATIONS = ("swish", "silu")
 """tfmot rounds them; the converter leaves them in float."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a kernel to prune stands, in a model and in every copy of it.
+
+    `holder` is the layer that tfmot would wrap for it, and `number` says which of the layers in
+    that one has it: their automatic names differ from copy to copy. 0: the holder itself.
+    """
+
+    path: str
+    holder: str
+    number: int
+    kernel: str
+    schedule: Schedule
+
+
 @dataclasses.dataclass
 class Wrapped:
     """A model in wrappers, and what was done to it.
 
-    `schedules`: path -> schedule of every layer to prune; `left_out`: per spec, path -> reason;
-    `separable`: the SeparableConv2D layers that were split, in order.
+    `paths`: all layers of the plain model; `kernels`: what is pruned; `left_out`: per spec, path ->
+    reason; `separable`: the SeparableConv2D layers that were split, in order.
     """
 
     model: Any
-    schedules: dict[str, Schedule]
+    paths: list[str]
+    kernels: list[Place]
     left_out: dict[str, dict[str, str]]
     separable: list[str]
 
@@ -44,8 +61,9 @@ def wrapped(
     tfmot does.
 
     Raises:
-        ValueError: the model is not a built functional or Sequential one; a layer is unknown, or
-            named and refused by tfmot; nothing can be wrapped.
+        ValueError: the model is not a built functional or Sequential one, or of a class that tfmot
+            does not keep; a layer is unknown, or named and refused by tfmot; nothing can be
+            wrapped.
     """
     if adapter.functional(model) is None or not model.built:
         raise ValueError(
@@ -60,43 +78,74 @@ def wrapped(
             'wrap: `model` must have the policy float32 for tfmot; use `engine="in_place"`. '
             "Received: a model of another dtype policy"
         )
-    result = Wrapped(model, {}, {"pruning": {}, "quantization": {}}, [])
-    if pruning is not None:
-        plan = plan_pruning(adapter, model, pruning)
-        result.left_out["pruning"] = plan.left_out
-        result.schedules = {path: schedule for path, *_, schedule in plan.kernels}
-    if quantization is not None:
-        result.separable = [
-            layer.name for layer in model.layers if type(layer).__name__ == "SeparableConv2D"
-        ]
-        result.model = _Quantizing(adapter, model, quantization, result).run()
-    elif pruning is not None:
-        result.model = _pruned(adapter, model, pruning, result)
+    paths = [path for path, _ in adapter.layers(model)]
+    result = Wrapped(model, paths, [], {"pruning": {}, "quantization": {}}, [])
+    with known_classes(adapter, model):
+        if pruning is not None:
+            result.kernels, result.left_out["pruning"] = places(adapter, model, pruning)
+        if quantization is not None:
+            result.separable = [
+                layer.name for layer in model.layers if type(layer).__name__ == "SeparableConv2D"
+            ]
+            result.model = _Quantizing(adapter, model, quantization, result).run()
+        elif pruning is not None:
+            result.model = _pruned(adapter, model, pruning, result)
+    if type(result.model) is not type(model):
+        raise ValueError(
+            "wrap: `model` must be of a class of Keras' own for tfmot, which makes a new "
+            f"{type(result.model).__name__} without what a class of yours adds; use "
+            f'`engine="in_place"`. Received: model={type(model).__name__}'
+        )
     return result
+
+
+def places(adapter: Adapter, model: Any, spec: Pruning) -> tuple[list[Place], dict[str, str]]:
+    """Where the kernels stand that `spec` means in a plain model; path -> reason of what it leaves.
+
+    Raises:
+        ValueError: as `plan_pruning` does.
+    """
+    plan = plan_pruning(adapter, model, spec)
+    holders = {
+        id(layer): (holder, number)
+        for holder, top in _layers(adapter, model)
+        for number, layer in enumerate(layers_in(adapter, top))
+    }
+    found = [
+        Place(path, *holders[id(layer)], name, schedule)
+        for path, layer, name, _, schedule in plan.kernels
+    ]
+    return found, plan.left_out
+
+
+def layers_in(adapter: Adapter, layer: Any) -> list[Any]:
+    """A layer and those in it, in the order of `Place.number`."""
+    return [layer, *(inner for _, inner in adapter.layers(layer))]
 
 
 def _pruned(adapter: Adapter, model: Any, spec: Pruning, result: Wrapped) -> Any:
     registry = tfmot().PruneRegistry
-    schedules: dict[str, Schedule] = {}
     holders = dict(_layers(adapter, model))
-    for path, schedule in result.schedules.items():
-        # The cells of an RNN are pruned through the wrapper of the RNN.
-        holder = next(h for h in (path, path.rpartition("/")[0]) if h in holders)
-        schedules[holder] = schedule
-    for path in list(schedules):
-        layer = holders[path]
+    # All that a wrapper would prune, whichever part of it the spec means.
+    alike = dataclasses.replace(spec, schedule=spec.schedules[0], layers=None)
+    everything = _by_holder(places(adapter, model, alike)[0])
+    schedules: dict[str, Schedule] = {}
+    for holder, group in _by_holder(result.kernels).items():
+        kind = type(holders[holder]).__name__
         # tfmot knows no depthwise kernel, and wraps such a layer without pruning it.
-        if registry.supports(layer) and "Depthwise" not in type(layer).__name__:
+        if not registry.supports(holders[holder]) or "Depthwise" in kind:
+            reason = f"tfmot does not prune {kind}"
+        elif [(p.number, p.kernel) for p in group] != [
+            (p.number, p.kernel) for p in everything[holder]
+        ] or len({place.schedule for place in group}) > 1:
+            reason = f"tfmot prunes all kernels of {kind} alike"
+        else:
+            schedules[holder] = group[0].schedule
             continue
-        reason = f"tfmot does not prune {type(layer).__name__}"
-        if _is_named(spec, path):
-            raise ValueError(
-                f"wrap: `layers` must name layers that tfmot prunes; {path!r} cannot: {reason}; "
-                f'use `engine="in_place"`. Received: layers containing {path!r}'
-            )
-        result.left_out["pruning"][path] = reason
-        del schedules[path]
-    result.schedules = schedules
+        for path in dict.fromkeys(place.path for place in group):
+            _check_unnamed(spec, path, "prunes", reason)
+            result.left_out["pruning"][path] = reason
+    result.kernels = [place for place in result.kernels if place.holder in schedules]
     if not schedules:
         raise ValueError(
             "wrap: tfmot must be able to prune some layer of `model`. "
@@ -111,8 +160,8 @@ def _pruned(adapter: Adapter, model: Any, spec: Pruning, result: Wrapped) -> Any
             "sparsity_m_by_n": spec.sparsity_m_by_n,
         }
 
-    everything = not result.left_out["pruning"] and spec.layers is None
-    if everything and all(map(registry.supports, holders.values())):
+    whole = not result.left_out["pruning"] and spec.layers is None
+    if whole and all(map(registry.supports, holders.values())):
         return tfmot().prune_low_magnitude(model, **parameters(spec.schedule))
 
     def clone(container: Any, prefix: str) -> Any:
@@ -129,9 +178,21 @@ def _pruned(adapter: Adapter, model: Any, spec: Pruning, result: Wrapped) -> Any
     return clone(model, "")
 
 
-def _is_named(spec: Any, path: str) -> bool:
+def _by_holder(kernels: list[Place]) -> dict[str, list[Place]]:
+    found: dict[str, list[Place]] = {}
+    for place in kernels:
+        found.setdefault(place.holder, []).append(place)
+    return found
+
+
+def _check_unnamed(spec: Any, path: str, does: str, reason: str) -> None:
+    """Refuse to leave out a layer that `layers` names."""
     names = spec.layers if isinstance(spec.layers, list | tuple | dict) else ()
-    return any(name in (path, path.rpartition("/")[2]) for name in names)
+    if any(name in (path, path.rpartition("/")[2]) for name in names):
+        raise ValueError(
+            f"wrap: `layers` must name layers that tfmot {does}; {path!r} cannot: {reason}; "
+            f'use `engine="in_place"`. Received: layers containing {path!r}'
+        )
 
 
 def _layers(adapter: Adapter, model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -153,7 +214,6 @@ class _Quantizing:
         self._layers = {layer.name: layer for layer in model.layers if not adapter.is_input(layer)}
         self._left_out = result.left_out["quantization"]
         selected = select("Quantization", spec.layers, self._layers)
-        self._named = {path for path, is_named in selected.items() if is_named}
         registry = tfmot().QuantizeRegistry()
         for name, layer in self._layers.items():
             if name not in selected:
@@ -180,7 +240,7 @@ class _Quantizing:
             except (ValueError, RuntimeError) as error:
                 message = str(error)
                 culprit = next(
-                    (n for n in self._layers if f"{n}:" in message and n not in self._left_out),
+                    (n for n in self._layers if f"Layer {n}:" in message and n not in self._left_out),
                     None,
                 )
                 if culprit is None:
@@ -192,11 +252,7 @@ class _Quantizing:
             return model
 
     def _refuse(self, name: str, reason: str) -> None:
-        if name in self._named:
-            raise ValueError(
-                f"wrap: `layers` must name layers that tfmot quantizes; {name!r} cannot: {reason}; "
-                f'use `engine="in_place"`. Received: layers containing {name!r}'
-            )
+        _check_unnamed(self._spec, name, "quantizes", reason)
         self._left_out[name] = reason
 
     def _apply(self) -> Any:

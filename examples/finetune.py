@@ -1,0 +1,192 @@
+"""MobileNetV2 fine-tuned on textures: head alone, then all of it, pruned and for integers.
+
+    python examples/finetune.py                       # Keras 3, a backbone that has learnt nothing
+    python examples/finetune.py --keras 2             # tf_keras
+    python examples/finetune.py --weights imagenet    # the real thing, where it can be downloaded
+    python examples/finetune.py --quick               # does it run? a few images, two epochs each
+
+The usual two steps: a fit with the backbone frozen, which trains the head; then unfreeze, compile
+again with a small learning rate, and fit once more. Only this second fit has `Compress` in its list
+of callbacks, and at its end stands the integer file.
+
+The data are drawn with NumPy: textures of eight kinds, in any colours, at any angle and scale, with
+noise. Without `--weights` the backbone has random weights, so that nothing has to be downloaded:
+its features say little, the first fit learns little, and the second learns everything.
+"""
+
+import argparse
+import logging
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow, whose notices are long
+
+import numpy as np
+import rich.console
+import rich.progress
+import rich.table
+
+import keras_compress as kc
+
+PIXELS = 96
+BATCH = 32
+
+
+# --- the data: each pattern is a function of coordinates in periods, and gives 0..1
+
+
+def wave(t):
+    """A sine of period 1 between 0 and 1."""
+    return 0.5 + 0.5 * np.sin(2 * np.pi * t)
+
+
+def bricks(x, y):
+    row = np.floor(y)
+    beside = (x / 2 + row / 2) % 1
+    return ((y % 1 > 0.15) & (beside > 0.08)).astype(float)
+
+
+PATTERNS = {
+    "stripes": lambda x, y: wave(x),
+    "grid": lambda x, y: np.maximum(x % 1 < 0.25, y % 1 < 0.25).astype(float),
+    "checks": lambda x, y: (np.floor(x) + np.floor(y)) % 2,
+    "dots": lambda x, y: (np.hypot(x % 1 - 0.5, y % 1 - 0.5) < 0.3).astype(float),
+    "rings": lambda x, y: wave(np.hypot(x, y)),
+    "waves": lambda x, y: wave(x + 0.35 * np.sin(np.pi * y)),
+    "zigzag": lambda x, y: wave(x + np.abs(y % 2 - 1)),
+    "bricks": bricks,
+}
+
+
+def texture(generator, pattern):
+    """One image (PIXELS, PIXELS, 3) of a pattern, in 0..255."""
+    angle, shift = generator.uniform(0, 2 * np.pi), generator.uniform(-2, 2, 2)
+    periods = generator.uniform(4, 9)  # across the image
+    axis = np.linspace(-periods / 2, periods / 2, PIXELS)
+    x, y = np.meshgrid(axis, axis)
+    x, y = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    mix = PATTERNS[pattern](x + shift[0], y + shift[1])[..., None]
+    dark, light = generator.uniform(0, 255, (2, 3))
+    while np.abs(dark - light).mean() < 60:  # of one colour nobody could tell a pattern
+        dark, light = generator.uniform(0, 255, (2, 3))
+    image = dark + mix * (light - dark)
+    image *= 1 + 0.3 * np.outer(axis, np.ones(PIXELS))[..., None] / periods  # light from above
+    return image + generator.normal(0, generator.uniform(5, 40), image.shape)
+
+
+def draw(count, seed):
+    """(images as MobileNetV2 wants them, labels): every kind equally often, one set for one seed.
+
+    Images are float32 of (count, PIXELS, PIXELS, 3) in [-1, 1].
+    """
+    generator = np.random.default_rng(seed)
+    labels = generator.permutation(np.arange(count) % len(PATTERNS))
+    names = list(PATTERNS)
+    images = np.stack([texture(generator, names[label]) for label in labels])
+    return (np.clip(images, 0, 255) / 127.5 - 1).astype("float32"), labels
+
+
+# --- the model
+
+
+def build(keras, weights):
+    """(model, its backbone): MobileNetV2 and a head, not compiled."""
+    backbone = keras.applications.MobileNetV2(
+        (PIXELS, PIXELS, 3), alpha=0.35, include_top=False, weights=weights
+    )
+    if weights is None:
+        # Its batch norms would need thousands of updates to learn their statistics from nothing.
+        for layer in backbone.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.momentum = 0.9
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            layers.Input((PIXELS, PIXELS, 3), name="image"),
+            backbone,
+            layers.GlobalAveragePooling2D(),
+            layers.Dropout(0.2),
+            layers.Dense(len(PATTERNS), activation="softmax", name="texture"),
+        ]
+    )
+    return model, backbone
+
+
+def compile_with(keras, model, rate):
+    # Without XLA, which Keras 3 would use: it compiles a net like this one for longer than the
+    # few epochs here take to run, and again for each of the three phases.
+    model.compile(
+        keras.optimizers.Adam(rate),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--keras", type=int, choices=(3, 2), default=3, help="2 is tf_keras")
+    parser.add_argument("--weights", help='"imagenet" or a file; none by default')
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--images", type=int, default=1600, help="to train on")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(2, 12), help="of the two fits")
+    parser.add_argument("--rate", type=float, help="of the second fit; the default is by --weights")
+    parser.add_argument("--folder", type=pathlib.Path, default=".", help="where the file goes")
+    parser.add_argument("--quick", action="store_true", help="64 images, epochs 1 and 2")
+    arguments = parser.parse_args()
+    count, epochs = (64, (1, 2)) if arguments.quick else (arguments.images, arguments.epochs)
+    # What is trained already would be spoilt by the steps that random weights need.
+    rate = arguments.rate or (1e-3 if arguments.weights is None else 1e-4)
+
+    # What Compress does and when is logged; Keras' bar shows `sparsity` and `quantized` as well.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("keras_compress").setLevel(logging.INFO)
+    if arguments.keras == 3:
+        import keras
+    else:
+        import tf_keras as keras
+    keras.utils.set_random_seed(arguments.seed)
+    x_train, y_train = draw(count, seed=2 * arguments.seed)
+    x_test, y_test = draw(count // 4, seed=2 * arguments.seed + 1)
+
+    def fit(model, epochs, **more):
+        validation = (x_test, y_test)
+        model.fit(
+            x_train,
+            y_train,
+            batch_size=BATCH,
+            epochs=epochs,
+            validation_data=validation,
+            verbose=2,
+            **more,
+        )
+
+    def accuracy(predict):
+        return 100 * float(np.mean(predict(x_test).argmax(axis=-1) == y_test))
+
+    model, backbone = build(keras, arguments.weights)
+    backbone.trainable = False
+    compile_with(keras, model, 1e-3)
+    fit(model, epochs[0])
+    head_alone = accuracy(model.predict)
+
+    # Masks and ranges begin with the second fit. Frozen kernels would be left alone by the pruning
+    # until they thaw, so the first fit could have had a `Compress(..., partial=True)` as well.
+    backbone.trainable = True
+    compile_with(keras, model, rate)
+    half = kc.PolynomialDecay(final_sparsity=0.5, begin_step=0.3, end_step=0.7, frequency=10)
+    compress = kc.Compress(
+        pruning=kc.Pruning(half),
+        quantization=kc.Quantization(delay=0.8, calibration_steps=50),
+        export=kc.Export(
+            arguments.folder / "textures.tflite", inference_input_type="uint8", verify_data=x_test
+        ),
+    )
+    fit(model, epochs[1], callbacks=[compress])
+    print(compress.report)
+    if not compress.report.export.written:  # a failing export never costs the training
+        raise SystemExit(str(compress.report.export))
+    kc
+
+if __name__ == "__main__":
+    main()

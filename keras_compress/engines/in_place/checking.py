@@ -1,0 +1,123 @@
+"""Layer by layer: the network's own rounded computation against the numbers in its file.
+
+The network runs once, eagerly, and every rounded tensor that the file has too is compared with the
+file's and then replaced by it. So each layer starts from what the file gave its own, and what one
+does differently is not blamed on those behind it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_compress.engines.in_place.patches import OnRounded, PatchedQuantizers
+from keras_compress.engines.in_place.placement import OperationPlan
+from keras_compress.engines.in_place.quantizing import ActivationQuantizer
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.naming import Naming
+from keras_compress.report import LayerAgreement
+from keras_compress.tflite import ComputedTensor
+
+CLOSE = 1e-4
+"""How far, as a share, the converter's float32 scale may be from ours."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rounding:
+    """One tensor that the network rounds; a shared layer has one for each of its calls."""
+
+    path: str
+    role: str
+    scale: float
+    size: int
+
+
+def check_layers(
+    adapter: Adapter,
+    model: Any,
+    quantizers: PatchedQuantizers,
+    inputs: Mapping[str, np.ndarray],
+    tensors: Sequence[ComputedTensor],
+) -> list[LayerAgreement]:
+    """How far each rounded tensor is from the file's, in order of execution.
+
+    A tensor that the converter fused away, or that cannot be told from another, is left out: the
+    comparison goes on to the next one behind it.
+
+    Args:
+        inputs: name -> real values, rows in front.
+        tensors: what the file computed on them, in order of execution.
+    """
+    names, _ = adapter.flat_names(model)
+
+    def run(on_rounded: OnRounded) -> None:
+        quantizers.on_rounded = on_rounded
+        try:
+            with adapter.in_float32(model):
+                adapter.call_flat(model, [tf.convert_to_tensor(inputs[name]) for name in names])
+        finally:
+            quantizers.on_rounded = None
+
+    roundings: list[_Rounding] = []
+
+    def note(
+        plan: OperationPlan, role: str, quantizer: ActivationQuantizer, rounded: tf.Tensor
+    ) -> tf.Tensor:
+        size = int(rounded.shape.num_elements())
+        roundings.append(_Rounding(plan.path, role, float(quantizer.scale()), size))
+        return rounded
+
+    run(note)
+    counterparts = _matched(roundings, tensors, Naming(adapter, model))
+    found: list[LayerAgreement] = []
+    position = -1
+
+    def compare(
+        plan: OperationPlan, role: str, quantizer: ActivationQuantizer, rounded: tf.Tensor
+    ) -> tf.Tensor:
+        nonlocal position
+        position += 1
+        theirs = counterparts.get(position)
+        if theirs is None:
+            return rounded
+        numbers = theirs.values.reshape(rounded.shape)
+        difference = np.abs(numbers.astype(np.float64) - rounded.numpy()) / theirs.scale
+        found.append(
+            LayerAgreement(plan.path, role, float(difference.max()), float(difference.mean()))
+        )
+        return tf.cast(numbers, rounded.dtype)
+
+    run(compare)
+    return found
+
+
+def _matched(
+    roundings: list[_Rounding], tensors: Sequence[ComputedTensor], naming: Naming
+) -> dict[int, ComputedTensor]:
+    """Position of a rounding -> the file's tensor.
+
+    They belong together when layer, scale and size are the same; where there are several, as of a
+    shared layer, in their order, unless there are more of one kind than of the other.
+    """
+    groups: dict[tuple[str, float, int], list[int]] = defaultdict(list)
+    for position, rounding in enumerate(roundings):
+        groups[rounding.path, rounding.scale, rounding.size].append(position)
+    matched = {}
+    for (path, scale, size), positions in groups.items():
+        alike = [
+            tensor
+            for tensor in tensors
+            if tensor.values.size == size and abs(tensor.scale / scale - 1) < CLOSE
+        ]
+        # A tensor that a layer computed, or, if none has its name, one that it only rounded.
+        for layers in (naming.layers, naming.touching):
+            candidates = [tensor for tensor in alike if path in layers(tensor.name)]
+            if len(candidates) == len(positions):
+                matched.update(zip(positions, candidates, strict=True))
+                break
+    return matched

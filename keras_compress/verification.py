@@ -1,0 +1,134 @@
+"""A finished file, run by LiteRT, against the network it was made of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_compress.report import ExportReport
+from keras_compress.specs import Export
+from keras_compress.tflite import (
+    FileReport,
+    agreement,
+    batches,
+    computed_tensors,
+    load_tflite,
+)
+
+logger = logging.getLogger("keras_compress")
+
+SAMPLES = 64  # inputs on which a file is compared with its network
+LAYER_SAMPLES = 8  # of them those on which it is compared layer by layer
+
+
+def read_rows(
+    specs: list[Any], data: Any, field: str, samples: int, batch_size: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
+    """An export's data as dicts of input name -> one batch, at most so many rows.
+
+    Raises:
+        ValueError, TypeError: naming the field, the input and what was found.
+    """
+    return batches(
+        data,
+        {spec.name: tuple(spec.shape[1:]) for spec in specs},
+        dtypes={spec.name: spec.dtype.name for spec in specs},
+        batch_size=batch_size,
+        samples=samples,
+        name=field,
+    )
+
+
+def verify(
+    report: ExportReport,
+    export: Export,
+    function: Any,
+    data: bytes,
+    contents: FileReport,
+    engine: Any,
+) -> None:
+    """Fill in how far the file is from its network, output by output and layer by layer.
+
+    Args:
+        function: the network in inference, of flat inputs, that returns name -> tensor.
+        data: the file, `contents` what it consists of.
+        engine: that of a file with its ranges; None of any other.
+    """
+    rows, report.verified_on = _rows(export, function, engine)
+    report.samples = len(rows) * export.batch_size
+    _compare_outputs(report, function, data, contents, rows)
+    if engine is not None:
+        _compare_layers(report, engine, data, rows[: -(-LAYER_SAMPLES // export.batch_size)])
+
+
+def specs_of(function: Any) -> list[Any]:
+    """The flat inputs of a network's function."""
+    return list(function.structured_input_signature[0])
+
+
+def _rows(export: Export, function: Any, engine: Any) -> tuple[list[dict[str, np.ndarray]], str]:
+    """What to compare on, and where it is from."""
+    for field in ("verify_data", "representative_dataset"):
+        given = getattr(export, field)
+        if given is not None:
+            specs = specs_of(function)
+            return list(read_rows(specs, given, field, SAMPLES, export.batch_size)), field
+    if engine is None:
+        return list(_drawn(export, function, engine)), "inputs drawn from [0, 1)"
+    return list(_drawn(export, function, engine)), "inputs drawn inside the watched ranges"
+
+
+def _drawn(export: Export, function: Any, engine: Any) -> Iterator[dict[str, np.ndarray]]:
+    generator = np.random.default_rng(0)
+    for _ in range(-(-SAMPLES // export.batch_size)):
+        batch = {}
+        for i, spec in enumerate(specs_of(function)):
+            low, high = (0.0, 1.0) if engine is None else engine.input_range(i)
+            numbers = generator.uniform(low, high, spec.shape)
+            batch[spec.name] = numbers.astype(spec.dtype.as_numpy_dtype)
+        yield batch
+
+
+def _compare_outputs(
+    report: ExportReport, function: Any, data: bytes, contents: FileReport, rows: list[Any]
+) -> None:
+    file = load_tflite(data)
+    names = [output.name for output in file.outputs]
+    steps = dict(zip(names, contents.output_scales, strict=True))
+    expected: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    answers: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for batch in rows:
+        outputs = function(*(batch[spec.name] for spec in specs_of(function)))
+        given = file.predict(batch)
+        if not isinstance(given, dict):
+            given = {names[0]: given}
+        for name in names:
+            expected[name].append(outputs[name].numpy())
+            answers[name].append(given[name])
+    results = agreement(
+        {name: np.concatenate(parts) for name, parts in expected.items()},
+        {name: np.concatenate(parts) for name, parts in answers.items()},
+        {name: step or 1.0 for name, step in steps.items()},  # a float file is compared as it is
+    )
+    for name, result in results.items():
+        report.largest_steps[name] = result.largest_steps
+        report.mean_steps[name] = result.mean_steps
+        report.argmax_agreement[name] = result.argmax_agreement
+
+
+def _compare_layers(report: ExportReport, engine: Any, data: bytes, rows: list[Any]) -> None:
+    """Always, not for deep nets alone: it costs a few runs of the network, and tells which layer to
+    look at before anybody has to ask.
+    """
+    try:
+        inputs, tensors = computed_tensors(data, rows)
+        found = engine.layer_checks(inputs, tensors)
+    except Exception as error:  # a diagnosis must not cost the file
+        logger.warning("No comparison layer by layer: %s: %s", type(error).__name__, error)
+        return
+    if found:
+        report.layers = sorted(found, key=lambda each: (-each.largest_steps, -each.mean_steps))
+        report.layer_samples = len(next(iter(inputs.values())))

@@ -1,0 +1,243 @@
+"""The file against its network: on which inputs, and layer by layer on equal inputs."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_compress as kc
+from keras_compress.engines.base import engine_of
+from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.naming import Naming
+from keras_compress.tflite import ComputedTensor, computed_tensors, convert
+
+fake_quant = tf.quantization.fake_quant_with_min_max_vars
+
+
+# --- what a file computes between its ops
+
+
+def two_ops(x):
+    """Two roundings, worked by hand: steps of 1/4 and of 1."""
+    first = fake_quant(x + fake_quant(tf.constant([0.5, 0.5]), 0.0, 0.5), -32.0, 31.75)
+    return {"y": fake_quant(first * first, -128.0, 127.0)}
+
+
+@pytest.mark.parametrize("ends", ["int8", "float32"])
+def test_the_numbers_between_the_ops_are_read_for_every_row(ends):
+    def function(x):
+        return two_ops(fake_quant(x, -32.0, 31.75))
+
+    spec = tf.TensorSpec((2, 2), name="x")
+    concrete = tf.function(function).get_concrete_function(spec)
+    data = convert(concrete, mode="int8", quantized=True, input_type=ends, output_type=ends)
+    rows = [{"x": np.array([[1, 2.1], [3, -4]])}, {"x": np.array([[5, 6], [7, 8]])}]
+    inputs, tensors = computed_tensors(data, rows)
+    rounded = np.array([[1, 2], [3, -4], [5, 6], [7, 8]])
+    if ends == "int8":
+        np.testing.assert_allclose(inputs["x"], rounded)  # 2.1 is 2 in steps of 1/4
+    else:
+        np.testing.assert_allclose(inputs["x"], [[1, 2.1], *rounded[1:]], rtol=1e-6)
+    sums, squares = tensors[-2:]
+    assert (sums.scale, squares.scale) == (0.25, 1.0)
+    np.testing.assert_allclose(sums.values, rounded + 0.5, atol=1e-6)
+    # Halves go away from zero in LiteRT's kernel, or up: at most one step from the true square.
+    np.testing.assert_allclose(squares.values, (rounded + 0.5) ** 2, atol=0.75)
+    assert squares.values.shape == (4, 2)
+
+
+# --- which layer a tensor came from
+
+
+def test_scopes_tell_layers_whatever_they_are_called(keras):
+    layers = keras.layers
+    inner = keras.Input((4,), name="inner_input")
+    outputs = layers.Dense(4, name="dense")(inner)
+    backbone = keras.Model(inner, [outputs, layers.Dense(4, name="dense_1")(outputs)], name="b")
+    inputs = keras.Input((4,), name="x")
+    first, second = backbone(inputs)
+    total = layers.Dense(2, name="_odd name")(first + second)
+    model = keras.Model(inputs, {"sum": total, "second": second, "raw": inputs})
+    naming = Naming(adapter_of(model), model)
+    assert naming.layers("b/dense/MatMul;b/dense/BiasAdd") == ("b/dense",)
+    assert naming.layers("b/dense_1/some/deeper/op1") == ("b/dense_1",)
+    assert naming.layers("layer_odd_name/MatMul") == ("_odd name",)
+    assert naming.layers("b/Relu") == naming.layers("x") == naming.layers("tfl.pseudo_qconst") == ()
+    # In the order of the network, and those that only round are left out if others compute.
+    assert naming.layers("b/dense_1/Relu;b/dense/MatMul") == ("b/dense", "b/dense_1")
+    assert naming.layers("b/dense_1/Relu;b/dense/FakeQuantWithMinMaxVars") == ("b/dense_1",)
+    assert naming.touching("b/dense_1/Relu;b/dense/FakeQuantWithMinMaxVars") == (
+        "b/dense",
+        "b/dense_1",
+    )
+    assert naming.layers("b/dense/FakeQuantWithMinMaxVars;b/dense/unstack") == ("b/dense",)
+    # Outputs have the model's names.
+    assert naming.layers("sum") == ("_odd name",)
+    assert naming.layers("second") == ("b/dense_1",)
+    assert naming.layers("raw") == ()
+
+
+def test_two_names_that_make_one_scope_are_told_apart(keras):
+    layers = keras.layers
+    inputs = keras.Input((4,), name="x")
+    x = layers.Dense(4, name="a b")(inputs)
+    model = keras.Model(inputs, layers.Dense(4, name="a_b")(x))
+    adapter = adapter_of(model)
+    naming = Naming(adapter, model)
+    with naming.scoped():
+        graph = tf.function(lambda x: adapter.call_flat(model, [x])).get_concrete_function(
+            tf.TensorSpec((1, 4))
+        )
+    matmuls = [op.name for op in graph.graph.get_operations() if op.type == "MatMul"]
+    assert [naming.layers(name) for name in matmuls] == [("a b",), ("a_b",)]
+    assert all("call" not in vars(layer) for layer in model.layers)
+
+
+# --- on which inputs
+
+
+@pytest.fixture(scope="module")
+def rounded(keras, digits):
+    """A net with every kind of rounding, quantized from its first update."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    inner = keras.Input((6, 6, 4))
+    x = layers.Conv2D(4, 3, padding="same", use_bias=False, name="conv")(inner)
+    x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(x))
+    backbone = keras.Model(inner, x, name="backbone")
+    inputs = keras.Input((8, 8, 1), name="image")
+    stem = layers.Conv2D(4, 3, activation="relu", name="stem")(inputs)
+    deep = backbone(stem)
+    x = layers.SeparableConv2D(4, 3, padding="same", activation="silu", name="separable")(deep)
+    x = layers.Add(name="add")([x, deep, stem])
+    x = layers.Concatenate(name="join")([x, deep])
+    x = layers.AveragePooling2D(2, name="pool")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.BatchNormalization(name="norm2")(layers.Dense(6, name="dense")(x))
+    twice = layers.Dense(6, activation="tanh", name="twice")
+    x = twice(twice(x))
+    model = keras.Model(inputs, layers.Dense(10, activation="softmax", name="scores")(x))
+    model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
+    x, y, _, _ = digits
+    compress = kc.Compress(quantization=kc.Quantization(layers=lambda layer: True))
+    model.fit(x[:320], y[:320], batch_size=16, verbose=0, callbacks=[compress])
+    return model
+
+
+def test_verify_data_comes_before_representative_data_before_drawn_inputs(
+    rounded, digits, tmp_path
+):
+    path = tmp_path / "net.tflite"
+    some, others = digits[2][:5], digits[2][5:12]
+    both = kc.Export(path, verify_data=some, representative_dataset=others)
+    report = kc.export_tflite(rounded, both)
+    assert (report.verified_on, report.samples, report.layer_samples) == ("verify_data", 5, 5)
+    report = kc.export_tflite(rounded, kc.Export(path, representative_dataset=others))
+    assert (report.verified_on, report.samples) == ("representative_dataset", 7)
+    report = kc.export_tflite(rounded, kc.Export(path, batch_size=3))
+    assert report.verified_on == "inputs drawn inside the watched ranges"
+    assert (report.samples, report.layer_samples) == (66, 9)  # whole batches
+
+
+# --- layer by layer
+
+# (path, tensor) of everything that is rounded and has a scale of its own in the file; what goes
+# into the Concatenate alone is rounded there.
+ROUNDINGS = [
+    ("stem", "output"),
+    ("backbone/relu", "output"),
+    ("separable", "between"),
+    ("separable", "before"),
+    ("separable", "gate"),
+    ("separable", "output"),
+    ("add", "sum1"),
+    ("join", "output"),
+    ("pool", "output"),
+    ("norm2", "output"),
+    ("twice", "before"),
+    ("twice", "output"),
+    ("twice", "before"),
+    ("twice", "output"),
+    ("scores", "before"),
+    ("scores", "output"),
+]
+
+
+@pytest.mark.parametrize("ends", ["int8", "uint8", "float32"])
+def test_every_rounding_is_compared_and_within_a_step(rounded, tmp_path, ends):
+    export = kc.Export(
+        tmp_path / "net.tflite", inference_input_type=ends, inference_output_type=ends
+    )
+    report = kc.export_tflite(rounded, export)
+    found = [(layer.path, layer.tensor) for layer in report.layers]
+    assert sorted(found) == sorted(ROUNDINGS)
+    largest = [layer.largest_steps for layer in report.layers]
+    assert largest == sorted(largest, reverse=True)
+    assert largest[0] <= 1.01
+    assert all(0 <= layer.mean_steps <= layer.largest_steps for layer in report.layers)
+    assert report.layer_samples == 8
+
+
+def test_a_layer_that_differs_is_found_and_those_behind_it_are_not_blamed(rounded, tmp_path):
+    path = tmp_path / "net.tflite"
+    kc.export_tflite(rounded, kc.Export(path))
+    engine = engine_of(rounded)
+    rows = np.random.default_rng(0).uniform(size=(8, 1, 8, 8, 1)).astype("float32")
+    inputs, tensors = computed_tensors(path.read_bytes(), [{"image": row} for row in rows])
+    before = {(e.path, e.tensor): e.largest_steps for e in engine.layer_checks(inputs, tensors)}
+    layer = next(layer for _, layer in adapter_of(rounded).layers(rounded) if layer.name == "norm")
+    kept = layer.get_weights()
+    gamma, beta, *statistics = kept
+    try:
+        layer.set_weights([gamma, beta + 0.2, *statistics])
+        after = {(e.path, e.tensor): e.largest_steps for e in engine.layer_checks(inputs, tensors)}
+    finally:
+        layer.set_weights(kept)
+    # The batch norm is part of the convolution, which is compared behind its ReLU.
+    assert after.pop(("backbone/relu", "output")) > 5
+    del before["backbone/relu", "output"]
+    assert after == before
+
+
+def test_what_the_file_has_not_is_left_out_and_passed_over(rounded, tmp_path):
+    """Without its own tensor a layer is compared together with the one behind it."""
+    path = tmp_path / "net.tflite"
+    kc.export_tflite(rounded, kc.Export(path))
+    engine = engine_of(rounded)
+    rows = np.random.default_rng(0).uniform(size=(4, 1, 8, 8, 1)).astype("float32")
+    inputs, tensors = computed_tensors(path.read_bytes(), [{"image": row} for row in rows])
+    naming = Naming(adapter_of(rounded), rounded)
+    fewer = [tensor for tensor in tensors if naming.layers(tensor.name) != ("stem",)]
+    assert len(fewer) == len(tensors) - 1
+    found = engine.layer_checks(inputs, fewer)
+    assert [(each.path, each.tensor) for each in found] == ROUNDINGS[1:]
+    # Of two calls of a shared layer nobody can tell whose the only tensor is.
+    one = [t for t in tensors if "twice/Tanh" not in t.name or t.name.endswith("Tanh")]
+    assert len(one) == len(tensors) - 1
+    found = engine.layer_checks(inputs, one)
+    assert ("twice", "output") not in [(each.path, each.tensor) for each in found]
+    wrong = [ComputedTensor(t.name, t.scale * 1.01, t.values) for t in tensors]
+    assert engine.layer_checks(inputs, wrong) == []
+
+
+def test_a_comparison_that_fails_costs_neither_file_nor_network(
+    rounded, digits, tmp_path, monkeypatch, caplog
+):
+    def failing(*_):
+        raise RuntimeError("no tensors")
+
+    expected = rounded.predict(digits[2][:8], verbose=0)
+    monkeypatch.setattr("keras_compress.verification.computed_tensors", failing)
+    report = kc.export_tflite(rounded, kc.Export(tmp_path / "net.tflite"))
+    assert report.written
+    assert report.layers == []
+    assert "No comparison layer by layer: RuntimeError: no tensors" in caplog.text
+    assert engine_of(rounded).quantizers.on_rounded is None
+    np.testing.assert_array_equal(rounded.predict(digits[2][:8], verbose=0), expected)
+
+
+def test_files_without_ranges_of_ours_have_no_layers(rounded, digits, tmp_path):
+    assert kc.export_tflite(rounded, kc.Export(tmp_path / "a.tflite", mode="float32")).layers == []
+    export = kc.Export(tmp_path / "b.tflite", representative_dataset=digits[0][:8])
+    report = kc.export_tflite(kc.strip(rounded), export)
+    assert report.layers == []
+    assert report.largest_steps
