@@ -10,7 +10,7 @@ from keras_compress.engines.base import engine_of
 from keras_compress.engines.in_place import plan
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.selection import renamed
-from keras_compress.engines.tfmot.engine import Tfmot
+from keras_compress.engines.tfmot.engine import Tfmot, plain_copy
 from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.specs import Pruning, Quantization
@@ -63,7 +63,7 @@ def load_state(model: Any, path: str | os.PathLike[str]) -> None:
     if engine is not None:
         engine.load_state(state)
         return
-    engine = _wrapped(model, state) if is_wrapped(model) else _in_place(model, state)
+    engine = _wrapped(model, state) if is_wrapped(model, "load_state") else _in_place(model, state)
     engine.owner = Compress(pruning=engine.pruning, quantization=engine.quantization)
     engine.attach()
     try:
@@ -79,18 +79,21 @@ def _wrapped(model: Any, state: State) -> Tfmot:
     adapter = adapter_of(model)
     if state.quantization is None:
         return Tfmot(adapter, model, None, None)  # pruned as its wrappers say
-    pruning = None if state.pruning is None else Pruning.from_config(state.pruning)
-    quantization = Quantization.from_config(state.quantization)
-    return Tfmot(adapter, model, pruning, quantization)
+    here = [path for path, _ in adapter.layers(plain_copy(adapter, model))]
+    return Tfmot(adapter, model, *_specs(state, here))
 
 
 def _in_place(model: Any, state: State) -> InPlace:
     """The engine that a state asks for on a plain model, whose automatic names may be others."""
     adapter = adapter_of(model)
-    here = plan.paths(adapter, model)
+    return InPlace(adapter, model, *_specs(state, plan.paths(adapter, model)))
+
+
+def _specs(state: State, here: list[str]) -> tuple[Pruning | None, Quantization | None]:
+    """The specs of a state, for a model whose layers and operations are these."""
     pruning = quantization = None
     if state.pruning is not None:
         pruning = Pruning.from_config(renamed(state.pruning, state.paths, here))
     if state.quantization is not None:
         quantization = Quantization.from_config(renamed(state.quantization, state.paths, here))
-    return InPlace(adapter, model, pruning, quantization)
+    return pruning, quantization

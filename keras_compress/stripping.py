@@ -38,7 +38,7 @@ def strip(model: Any) -> Any:
             f"Received: model={type(model).__name__} without weights"
         )
     engine = engine_of(model)
-    wrapped = is_wrapped(model)
+    wrapped = is_wrapped(model, "strip")
     with known_classes(adapter, model):
         if not wrapped:
             plain = _copy(adapter, model)
@@ -75,6 +75,12 @@ def _compile_like(adapter: Adapter, plain: Any, model: Any) -> None:
             type(model).__name__,
         )
         return
+    names = {}
+    if adapter.functional(model) is not None:  # a wrapped one may call its outputs otherwise
+        names = dict(zip(adapter.end_names(model)[1], adapter.end_names(plain)[1], strict=True))
+    for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+        if isinstance(arguments.get(name), dict):
+            arguments[name] = {names.get(key, key): own for key, own in arguments[name].items()}
     try:
         arguments["optimizer"] = _renewed(model.optimizer)
         arguments["loss"] = _mapped(_renewed, arguments["loss"])

@@ -11,6 +11,7 @@ import copy
 import functools
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -155,6 +156,8 @@ def _file_at(path: str, adapter: Adapter, plain: Any) -> Answer:
         else:
             flat = adapter.tree.flatten(inputs)
         outputs = tf.numpy_function(compute, flat, dtypes)
+        if tf.is_tensor(outputs):  # eagerly, one comes without its list
+            outputs = [outputs]
         for output, info in zip(outputs, file.outputs, strict=True):
             output.set_shape((None, *info.shape[1:]))
         return adapter.tree.pack_sequence_as(structure, outputs)
@@ -168,5 +171,6 @@ def _number(value: Any) -> Any:
 
 
 def _in_short(error: Exception) -> str:
-    lines = f"{type(error).__name__}: {error}".splitlines()
-    return lines[0][:300]
+    """One line of what may be many, and coloured."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}")
+    return " ".join(text.split())[:300]

@@ -76,7 +76,7 @@ def wrap(
 
 
 def _check_unused(adapter: Adapter, model: Any) -> None:
-    if engine_of(model) is not None or is_wrapped(model):
+    if engine_of(model) is not None or is_wrapped(model, "wrap"):
         raise ValueError(
             "wrap: `model` must be plain, without a compressed or wrapped part; `strip` it first. "
             f"Received: model={type(model).__name__} with compression in it"

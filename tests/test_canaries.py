@@ -179,6 +179,34 @@ def test_the_callback_list_is_self_in_a_frame_above_its_hooks(keras):
     assert (callbacks.params["epochs"], callbacks.params["steps"]) == (1, 4)
 
 
+@pytest.mark.parametrize("split", [None, 0.25])
+def test_the_frame_of_fit_holds_the_validation_data_under_these_names(keras, split):
+    # `validation_data`: callbacks are told nothing of it, and `validation_split` is taken apart in
+    # the frame only.
+    found = []
+
+    def on_train_end(self, logs=None):
+        frame = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is self.model:
+                found.append((frame.f_globals["__name__"], dict(frame.f_locals)))
+            frame = frame.f_back
+
+    model = net(keras)
+    given = {"validation_split": split} if split else {"validation_data": (X[:3], Y[:3], Y[:3, 0])}
+    fit(model, callback(keras, on_train_end=on_train_end), validation_steps=1, **given)
+    ((module, names),) = [each for each in found if each[0] != __name__]
+    assert module.startswith({"keras": "keras.src.", "tf_keras": "tf_keras."}[keras.__name__])
+    assert np.shape(names["val_x"]) == ((2, 3) if split else (3, 3))
+    assert len(names["val_y"]) == len(names["val_x"])
+    assert (names["val_sample_weight"] is None) == bool(split)
+    assert (names["validation_batch_size"], names["batch_size"]) == (None, 2)
+    assert names["validation_steps"] == 1
+    found.clear()
+    fit(model, callback(keras, on_train_end=on_train_end))
+    assert all("val_x" not in names for _, names in found)
+
+
 def test_fit_calls_the_hooks_of_the_list_through_the_instance(keras):
     # Whoever replaces one of them on the list acts before and after all callbacks.
     called = []

@@ -6,31 +6,92 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+import keras_compress as kc
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
+both = pytest.mark.parametrize("which", ["3", "2"])
 
-@pytest.mark.slow
-@pytest.mark.parametrize("which", ["3", "2"])
-def test_lenet_prints_its_table(which, tmp_path):
-    command = [sys.executable, EXAMPLES / "lenet.py", "--keras", which, "--epochs", "2"]
-    environment = {**os.environ, "KERAS_HOME": str(tmp_path)}  # no MNIST there
+
+def run(example, which, folder, *arguments):
+    """(what it printed, what it logged, rows of its last table: name -> the other columns)."""
+    command = [sys.executable, EXAMPLES / example, "--keras", which, "--folder", folder]
     child = subprocess.run(
-        [*command, "--folder", tmp_path],
-        env=environment,
+        [*command, *arguments],
+        env={**os.environ, "KERAS_HOME": str(folder)},  # no MNIST there
         capture_output=True,
         text=True,
         check=False,
     )
     assert child.returncode == 0, child.stderr
-    assert "LeNet on digits" in child.stdout
-    rows = [re.split(r" *│ *", line) for line in child.stdout.splitlines() if line[:1] == "│"]
-    sizes = {row[1]: row[2].replace(",", "") for row in rows}
-    assert list(sizes) == ["float", "fake-quantized", "TFLite int8", "post-training int8"]
-    assert "quantized: 1" in child.stdout  # the progress bar shows the switch
-    assert "quantization watching -> on" in child.stderr
+    last = child.stdout[child.stdout.rindex("┏") :]
+    rows = [re.split(r" *│ *", line)[1:-1] for line in last.splitlines() if line[:1] == "│"]
+    return child.stdout, child.stderr, {name: cells for name, *cells in rows}
+
+
+def sizes(cells):
+    """The first cells of a row, as numbers of bytes."""
+    return [int(cell.replace(",", "")) for cell in cells]
+
+
+@pytest.mark.slow
+@both
+def test_lenet_prints_its_table(which, tmp_path):
+    printed, logged, rows = run("lenet.py", which, tmp_path, "--epochs", "2")
+    assert "LeNet on digits" in printed
+    assert list(rows) == ["float", "fake-quantized", "TFLite int8", "post-training int8"]
+    assert "quantized: 1" in printed  # the progress bar shows the switch
+    assert "quantization watching -> on" in logged
     float_file, int8_file = tmp_path / "lenet_float.tflite", tmp_path / "lenet.tflite"
-    assert int(sizes["float"]) == float_file.stat().st_size
-    assert int(sizes["TFLite int8"]) == int8_file.stat().st_size
+    assert sizes(rows["float"][:1]) == [float_file.stat().st_size]
+    assert sizes(rows["TFLite int8"][:1]) == [int8_file.stat().st_size]
     assert float_file.stat().st_size >= 3.5 * int8_file.stat().st_size
+
+
+@pytest.mark.slow
+@both
+def test_wrap_compresses_in_a_bare_fit(which, tmp_path):
+    printed, logged, rows = run("wrap.py", which, tmp_path, "--epochs", "10")
+    assert "67.0% of the pruned weights are zeros" in printed
+    assert "quantization watching -> on" in logged
+    assert list(rows) == ["stripped, float", "fake-quantized", "TFLite int8"]
+    accuracies = [float(cells[0]) for cells in rows.values()]
+    assert min(accuracies) > 50
+    assert max(accuracies) - min(accuracies) < 5
+    file = tmp_path / "wrapped.tflite"
+    contents = kc.inspect_tflite(file)
+    assert contents.all_integer
+    assert sizes(rows["TFLite int8"][1:]) == [file.stat().st_size, contents.zipped_bytes]
+
+    keras = __import__("keras" if which == "3" else "tf_keras")
+    plain = keras.models.load_model(tmp_path / "stripped.keras")
+    kinds = [type(layer).__name__ for layer in plain.layers]
+    assert kinds[:4] == ["Conv2D", "BatchNormalization", "ReLU", "MaxPooling2D"]
+    kernel = plain.get_layer("digit").get_weights()[0]
+    assert np.mean(kernel == 0) == pytest.approx(0.67, abs=0.01)
+
+
+@pytest.mark.slow
+@both
+def test_finetune_prunes_what_was_frozen(which, tmp_path):
+    printed, logged, rows = run("finetune.py", which, tmp_path, "--quick")
+    # Of the second fit alone: 96 images in batches of 16, twice.
+    assert "12 updates; quantized from update 11; 50.0% of the pruned weights are zeros" in printed
+    assert "quantization watching -> on" in logged
+    assert list(rows) == [
+        "float, after the first fit",
+        "float, half of it zeros",
+        "fake-quantized",
+        "TFLite int8",
+    ]
+    file = tmp_path / "textures.tflite"
+    contents = kc.inspect_tflite(file)
+    assert contents.all_integer
+    assert sizes(rows["TFLite int8"][1:]) == [file.stat().st_size, contents.zipped_bytes]
+    (image,) = kc.load_tflite(file).inputs
+    assert image.shape == (1, 96, 96, 3)
+    assert np.dtype(image.dtype) == np.uint8
+    assert image.scale == pytest.approx(2 / 255, rel=1e-3)  # [-1, 1], what a camera's bytes mean

@@ -55,12 +55,15 @@ def test_scopes_tell_layers_whatever_they_are_called(keras):
     backbone = keras.Model(inner, [outputs, layers.Dense(4, name="dense_1")(outputs)], name="b")
     inputs = keras.Input((4,), name="x")
     first, second = backbone(inputs)
-    total = layers.Dense(2, name="_odd name")(first + second)
+    odd = "odd-name.1" if keras.__name__ == "tf_keras" else "_odd-name.1"
+    total = layers.Dense(2, name=odd)(first + second)
     model = keras.Model(inputs, {"sum": total, "second": second, "raw": inputs})
     naming = Naming(adapter_of(model), model)
     assert naming.layers("b/dense/MatMul;b/dense/BiasAdd") == ("b/dense",)
     assert naming.layers("b/dense_1/some/deeper/op1") == ("b/dense_1",)
-    assert naming.layers("layer_odd_name/MatMul") == ("_odd name",)
+    scope = odd if odd[0] == "o" else "layer_odd-name.1"  # none may begin with "_"
+    assert naming.layers(f"{scope.replace('-', '_')}/MatMul") == ()
+    assert naming.layers(f"{scope}/MatMul") == (odd,)
     assert naming.layers("b/Relu") == naming.layers("x") == naming.layers("tfl.pseudo_qconst") == ()
     # In the order of the network, and those that only round are left out if others compute.
     assert naming.layers("b/dense_1/Relu;b/dense/MatMul") == ("b/dense", "b/dense_1")
@@ -71,16 +74,18 @@ def test_scopes_tell_layers_whatever_they_are_called(keras):
     )
     assert naming.layers("b/dense/FakeQuantWithMinMaxVars;b/dense/unstack") == ("b/dense",)
     # Outputs have the model's names.
-    assert naming.layers("sum") == ("_odd name",)
+    assert naming.layers("sum") == (odd,)
     assert naming.layers("second") == ("b/dense_1",)
     assert naming.layers("raw") == ()
 
 
-def test_two_names_that_make_one_scope_are_told_apart(keras):
+def test_two_names_that_make_one_scope_are_told_apart():
+    import keras  # tf_keras takes no name that begins with "_"
+
     layers = keras.layers
     inputs = keras.Input((4,), name="x")
-    x = layers.Dense(4, name="a b")(inputs)
-    model = keras.Model(inputs, layers.Dense(4, name="a_b")(x))
+    x = layers.Dense(4, name="_a")(inputs)
+    model = keras.Model(inputs, layers.Dense(4, name="layer_a")(x))
     adapter = adapter_of(model)
     naming = Naming(adapter, model)
     with naming.scoped():
@@ -88,7 +93,7 @@ def test_two_names_that_make_one_scope_are_told_apart(keras):
             tf.TensorSpec((1, 4))
         )
     matmuls = [op.name for op in graph.graph.get_operations() if op.type == "MatMul"]
-    assert [naming.layers(name) for name in matmuls] == [("a b",), ("a_b",)]
+    assert [naming.layers(name) for name in matmuls] == [("_a",), ("layer_a",)]
     assert all("call" not in vars(layer) for layer in model.layers)
 
 
@@ -172,7 +177,7 @@ def test_every_rounding_is_compared_and_within_a_step(rounded, tmp_path, ends):
     assert sorted(found) == sorted(ROUNDINGS)
     largest = [layer.largest_steps for layer in report.layers]
     assert largest == sorted(largest, reverse=True)
-    assert largest[0] <= 1.01
+    assert largest[0] <= 1
     assert all(0 <= layer.mean_steps <= layer.largest_steps for layer in report.layers)
     assert report.layer_samples == 8
 
@@ -198,6 +203,18 @@ def test_a_layer_that_differs_is_found_and_those_behind_it_are_not_blamed(rounde
     assert after == before
 
 
+def test_the_calls_of_a_shared_layer_are_told_apart(rounded, tmp_path):
+    """Where they do not depend on each other, a file may have them in another order."""
+    path = tmp_path / "net.tflite"
+    kc.export_tflite(rounded, kc.Export(path))
+    engine = engine_of(rounded)
+    rows = np.random.default_rng(0).uniform(size=(8, 1, 8, 8, 1)).astype("float32")
+    inputs, tensors = computed_tensors(path.read_bytes(), [{"image": row} for row in rows])
+    found = engine.layer_checks(inputs, tensors)
+    assert max(each.largest_steps for each in found) <= 1
+    assert engine.layer_checks(inputs, tensors[::-1]) == found
+
+
 def test_what_the_file_has_not_is_left_out_and_passed_over(rounded, tmp_path):
     """Without its own tensor a layer is compared together with the one behind it."""
     path = tmp_path / "net.tflite"
@@ -211,7 +228,7 @@ def test_what_the_file_has_not_is_left_out_and_passed_over(rounded, tmp_path):
     found = engine.layer_checks(inputs, fewer)
     assert [(each.path, each.tensor) for each in found] == ROUNDINGS[1:]
     # Of two calls of a shared layer nobody can tell whose the only tensor is.
-    one = [t for t in tensors if "twice/Tanh" not in t.name or t.name.endswith("Tanh")]
+    one = [tensor for tensor in tensors if "twice/call_2/Tanh" not in tensor.name]
     assert len(one) == len(tensors) - 1
     found = engine.layer_checks(inputs, one)
     assert ("twice", "output") not in [(each.path, each.tensor) for each in found]

@@ -7,8 +7,10 @@ numbers behind them and bare operations left out; so the names are made here.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,6 +18,9 @@ from typing import Any
 import tensorflow as tf
 
 from keras_compress.frameworks.adapter import Adapter, wrap_method
+
+CALL = "call_"
+"""What stands before the number of a later call."""
 
 ROUNDING = ("FakeQuant", "unstack")
 """How the names of the nodes begin that only round what a layer computed."""
@@ -46,11 +51,12 @@ class Naming:
     def __init__(self, adapter: Adapter, model: Any, outputs: Sequence[str] | None = None):
         functional = adapter.functional(model)
         self._operations: dict[str, Any] = {}
-        seen: set[int] = set()
+        calls = collections.Counter[int]()
         for path, operation, _ in operations(adapter, functional):
-            if id(operation) not in seen:
-                seen.add(id(operation))
+            calls[id(operation)] += 1
+            if calls[id(operation)] == 1:
                 self._operations[path] = operation
+        self._calls = {path: calls[id(each)] for path, each in self._operations.items()}
         self._paths: dict[str, str] = {}  # by scope
         for path in self._operations:
             scope = _scope(path)
@@ -66,12 +72,13 @@ class Naming:
 
     @contextlib.contextmanager
     def scoped(self) -> Iterator[None]:
-        """While inside, the nodes that an operation is traced to bear its path."""
+        """While inside, the nodes that an operation is traced to bear its path, and behind it the
+        number of the call from the second on. For one trace.
+        """
         undo: list[Callable[[], None]] = []
         try:
             for scope, path in self._paths.items():
-                # A scope that ends in "/" is taken as it is, wherever it is entered.
-                patch = functools.partial(_in_scope, f"{scope}/")
+                patch = functools.partial(_in_scope, scope)
                 undo.append(wrap_method(self._operations[path], "call", patch))
             yield
         finally:
@@ -89,6 +96,22 @@ class Naming:
     def touching(self, tensor: str) -> tuple[str, ...]:
         """`layers`, with those that only round the tensor."""
         return self._found(tensor, rounding=True)
+
+    def call(self, tensor: str, path: str) -> int | None:
+        """Which call of a layer computed a file's tensor, from 1; None where that is not known."""
+        if tensor in self._ends:
+            return 1 if self._calls[path] == 1 else None
+        numbers = []
+        for part in tensor.split(";"):
+            scope, _, _ = part.rpartition("/")
+            rest: list[str] = []
+            while scope and scope not in self._paths:
+                scope, _, last = scope.rpartition("/")
+                rest.append(last)
+            if scope and self._paths[scope] == path:
+                is_later = bool(rest) and rest[-1].startswith(CALL)
+                numbers.append(int(rest[-1].removeprefix(CALL)) if is_later else 1)
+        return max(numbers, default=None)  # calls share their constants, which are the first one's
 
     def _found(self, tensor: str, rounding: bool) -> tuple[str, ...]:
         if self._ends.get(tensor) is not None:  # an output of the file has the model's own name
@@ -112,9 +135,13 @@ def _scope(path: str) -> str:
 
 
 def _in_scope(scope: str, original: Callable) -> Callable:
+    calls = itertools.count(1)
+
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with tf.name_scope(scope):
+        number = next(calls)
+        # A scope that ends in "/" is taken as it is, wherever it is entered.
+        with tf.name_scope(f"{scope}/" if number == 1 else f"{scope}/{CALL}{number}/"):
             return original(*args, **kwargs)
 
     return call

@@ -16,7 +16,8 @@ import numpy as np
 from keras_compress.tflite.flatbuffer import read_bytes, text, unpack
 
 _FLOATS = ("float32", "float16", "float64", "bfloat16")
-_MOVING = {
+# What only moves or picks numbers.
+MOVING = {
     "EXPAND_DIMS", "MAX_POOL_2D", "PAD", "PADV2", "REDUCE_MAX", "RESHAPE",
     "RESIZE_NEAREST_NEIGHBOR", "SLICE", "SQUEEZE", "STRIDED_SLICE", "TRANSPOSE",
 }  # fmt: skip
@@ -58,7 +59,7 @@ class FloatOp:
         """Whether it only moves or picks numbers, which the converter does on either side of a
         QUANTIZE.
         """
-        return self.op in _MOVING
+        return self.op in MOVING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +163,7 @@ def inspect_tflite(source: str | os.PathLike[str] | bytes) -> FileReport:
             taken = [int(i) for i in _indices(operator.inputs) if i >= 0]
             given = [int(i) for i in _indices(operator.outputs) if i >= 0]
             op = OpReport(
-                name=_op_name(model.operatorCodes[operator.opcodeIndex]),
+                name=op_name(model.operatorCodes[operator.opcodeIndex]),
                 inputs=tuple(reports[i].dtype for i in taken),
                 outputs=tuple(reports[i].dtype for i in given),
                 output=reports[given[0]].name if given else "",
@@ -209,7 +210,7 @@ def _output_scales(model: Any) -> Iterator[float | None]:
     source = {
         int(operator.outputs[0]): int(operator.inputs[0])
         for operator in graph.operators or []
-        if _op_name(model.operatorCodes[operator.opcodeIndex]) == "DEQUANTIZE"
+        if op_name(model.operatorCodes[operator.opcodeIndex]) == "DEQUANTIZE"
     }
     for index in map(int, graph.outputs):
         quantization = graph.tensors[source.get(index, index)].quantization
@@ -237,7 +238,7 @@ def _names_of(enumeration: str) -> dict[int, str]:
     return {value: name for name, value in members.items() if isinstance(value, int)}
 
 
-def _op_name(code: Any) -> str:
+def op_name(code: Any) -> str:
     # Old files keep the code in a byte of its own; whichever is larger is the true one.
     builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
     name = _names_of("BuiltinOperator").get(builtin, f"BUILTIN_{builtin}")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from keras_compress.tflite.flatbuffer import text, unpack
+from keras_compress.tflite.inspect import MOVING, op_name
 from keras_compress.tflite.run import TFLiteModel
 
 
 @dataclasses.dataclass(frozen=True)
 class ComputedTensor:
-    """An integer tensor with one scale that an op of a file computes.
+    """An integer tensor with one scale that an op of a file computes, and does not only move.
 
     Attributes:
         name: what the converter made of the names of the nodes behind it.
@@ -39,15 +41,17 @@ def computed_tensors(
     Returns:
         Name -> real values of the inputs, and the tensors in order of execution.
     """
-    graph = unpack(data, "computed_tensors").subgraphs[0]
+    model = unpack(data, "computed_tensors")
+    graph = model.subgraphs[0]
     file = TFLiteModel(data, keep_all=True)
     scales: dict[int, tuple[float, int]] = {}
     for operator in graph.operators or []:
+        if op_name(model.operatorCodes[operator.opcodeIndex]) in MOVING:
+            continue
         for index in map(int, operator.outputs):
-            quantization = graph.tensors[index].quantization
-            found_scales = () if quantization is None else quantization.scale
-            if found_scales is not None and len(found_scales) == 1:
-                scales[index] = float(found_scales[0]), int(quantization.zeroPoint[0])
+            scale = _scale(graph.tensors[index])
+            if scale is not None and not _is_relabelled(graph, operator, index):
+                scales[index] = scale
     inputs: dict[str, list[np.ndarray]] = {info.name: [] for info in file.inputs}
     found: dict[int, list[np.ndarray]] = {index: [] for index in scales}
     for batch in rows:
@@ -68,6 +72,25 @@ def computed_tensors(
             for index, parts in found.items()
             if parts
         ],
+    )
+
+
+def _scale(tensor: Any) -> tuple[float, int] | None:
+    """(scale, zero point) of a tensor with one for all of it."""
+    quantization = tensor.quantization
+    if quantization is None or quantization.scale is None or len(quantization.scale) != 1:
+        return None
+    return float(quantization.scale[0]), int(quantization.zeroPoint[0])
+
+
+def _is_relabelled(graph: Any, operator: Any, index: int) -> bool:
+    """Whether an output of the file only has another integer type than the tensor inside."""
+    sources = [graph.tensors[int(i)] for i in operator.inputs]
+    return (
+        index in graph.outputs
+        and len(sources) == 1
+        and _scale(sources[0]) is not None
+        and sources[0].type != graph.tensors[index].type
     )
 
 

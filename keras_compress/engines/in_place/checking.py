@@ -8,7 +8,7 @@ does differently is not blamed on those behind it.
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -86,7 +86,8 @@ def check_layers(
         if theirs is None:
             return rounded
         numbers = theirs.values.reshape(rounded.shape)
-        difference = np.abs(numbers.astype(np.float64) - rounded.numpy()) / theirs.scale
+        # Whole steps, as both have the same scale and zero; the rest is float32's.
+        difference = np.round(np.abs(numbers.astype(np.float64) - rounded.numpy()) / theirs.scale)
         found.append(
             LayerAgreement(plan.path, role, float(difference.max()), float(difference.mean()))
         )
@@ -101,8 +102,8 @@ def _matched(
 ) -> dict[int, ComputedTensor]:
     """Position of a rounding -> the file's tensor.
 
-    They belong together when layer, scale and size are the same; where there are several, as of a
-    shared layer, in their order, unless there are more of one kind than of the other.
+    They belong together when layer, scale and size are the same; of a shared layer in the order of
+    its calls. Where there are more of one kind than of the other, nobody can tell.
     """
     groups: dict[tuple[str, float, int], list[int]] = defaultdict(list)
     for position, rounding in enumerate(roundings):
@@ -114,10 +115,27 @@ def _matched(
             for tensor in tensors
             if tensor.values.size == size and abs(tensor.scale / scale - 1) < CLOSE
         ]
+        roles = {roundings[position].role for position in positions}
         # A tensor that a layer computed, or, if none has its name, one that it only rounded.
         for layers in (naming.layers, naming.touching):
             candidates = [tensor for tensor in alike if path in layers(tensor.name)]
-            if len(candidates) == len(positions):
-                matched.update(zip(positions, candidates, strict=True))
+            ordered = _by_call(candidates, path, naming, len(roles))
+            if ordered is not None and len(ordered) == len(positions):
+                matched.update(zip(positions, ordered, strict=True))
                 break
     return matched
+
+
+def _by_call(
+    candidates: list[ComputedTensor], path: str, naming: Naming, each: int
+) -> list[ComputedTensor] | None:
+    """A layer's tensors in the order of its calls, which need not be that of the file; None unless
+    every call has as many of them as there should be.
+    """
+    if len(candidates) == 1:
+        return candidates
+    calls = [naming.call(tensor.name, path) for tensor in candidates]
+    if None in calls or any(count != each for count in Counter(calls).values()):
+        return None
+    order = sorted(range(len(calls)), key=calls.__getitem__)
+    return [candidates[position] for position in order]

@@ -8,16 +8,23 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from keras_compress.engines.base import Engine
 from keras_compress.engines.prunable import plan_pruning
 from keras_compress.engines.selection import LEFT_BY_USER, select
-from keras_compress.engines.tfmot.library import PRUNED, QUANTIZED, is_own, wrapped_layers
+from keras_compress.engines.tfmot.library import (
+    PRUNED,
+    QUANTIZED,
+    basename,
+    is_own,
+    unwrapped_layer,
+    wrapped_layers,
+)
 from keras_compress.engines.tfmot.masks import TfmotPruner, TfmotTarget
-from keras_compress.engines.tfmot.ranges import WrapperQuantizers, basename
+from keras_compress.engines.tfmot.places import Place, in_kernels, in_wrappers, places
+from keras_compress.engines.tfmot.ranges import WrapperQuantizers
 from keras_compress.engines.tfmot.unwrapping import separable_halves, separable_name, unwrapped
-from keras_compress.engines.tfmot.wrapping import Place, Wrapped, layers_in, places
+from keras_compress.engines.tfmot.wrapping import Wrapped
 from keras_compress.frameworks import inference
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.reviving import known_classes
@@ -45,22 +52,27 @@ class Tfmot(Engine):
         self._stock = False
         """Whether tfmot's quantizers are left to themselves, as nobody asked for anything else."""
         if done is None:
-            pruning, quantization = self._recognised(model, pruning, quantization)
+            pruning, quantization = self._recognised(adapter, model, pruning, quantization)
         super().__init__(adapter, model, pruning, quantization)
         if self._stock:
             self._phase = Phase.ON
             self.switched_at = 1
 
     def _recognised(
-        self, model: Any, pruning: Pruning | None, quantization: Quantization | None
+        self,
+        adapter: Adapter,
+        model: Any,
+        pruning: Pruning | None,
+        quantization: Quantization | None,
     ) -> tuple[Pruning | None, Quantization | None]:
         """The specs of a model that was wrapped by hand."""
-        wrappers = {path: w for path, w in wrapped_layers(model) if is_own(w, PRUNED)}
-        if not model.built:
+        if adapter.functional(model) is None or not model.built:
             raise ValueError(
-                "Compress: a model that was wrapped by hand must be built; call it on a batch of "
-                f"data first. Received: model={type(model).__name__} without weights"
+                "Compress: a model that was wrapped by hand must be Sequential or functional, and "
+                "built; call a Sequential on a batch of data first. "
+                f"Received: model={type(model).__name__}"
             )
+        wrappers = {path: w for path, w in wrapped_layers(model) if is_own(w, PRUNED)}
         if wrappers:
             for name, given in (("pruning", pruning), ("quantization", quantization)):
                 if given is not None:
@@ -143,100 +155,65 @@ class Tfmot(Engine):
                     for path, layer in layers.items()
                     if not is_own(layer, QUANTIZED) and not self.adapter.is_input(layer)
                 }
-        if self.pruning is None:
-            return
-        found = self._in_kernels(layers) if quantized else self._in_wrappers(layers)
-        targets = [
-            TfmotTarget(f"{number}/{key}", *rest) for number, (key, *rest) in enumerate(found)
-        ]
-        wrappers = [layer for layer in layers.values() if is_own(layer, PRUNED)]
-        for wrapper in wrappers:
-            self._undo.append(functools.partial(_give_back, wrapper, _taken(wrapper)))
-        self.pruner = TfmotPruner(self.pruning, targets, wrappers)
+        if self.pruning is not None:
+            targets = self._in_kernels(layers) if quantized else self._in_wrappers(layers)
+            for number, target in enumerate(targets):
+                target.key = f"{number}/{target.key}"
+            wrappers = [layer for layer in layers.values() if is_own(layer, PRUNED)]
+            for wrapper in wrappers:
+                self._undo.append(functools.partial(_give_back, wrapper, _taken(wrapper)))
+            self.pruner = TfmotPruner(self.pruning, targets, wrappers)
 
-    def _in_wrappers(self, layers: dict[str, Any]) -> list[tuple[Any, ...]]:
+    def _in_wrappers(self, layers: dict[str, Any]) -> list[TfmotTarget]:
         """What `PruneLowMagnitude` wrappers prune."""
-        found = []
-        wanted: dict[str, list[Place]] = {}
-        for place in self._kernels(layers):
-            wanted.setdefault(place.holder, []).append(place)
-        for path, wrapper in layers.items():
-            places = wanted.get(path, [])
-            kernels = wrapper.pruning_vars if places else []
-            for place, (kernel, mask, threshold) in zip(places, kernels, strict=True):
-                layer = layers_in(self.adapter, wrapper.layer)[place.number]
-                variables = (kernel, self.adapter.tf_variable(kernel), place.schedule, mask, False)
-                key = _key(layer, kernel)
-                found.append((key, place.path, layer, *variables, threshold, wrapper))
-        return found
-
-    def _kernels(self, layers: dict[str, Any]) -> list[Place]:
-        """Where the kernels stand that wrappers prune."""
         if self._done is not None:
-            return self._done.kernels
-        return [
-            Place(path, path, 0, basename(kernel), schedule)
-            for path, schedule in self.pruning.layers.items()
-            for kernel, _, _ in layers[path].pruning_vars
-        ]
+            kernels = self._done.kernels
+        else:
+            kernels = [
+                Place(path, path, 0, basename(kernel), schedule)
+                for path, schedule in self.pruning.layers.items()
+                for kernel, _, _ in layers[path].pruning_vars
+            ]
+        return list(in_wrappers(self.adapter, layers, kernels))
 
-    def _in_kernels(self, layers: dict[str, Any]) -> list[tuple[Any, ...]]:
+    def _in_kernels(self, layers: dict[str, Any]) -> list[TfmotTarget]:
         """What is pruned inside quantize wrappers, and where nothing was wrapped."""
-        halves = self._pointwise()
-        if self._done is None:
+        if self._done is not None:
+            kernels = self._done.kernels
+        else:
             kernels, left_out = places(self.adapter, self.plain_copy(), self.pruning)
             self.left_out["pruning"] = left_out
-        else:
-            kernels = self._done.kernels
-        found = []
-        for place in kernels:
-            holder = halves.get(place.holder) or layers[place.holder]
-            name = "kernel" if place.holder in halves else place.kernel
-            layer = layers_in(self.adapter, getattr(holder, "layer", holder))[place.number]
-            raw = [variable for variable, _, _ in getattr(holder, "_weight_vars", ())]
-            kernel = next(v for v in (*raw, *layer.weights) if basename(v) == name)
-            mask = tf.Variable(tf.ones_like(kernel), trainable=False, name="mask")
-            threshold = tf.Variable(0.0, trainable=False, name="threshold")
-            variables = (
-                kernel,
-                self.adapter.tf_variable(kernel),
-                place.schedule,
-                mask,
-                False,
-                threshold,
-            )
-            found.append((_key(layer, kernel), place.path, layer, *variables, None))
-        return found
-
-    def _pointwise(self) -> dict[str, Any]:
-        """Path of a SeparableConv2D -> the wrapper of its pointwise half."""
-        names = zip(self._separable(), separable_halves(self.model), strict=False)
-        return {path: self.model.get_layer(convolution) for path, convolution in names}
-
-    def _split(self) -> dict[str, str]:
-        """Path of either half of a SeparableConv2D that was split -> its own."""
-        found = {}
-        halves = separable_halves(self.model)
-        for path, pair in zip(self._separable(), halves.items(), strict=False):
-            found.update({self._plain_name(name): path for name in pair})
-        return found
+        halves = {path: self.model.get_layer(name) for name, path in self._separable().items()}
+        return list(in_kernels(self.adapter, layers, kernels, halves))
 
     # --- names
 
-    def _plain_name(self, name: str) -> str:
-        layer = self.model.get_layer(name)
-        return layer.layer.name if is_own(layer, PRUNED + QUANTIZED[:2]) else name
+    def _separable(self) -> dict[str, str]:
+        """Name of the pointwise half -> that of its SeparableConv2D, for those that tfmot split."""
+        halves = separable_halves(self.model)
+        if self._done is None:
+            return {name: separable_name(first) for name, first in halves.items()}
+        own = [name for name in halves if self._plain_name(name) not in self._done.paths]
+        return dict(zip(own, self._done.separable, strict=True))
 
-    def _separable(self) -> list[str]:
-        """The names of the SeparableConv2D layers that tfmot has split, in order."""
-        if self._done is not None:
-            return self._done.separable
-        depthwise = map(self._plain_name, separable_halves(self.model).values())
-        return list(map(separable_name, depthwise))
+    def _split(self) -> dict[str, str]:
+        """Path of either half of a SeparableConv2D that was split -> its own."""
+        halves = separable_halves(self.model)
+        return {
+            self._plain_name(half): path
+            for name, path in self._separable().items()
+            for half in (name, halves[name])
+        }
+
+    def _plain_name(self, name: str) -> str:
+        return unwrapped_layer(self.model.get_layer(name)).name
 
     def user_path(self, path: str) -> str:
-        plain = self._plain_name(path)
-        return self._split().get(plain, plain)
+        for plain, layer in wrapped_layers(self.model):
+            parent = plain.rpartition("/")[:2]
+            if path == "".join((*parent, layer.name)):
+                return self._split().get(plain, plain)
+        return path
 
     @functools.cached_property
     def _paths(self) -> list[str]:
@@ -301,7 +278,7 @@ def reader(adapter: Adapter, model: Any) -> Tfmot:
 def plain_copy(
     adapter: Adapter,
     model: Any,
-    separable: list[str] | None = None,
+    separable: dict[str, str] | None = None,
     masks: dict[int, np.ndarray] | None = None,
 ) -> Any:
     """A wrapped model without its wrappers: new, uncompiled, with original names and classes.
@@ -345,8 +322,3 @@ def _taken(wrapper: Any) -> tuple[Any, Any]:
 
 def _give_back(wrapper: Any, taken: tuple[Any, Any]) -> None:
     wrapper.pruning_obj, wrapper.pruning_schedule = taken
-
-
-def _key(layer: Any, kernel: Any) -> str:
-    shape = "x".join(map(str, kernel.shape))
-    return f"{type(layer).__name__}/{basename(kernel)}/{shape}"

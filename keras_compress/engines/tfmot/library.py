@@ -14,6 +14,8 @@ from typing import Any
 _PACKAGE = "tensorflow_model_optimization"
 PRUNED = ("PruneLowMagnitude",)
 QUANTIZED = ("QuantizeWrapper", "QuantizeWrapperV2", "QuantizeLayer")
+WRAPPERS = PRUNED + QUANTIZED[:2]
+"""What holds a layer; a `QuantizeLayer` is one of its own."""
 
 
 @functools.cache
@@ -68,6 +70,11 @@ def is_own(layer: Any, names: tuple[str, ...]) -> bool:
     )
 
 
+def is_model(layer: Any) -> bool:
+    """Whether a layer of tf_keras is a Sequential or functional model, whose layers tfmot wraps."""
+    return bool(getattr(layer, "_is_graph_network", False))
+
+
 def wrapped_layers(model: Any) -> Iterator[tuple[str, Any]]:
     """(path, layer) of a model's layers, those of nested models instead of these, none of those
     inside a wrapper. The path is that of the layer before it was wrapped.
@@ -75,21 +82,30 @@ def wrapped_layers(model: Any) -> Iterator[tuple[str, Any]]:
 
     def walk(parent: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         for layer in parent.layers:
-            inner = layer.layer if is_own(layer, PRUNED + QUANTIZED[:2]) else layer
-            if hasattr(layer, "layers") and hasattr(layer, "get_layer"):
+            if is_model(layer):
                 yield from walk(layer, f"{prefix}{layer.name}/")
             else:
-                yield prefix + inner.name, layer
+                yield prefix + unwrapped_layer(layer).name, layer
 
     return walk(model, "")
 
 
-def is_wrapped(model: Any) -> bool:
+def unwrapped_layer(layer: Any) -> Any:
+    """The layer in a wrapper of tfmot; any other as it is."""
+    return layer.layer if is_own(layer, WRAPPERS) else layer
+
+
+def basename(variable: Any) -> str:
+    """ "kernel" of "block/conv/kernel:0"."""
+    return str(variable.name.split(":")[0].rpartition("/")[2])
+
+
+def is_wrapped(model: Any, owner: str = "Compress") -> bool:
     """Whether some layer of a model is one of tfmot's wrappers.
 
     Raises:
-        ValueError: one is of a class that we do not know, or pruning and quantization wrappers are
-            mixed.
+        ValueError: one is of a class that we do not know, or stands inside another layer, or
+            pruning and quantization wrappers are mixed.
     """
     found = set()
     for path, layer in wrapped_layers(model) if hasattr(model, "layers") else ():
@@ -97,16 +113,23 @@ def is_wrapped(model: Any) -> bool:
             found.add("prune_low_magnitude")
         elif is_own(layer, QUANTIZED):
             found.add("quantize_apply")
-        elif type(layer).__module__.partition(".")[0] == _PACKAGE:
-            raise ValueError(
-                "Compress: the model must bear no wrapper of tfmot but those of "
-                "`prune_low_magnitude`, `quantize_model` and `quantize_apply`; apply or strip it "
-                f"first. Received: layer {path!r} of class {type(layer).__name__}"
-            )
+        # Private in both Keras, with one signature.
+        for part in (layer, *layer._flatten_layers(include_self=False)):
+            if _is_tfmots(part) and not (part is layer and is_own(layer, PRUNED + QUANTIZED)):
+                raise ValueError(
+                    f"{owner}: the model must bear no wrapper of tfmot but those that "
+                    "`prune_low_magnitude`, `quantize_model` and `quantize_apply` put around its "
+                    "layers; apply or strip it first. "
+                    f"Received: layer {path!r} with {type(part).__name__}"
+                )
     if len(found) > 1:
         raise ValueError(
-            "Compress: a model must be wrapped by one of tfmot's functions; for both at once wrap "
-            f"the plain one with `keras_compress.wrap`. Received: layers wrapped by "
+            f"{owner}: the model must be wrapped by one of tfmot's functions only; for both at "
+            "once wrap the plain one with `keras_compress.wrap`. Received: layers wrapped by "
             f"{sorted(found)}"
         )
     return bool(found)
+
+
+def _is_tfmots(layer: Any) -> bool:
+    return type(layer).__module__.partition(".")[0] == _PACKAGE

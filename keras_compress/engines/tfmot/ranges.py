@@ -16,7 +16,15 @@ import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.quantizers import Mode, Quantizers
-from keras_compress.engines.tfmot.library import QUANTIZED, is_own, tfmot, wrapped_layers
+from keras_compress.engines.tfmot.library import (
+    QUANTIZED,
+    WRAPPERS,
+    basename,
+    is_own,
+    tfmot,
+    unwrapped_layer,
+    wrapped_layers,
+)
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.state import Phase, State
 
@@ -60,17 +68,16 @@ class WrapperQuantizers(Quantizers):
                     self._note(f"{key}/output", layer._output_quantizer_vars)
 
     def _note(self, key: str, ranges: dict[str, Any] | None) -> None:
-        if ranges:  # a fixed range has no variables
+        if _is_range(ranges):
             self.activations[key] = ranges
 
     def patch(self) -> None:
         for _, layer in wrapped_layers(self._model):
             if is_own(layer, QUANTIZED) and self._driven:
                 self._gate(layer)
-            inner = layer
-            if is_own(layer, QUANTIZED[:2]):
+            if is_own(layer, WRAPPERS):
                 self._list_kernels(layer)
-                inner = layer.layer
+            inner = unwrapped_layer(layer)
             if "BatchNormalization" in self._adapter.kinds(inner):
                 self._freeze_with_phase(inner)
 
@@ -98,12 +105,13 @@ class WrapperQuantizers(Quantizers):
         """From `freeze_step` on a batch norm normalizes with its moving statistics."""
         own, original, mode = vars(norm), norm.call, self.mode
 
-        # A function with these very arguments: the wrapper looks for `training` among their names.
-        def call(inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        # With `training` among its arguments, where the wrapper looks for it; and a method, whose
+        # first argument tf_keras leaves out when it writes a SavedModel.
+        def call(_: Any, inputs: Any, training: Any = None, *others: Any, **named: Any) -> Any:
             frozen = mode.phase is Phase.FROZEN
-            return original(inputs, training=False if frozen else training)
+            return original(inputs, False if frozen else training, *others, **named)
 
-        own["call"] = call
+        own["call"] = types.MethodType(call, norm)
         self._undo.append(lambda: own.pop("call", None))
 
     def _list_kernels(self, layer: Any) -> None:
@@ -143,18 +151,28 @@ class WrapperQuantizers(Quantizers):
         for path, name, kernel, _, _ in self.kernels.values():
             yield path, name, kernel
 
+    def kernel_scale(self, kernel: tf.Variable) -> np.ndarray | None:
+        for _, _, own, quantizer, ranges in self.kernels.values():
+            if own is kernel and _is_range(ranges):
+                low, high = _limits(ranges)
+                return (high - low) / (2**quantizer.num_bits - 1 - quantizer.narrow_range)
+        return None
+
     def ranges(self) -> dict[str, np.ndarray]:
         return {key: _limits(ranges) for key, ranges in self.activations.items()}
 
     def write_to(self, state: State) -> None:
         state.ranges = self.ranges()
         state.kernels = tuple(self.kernels)
-        state.kernel_ranges = {key: _limits(own[-1]) for key, own in self.kernels.items()}
+        state.kernel_ranges = {key: _limits(ranges) for key, ranges in self._kernel_ranges()}
+
+    def _kernel_ranges(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        return ((key, own[-1]) for key, own in self.kernels.items() if _is_range(own[-1]))
 
     def read_from(self, state: State) -> None:
         for group, known in (
             (state.ranges, self.activations),
-            (state.kernel_ranges, {key: own[-1] for key, own in self.kernels.items()}),
+            (state.kernel_ranges, dict(self._kernel_ranges())),
         ):
             for key, (low, high) in group.items():
                 known[key]["min_var"].assign(low)
@@ -175,6 +193,10 @@ def gated(quantizer: Any, mode: Mode) -> Any:
 
     def call(self: Any, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
         phase = mode.phase
+        # Never a variable: set as a layer's kernel, it would be listed, and dropped with the next.
+        inputs = tf.convert_to_tensor(inputs)
+        if "sparsity_mask" in weights:  # the scheme that keeps zeros keeps them in every phase
+            inputs = tf.multiply(inputs, weights["sparsity_mask"])
         if phase is Phase.OFF:
             return inputs
         training = bool(training) and mode.updating and phase.follows
@@ -203,9 +225,11 @@ def gated(quantizer: Any, mode: Mode) -> Any:
     return copied
 
 
-def basename(variable: Any) -> str:
-    """ "kernel" of "block/conv/kernel:0"."""
-    return str(variable.name.split(":")[0].rpartition("/")[2])
+def _is_range(variables: dict[str, Any] | None) -> bool:
+    """Whether these are a range. A quantizer of a fixed one has none, and a user's own may have any
+    variables, which are saved with the weights.
+    """
+    return variables is not None and {"min_var", "max_var"} <= set(variables)
 
 
 def _limits(ranges: dict[str, Any]) -> np.ndarray:

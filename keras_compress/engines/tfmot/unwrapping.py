@@ -13,37 +13,61 @@ from typing import Any
 
 import numpy as np
 
-from keras_compress.engines.tfmot.library import PRUNED, QUANTIZED, is_own, tfmot
-from keras_compress.engines.tfmot.ranges import basename
+from keras_compress.engines.tfmot.library import (
+    WRAPPERS,
+    basename,
+    is_model,
+    is_own,
+    tfmot,
+    unwrapped_layer,
+)
 from keras_compress.frameworks.adapter import Adapter
-
-_WRAPPERS = PRUNED + QUANTIZED[:2]
+from keras_compress.frameworks.reviving import follow_trainable
 
 
 def unwrapped(
     adapter: Adapter,
     model: Any,
-    separable: list[str] | None = None,
+    separable: dict[str, str] | None = None,
     value: Callable[[Any], np.ndarray] | None = None,
 ) -> Any:
     """A new plain model, uncompiled, with the weights of `model` where they hold.
 
     Args:
-        separable: the names of the SeparableConv2D layers that were split, in order; without them
-            they get Keras' own, since tfmot does not keep them.
+        separable: the layer that holds the pointwise half -> the name of the SeparableConv2D that
+            was split; without it those that look like it get Keras' own names, since tfmot keeps
+            none.
         value: what to read of a kernel; its masked numbers, say. By default `variable.numpy()`.
+
+    Raises:
+        ValueError: the model is subclassed, or some layer cannot be made from its config.
     """
-    names = iter(separable or ())
+    if adapter.functional(model) is None:
+        raise ValueError(
+            "strip: `model` must be a built Sequential or functional model to be freed of tfmot's "
+            f"wrappers. Received: model={type(model).__name__}"
+        )
     with tfmot().quantize_scope():
-        plan = _Plan(adapter, names)
+        plan = _Plan(adapter, separable)
         config = plan.config(model)
-        # tfmot's own containers are Keras', so a subclass of Functional is one no more.
-        plain = type(model).from_config(config)
+        try:
+            plain = type(model).from_config(config)
+        except Exception as error:  # a user's own `from_config` may raise anything
+            raise ValueError(
+                "strip: `model` must be of layers that can be made from their configs. Received: "
+                f"model={type(model).__name__}, which failed with {type(error).__name__}: {error}"
+            ) from error
     if not plain.built:
         adapter.build_as(plain, model)
     read = value or (lambda variable: variable.numpy())
-    for path, layer in _leaves(plain):
-        found = [variable for part in plan.parts[path] for variable in part]
+    for path, layer in (("", plain), *_walk(plain)):
+        parts = plan.parts[path]
+        if is_model(layer):
+            layer.trainable = parts[0].trainable
+            continue
+        if len(parts) == 1:  # before its weights are read: those that are trained come first
+            follow_trainable(adapter, layer, unwrapped_layer(parts[0]))
+        found = [variable for part in parts for variable in _own_weights(part)]
         for variable in layer.weights:
             name = plan.renamed.get((path, basename(variable)), basename(variable))
             match = next(own for own in found if basename(own) == name)
@@ -53,21 +77,26 @@ def unwrapped(
 
 
 class _Plan:
-    """The config of the plain model, and the variables that belong to each of its layers."""
+    """The config of the plain model, and the layers of the wrapped one that each of its own is made
+    of.
+    """
 
-    def __init__(self, adapter: Adapter, names: Iterator[str]):
+    def __init__(self, adapter: Adapter, separable: dict[str, str] | None):
         self._adapter = adapter
-        self._names = names
-        self.parts: dict[str, list[list[Any]]] = {}
-        """Path -> the variables of each wrapped layer that it is made of."""
+        self._separable = separable
+        self.parts: dict[str, list[Any]] = {}
+        """Path -> the layers of the wrapped model, wrappers and all; "": the model."""
         self.renamed: dict[tuple[str, str], str] = {}
         """(path, weight) -> what that weight is called in the wrapped model."""
 
     def config(self, model: Any, prefix: str = "") -> dict[str, Any]:
         config = dict(model.get_config())
+        self.parts[prefix[:-1]] = [model]
         nested = "input_layers" in config
         layers = {layer.name: layer for layer in model._flatten_layers(False, False)}
         halves = separable_halves(model)
+        if self._separable is not None:
+            halves = {name: first for name, first in halves.items() if name in self._separable}
         gone: dict[str, Any] = {}
         now: dict[str, str] = {}
         entries = []
@@ -86,11 +115,11 @@ class _Plan:
 
     def _entry(self, entry: dict[str, Any], layer: Any, depthwise: Any, prefix: str) -> Any:
         entry = dict(entry)
-        if hasattr(layer, "layers") and hasattr(layer, "get_layer"):
+        if is_model(layer):
             entry["config"] = self.config(layer, f"{prefix}{layer.name}/")
             return entry
-        if not is_own(layer, _WRAPPERS):
-            self.parts[prefix + layer.name] = [layer.weights]
+        if not is_own(layer, WRAPPERS):
+            self.parts[prefix + layer.name] = [layer]
             return entry
         described = self._adapter.keras.utils.serialize_keras_object(layer.layer)
         described["config"] = _own_activation(described["config"])
@@ -101,7 +130,7 @@ class _Plan:
         if depthwise is not None:
             described = self._joined(described, layer, depthwise, prefix)
         name = described["config"]["name"]
-        self.parts.setdefault(prefix + name, [_own_weights(layer)])
+        self.parts.setdefault(prefix + name, [layer])
         for key in ("module", "class_name", "registered_name", "build_config"):
             entry.pop(key, None)
         entry.update(described)
@@ -112,7 +141,9 @@ class _Plan:
     def _joined(self, conv: dict[str, Any], layer: Any, depthwise: Any, prefix: str) -> Any:
         """The SeparableConv2D of which tfmot made a DepthwiseConv2D and a 1 x 1 Conv2D."""
         first, second = depthwise.layer.get_config(), conv["config"]
-        name = next(self._names, None) or separable_name(first["name"])
+        name = separable_name(depthwise.name)
+        if self._separable is not None:
+            name = self._separable[layer.name]
         config = {
             "name": name,
             "trainable": first["trainable"],
@@ -128,7 +159,7 @@ class _Plan:
             **{f"bias_{what}": second[f"bias_{what}"] for what in _KEPT},
             "activity_regularizer": second["activity_regularizer"],
         }
-        self.parts[prefix + name] = [_own_weights(depthwise), _own_weights(layer)]
+        self.parts[prefix + name] = [depthwise, layer]
         self.renamed[prefix + name, "pointwise_kernel"] = "kernel"
         plain = self._adapter.keras.layers.SeparableConv2D.from_config(config)
         return self._adapter.keras.utils.serialize_keras_object(plain)
@@ -191,14 +222,12 @@ def _own_activation(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "activation": activation} if "activation" in config else config
 
 
-def _own_weights(wrapper: Any) -> list[Any]:
-    """The variables of the layer in a wrapper, raw kernels included, without the wrapper's own."""
-    if is_own(wrapper, PRUNED):
-        return list(wrapper.layer.weights)
-    kernels = [variable for variable, _, _ in wrapper._weight_vars]
+def _own_weights(layer: Any) -> list[Any]:
+    """The variables of a layer, of one in a wrapper without the wrapper's own."""
+    kernels = [variable for variable, _, _ in getattr(layer, "_weight_vars", ())]
     found = []
-    # A kernel that was swapped for its rounded tensor is no weight of its layer any more.
-    for variable in [*kernels, *wrapper.layer.weights]:
+    # A kernel that was swapped for its rounded tensor may be no weight of its layer any more.
+    for variable in [*kernels, *unwrapped_layer(layer).weights]:
         if not any(variable is own for own in found):
             found.append(variable)
     return found
@@ -212,7 +241,7 @@ def separable_halves(model: Any) -> dict[str, str]:
     """
     found = {}
     for layer in model.layers:
-        if not (is_own(layer, QUANTIZED[:2]) and type(layer.layer).__name__ == "Conv2D"):
+        if not (is_own(layer, WRAPPERS) and type(layer.layer).__name__ == "Conv2D"):
             continue
         if not re.fullmatch(r"conv2d(_\d+)?", layer.layer.name):
             continue
@@ -233,13 +262,13 @@ def separable_halves(model: Any) -> dict[str, str]:
 
 
 def separable_name(depthwise: str) -> str:
-    """A name for a SeparableConv2D whose own is lost, from that of its depthwise half."""
-    return depthwise.replace("depthwise_conv2d", "separable_conv2d")
+    """A name for a SeparableConv2D whose own is lost, from that of its wrapped depthwise half."""
+    return depthwise[depthwise.index("depthwise_conv2d") :].replace("depthwise", "separable")
 
 
-def _leaves(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _walk(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, layer) of a model's layers, nested models before their own."""
     for layer in model.layers:
-        if hasattr(layer, "layers") and hasattr(layer, "get_layer"):
-            yield from _leaves(layer, f"{prefix}{layer.name}/")
-        elif layer.weights:
-            yield prefix + layer.name, layer
+        yield prefix + layer.name, layer
+        if is_model(layer):
+            yield from _walk(layer, f"{prefix}{layer.name}/")

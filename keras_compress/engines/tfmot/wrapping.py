@@ -7,13 +7,19 @@ order, are its quantize wrappers only, and the kernels inside them are pruned fr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from keras_compress.engines.prunable import plan_pruning
 from keras_compress.engines.selection import LEFT_BY_USER, select
-from keras_compress.engines.tfmot.library import tfmot
+from keras_compress.engines.tfmot.library import tfmot, wrapped_layers
 from keras_compress.engines.tfmot.masks import as_tfmot
+from keras_compress.engines.tfmot.places import (
+    Place,
+    by_holder,
+    check_unnamed,
+    places,
+    single_layers,
+)
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.reviving import known_classes
 from keras_compress.schedules import Schedule
@@ -22,21 +28,6 @@ from keras_compress.specs import Pruning, Quantization
 KNOWN_ACTIVATIONS = ("linear", "relu", "swish", "softmax", "sigmoid", "tanh", "gelu")
 FLOAT_ACTIVATIONS = ("swish", "silu")
 """tfmot rounds them; the converter leaves them in float."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a kernel to prune stands, in a model and in every copy of it.
-
-    `holder` is the layer that tfmot would wrap for it, and `number` says which of the layers in
-    that one has it: their automatic names differ from copy to copy. 0: the holder itself.
-    """
-
-    path: str
-    holder: str
-    number: int
-    kernel: str
-    schedule: Schedule
 
 
 @dataclasses.dataclass
@@ -84,10 +75,13 @@ def wrapped(
         if pruning is not None:
             result.kernels, result.left_out["pruning"] = places(adapter, model, pruning)
         if quantization is not None:
-            result.separable = [
-                layer.name for layer in model.layers if type(layer).__name__ == "SeparableConv2D"
-            ]
             result.model = _Quantizing(adapter, model, quantization, result).run()
+            there = {path for path, _ in wrapped_layers(result.model)}
+            result.separable = [
+                layer.name
+                for layer in model.layers
+                if type(layer).__name__ == "SeparableConv2D" and layer.name not in there
+            ]
         elif pruning is not None:
             result.model = _pruned(adapter, model, pruning, result)
     if type(result.model) is not type(model):
@@ -99,38 +93,14 @@ def wrapped(
     return result
 
 
-def places(adapter: Adapter, model: Any, spec: Pruning) -> tuple[list[Place], dict[str, str]]:
-    """Where the kernels stand that `spec` means in a plain model; path -> reason of what it leaves.
-
-    Raises:
-        ValueError: as `plan_pruning` does.
-    """
-    plan = plan_pruning(adapter, model, spec)
-    holders = {
-        id(layer): (holder, number)
-        for holder, top in _layers(adapter, model)
-        for number, layer in enumerate(layers_in(adapter, top))
-    }
-    found = [
-        Place(path, *holders[id(layer)], name, schedule)
-        for path, layer, name, _, schedule in plan.kernels
-    ]
-    return found, plan.left_out
-
-
-def layers_in(adapter: Adapter, layer: Any) -> list[Any]:
-    """A layer and those in it, in the order of `Place.number`."""
-    return [layer, *(inner for _, inner in adapter.layers(layer))]
-
-
 def _pruned(adapter: Adapter, model: Any, spec: Pruning, result: Wrapped) -> Any:
     registry = tfmot().PruneRegistry
-    holders = dict(_layers(adapter, model))
+    holders = dict(single_layers(adapter, model))
     # All that a wrapper would prune, whichever part of it the spec means.
     alike = dataclasses.replace(spec, schedule=spec.schedules[0], layers=None)
-    everything = _by_holder(places(adapter, model, alike)[0])
+    everything = by_holder(places(adapter, model, alike)[0])
     schedules: dict[str, Schedule] = {}
-    for holder, group in _by_holder(result.kernels).items():
+    for holder, group in by_holder(result.kernels).items():
         kind = type(holders[holder]).__name__
         # tfmot knows no depthwise kernel, and wraps such a layer without pruning it.
         if not registry.supports(holders[holder]) or "Depthwise" in kind:
@@ -143,7 +113,7 @@ def _pruned(adapter: Adapter, model: Any, spec: Pruning, result: Wrapped) -> Any
             schedules[holder] = group[0].schedule
             continue
         for path in dict.fromkeys(place.path for place in group):
-            _check_unnamed(spec, path, "prunes", reason)
+            check_unnamed("wrap", spec.layers, path, "tfmot prunes", reason)
             result.left_out["pruning"][path] = reason
     result.kernels = [place for place in result.kernels if place.holder in schedules]
     if not schedules:
@@ -176,32 +146,6 @@ def _pruned(adapter: Adapter, model: Any, spec: Pruning, result: Wrapped) -> Any
         return adapter.keras.models.clone_model(container, clone_function=wrap)
 
     return clone(model, "")
-
-
-def _by_holder(kernels: list[Place]) -> dict[str, list[Place]]:
-    found: dict[str, list[Place]] = {}
-    for place in kernels:
-        found.setdefault(place.holder, []).append(place)
-    return found
-
-
-def _check_unnamed(spec: Any, path: str, does: str, reason: str) -> None:
-    """Refuse to leave out a layer that `layers` names."""
-    names = spec.layers if isinstance(spec.layers, list | tuple | dict) else ()
-    if any(name in (path, path.rpartition("/")[2]) for name in names):
-        raise ValueError(
-            f"wrap: `layers` must name layers that tfmot {does}; {path!r} cannot: {reason}; "
-            f'use `engine="in_place"`. Received: layers containing {path!r}'
-        )
-
-
-def _layers(adapter: Adapter, model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, layer) of all layers that are cloned one by one."""
-    for layer in model.layers:
-        if isinstance(layer, adapter.keras.Model):
-            yield from _layers(adapter, layer, f"{prefix}{layer.name}/")
-        elif not adapter.is_input(layer):
-            yield prefix + layer.name, layer
 
 
 class _Quantizing:
@@ -240,7 +184,11 @@ class _Quantizing:
             except (ValueError, RuntimeError) as error:
                 message = str(error)
                 culprit = next(
-                    (n for n in self._layers if f"Layer {n}:" in message and n not in self._left_out),
+                    (
+                        n
+                        for n in self._layers
+                        if f"Layer {n}:" in message and n not in self._left_out
+                    ),
                     None,
                 )
                 if culprit is None:
@@ -252,7 +200,7 @@ class _Quantizing:
             return model
 
     def _refuse(self, name: str, reason: str) -> None:
-        _check_unnamed(self._spec, name, "quantizes", reason)
+        check_unnamed("wrap", self._spec.layers, name, "tfmot quantizes", reason)
         self._left_out[name] = reason
 
     def _apply(self) -> Any:
