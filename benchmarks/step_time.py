@@ -30,6 +30,7 @@ import numpy as np
 import rich.console
 import rich.progress
 import rich.table
+from measuring import Interval, keras_of
 
 import keras_compress as kc
 
@@ -204,26 +205,7 @@ def mask_update(jit):
     return [updater(function) for function in functions(0.5)]
 
 
-# --- rounds and intervals
-
-
-@dataclasses.dataclass
-class Interval:
-    """A median with the ends of its 95 % bootstrap interval."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values):
-        values = np.asarray(values)
-        draws = np.random.default_rng(0).choice(values, (2000, len(values)))
-        low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-        return cls(float(np.median(values)), float(low), float(high))
-
-    def __str__(self):
-        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
+# --- rounds
 
 
 def rounds(competitors, steps, count, tick):
@@ -317,11 +299,7 @@ def main():
     steps, count = (3, 3) if arguments.quick else (arguments.steps, arguments.rounds)
     jit = bool(arguments.jit)
 
-    if arguments.keras == 3:
-        import keras
-    else:
-        import tf_keras as keras
-
+    keras = keras_of(arguments.keras)
     rows = []
     for net in list(NETS)[: 1 if arguments.quick else None]:
         rows += step_rows(Bench(keras, net, jit), net, with_tfmot=arguments.keras == 2)

@@ -9,6 +9,8 @@ from typing import Any
 
 from keras_compress._files import write_atomically
 from keras_compress.engines.base import engine_of
+from keras_compress.engines.tfmot.engine import reader
+from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.inference import inference_function, input_specs
 from keras_compress.frameworks.naming import Naming
@@ -65,6 +67,8 @@ def write_file(model: Any, export: Export) -> ExportReport:
     export.check_folder()
     export.check_data_files()
     adapter, engine = adapter_of(model), engine_of(model)
+    if engine is None and is_wrapped(model, "export_tflite"):
+        engine = reader(adapter, model)
     quantized = export.mode == "int8" and engine is not None and engine.phase.rounds
     check_source(engine, export)
 

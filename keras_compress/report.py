@@ -82,7 +82,7 @@ class ExportReport:
         path: where it stands.
         mode: "int8" or "float32".
         error: what went wrong and what to do about it; None if nothing did.
-        skipped: why no file was asked for after all; None if one was.
+        skipped: why none was made, because the fit ended before a target; None if one was.
         bytes: of the file.
         zipped_bytes: of a zip (deflate, level 9) with nothing else in it.
         sha256: of the file, in hexadecimal.
@@ -133,15 +133,19 @@ class ExportReport:
             named = dict.fromkeys(str(op) for op in self.float_ops)  # one op of one layer once
             parts.append(f"float ops: {', '.join(named)}")
         if self.largest_steps:
-            parts.append(f"file against network on {self.samples} samples, {self.verified_on}:")
+            unit = "in output steps" if self.mode.startswith("int") else "as they are"
+            data = f"{self.samples} samples, {self.verified_on}"
+            parts.append(f"differences from the network {unit} ({data}):")
             parts.append(_agreements(self))
         if self.layers:
             listed, count = self.layers[:LISTED_LAYERS], len(self.layers)
             some = f"the worst {len(listed)} of {count}" if len(listed) < count else "worst first"
-            parts.append(f"layer by layer on equal inputs, {self.layer_samples} samples, {some}:")
+            parts.append(
+                f"layer by layer on equal inputs, {self.layer_samples} samples, in steps, {some}:"
+            )
             parts.append(
                 table(
-                    ("layer", "tensor", "largest steps", "mean steps"),
+                    ("layer", "tensor", "largest", "mean"),
                     [
                         (layer.path, layer.tensor, *_steps(layer.largest_steps, layer.mean_steps))
                         for layer in listed
@@ -273,7 +277,7 @@ def _agreements(report: ExportReport) -> str:
         same = report.argmax_agreement.get(name)
         steps = _steps(largest, report.mean_steps.get(name, math.nan))
         rows.append((name, *steps, "-" if same is None else f"{same:.1%}"))
-    return table(("output", "largest steps", "mean steps", "equal decisions"), rows)
+    return table(("output", "largest", "mean", "equal decisions"), rows)
 
 
 def _steps(*values: float) -> tuple[str, ...]:

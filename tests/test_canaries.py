@@ -6,6 +6,7 @@ They touch Keras alone, never the package, so that a failure is never ours.
 """
 
 import inspect
+import re
 import sys
 
 import keras as keras3
@@ -155,6 +156,18 @@ def test_the_compile_config_holds_the_objects_as_given(keras):
     accepted = inspect.signature(model.compile).parameters
     assert set(config) <= set(accepted)
     assert {"weighted_metrics", "loss_weights", "run_eagerly", "jit_compile"} <= set(config)
+
+
+def test_a_lambda_is_made_again_within_this_scope_only(keras):
+    double = keras.layers.Lambda(lambda x: x * 2.0)
+    model = keras.Sequential([keras.layers.Input((1,)), double])
+    with pytest.raises(ValueError, match="safe_mode"):
+        type(model).from_config(model.get_config())
+    with keras.src.saving.serialization_lib.SafeModeScope(safe_mode=False):
+        again = type(model).from_config(model.get_config())
+    assert float(again(np.ones((1, 1), "float32"))[0, 0]) == 2.0
+    with pytest.raises(ValueError, match="safe_mode"):
+        type(model).from_config(model.get_config())
 
 
 # --- both: how fit works
@@ -586,3 +599,328 @@ def test_the_save_context_tells_when_tf_keras_writes_a_saved_model(tmp_path):
     assert seen == [False]
     model.save(tmp_path / "saved", save_format="tf")
     assert seen[-1] is True
+
+
+# --- tfmot, all of it used in `engines/tfmot/`
+
+
+@pytest.fixture(scope="module")
+def tfmot():
+    import tensorflow_model_optimization
+
+    return tensorflow_model_optimization
+
+
+def uncompiled():
+    layers = tf_keras.layers
+    return tf_keras.Sequential(
+        [
+            layers.Input((4, 4, 1)),
+            layers.Conv2D(2, 3, name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.ReLU(name="relu"),
+            layers.Flatten(name="flatten"),
+            layers.Dense(3, activation="softmax", name="dense"),
+        ]
+    )
+
+
+@pytest.fixture
+def quantized(tfmot):
+    """Original name -> wrapper, and "input"."""
+    model = tfmot.quantization.keras.quantize_model(uncompiled())
+    return {layer.name.removeprefix("quant_"): layer for layer in model.layers[1:]} | {
+        "input": model.layers[0],
+        "model": model,
+    }
+
+
+def test_tfmot_the_classes_and_modules_of_its_wrappers(tfmot, quantized):
+    # library.py tells them by name, so that tfmot need not be imported.
+    pruned = tfmot.sparsity.keras.prune_low_magnitude(tf_keras.layers.Dense(2))
+    annotated = tfmot.quantization.keras.quantize_annotate_layer(tf_keras.layers.Dense(2))
+    expected = {
+        "PruneLowMagnitude": pruned,
+        "QuantizeWrapperV2": quantized["dense"],
+        "QuantizeLayer": quantized["input"],
+        "QuantizeAnnotate": annotated,
+    }
+    for name, layer in expected.items():
+        assert type(layer).__name__ == name
+        assert type(layer).__module__.partition(".")[0] == "tensorflow_model_optimization"
+    bases = [base.__name__ for base in type(quantized["dense"]).__mro__]
+    assert bases.index("QuantizeWrapper") == 1
+    assert quantized["dense"].name == "quant_dense"
+    assert pruned.name.startswith("prune_low_magnitude_")
+    assert type(quantized["dense"].layer) is type(pruned.layer) is tf_keras.layers.Dense
+
+
+def test_tfmot_the_registries_tell_what_is_supported():
+    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+        default_8bit_quantize_registry,
+    )
+    from tensorflow_model_optimization.python.core.sparsity.keras import prune_registry
+
+    layers = tf_keras.layers
+    quantize = default_8bit_quantize_registry.Default8BitQuantizeRegistry()
+    made = (layers.Dense(2), layers.Conv1D(2, 1), layers.BatchNormalization())
+    assert [quantize.supports(layer) for layer in made] == [True, False, False]
+    prune = prune_registry.PruneRegistry
+    made = (layers.Dense(2), layers.LSTM(2), layers.Bidirectional(layers.LSTM(2)))
+    assert [prune.supports(layer) for layer in made] == [True, True, False]
+    assert prune.supports(layers.DepthwiseConv2D(1))  # without pruning anything
+    assert prune._weight_names(layers.DepthwiseConv2D(1)) == []
+
+
+def test_tfmot_a_prune_wrapper_holds_its_variables_and_the_object_that_prunes(tfmot):
+    schedule = tfmot.sparsity.keras.ConstantSparsity(0.5, 0, -1, 1)
+    model = tf_keras.Sequential([tf_keras.layers.Input((3,)), tf_keras.layers.Dense(4)])
+    wrapper = tfmot.sparsity.keras.prune_low_magnitude(model, schedule).layers[0]
+    ((kernel, mask, threshold),) = wrapper.pruning_vars
+    assert kernel is wrapper.layer.kernel
+    assert (mask.shape, mask.dtype, threshold.shape) == (kernel.shape, kernel.dtype, ())
+    assert int(wrapper.pruning_step) == -1
+    assert wrapper.pruning_schedule is schedule
+    assert (tuple(wrapper.block_size), wrapper.block_pooling_type) == ((1, 1), "AVG")
+    assert wrapper.sparsity_m_by_n is None
+
+    called = []
+
+    class Instead:
+        def conditional_mask_update(self):
+            called.append(("update", int(wrapper.pruning_step)))
+            return tf.no_op()
+
+        def weight_mask_op(self):
+            called.append("mask")
+            return tf.no_op()
+
+    # Whoever replaces the object is called, after the wrapper has counted; then the masks hold.
+    wrapper.pruning_obj = Instead()
+    wrapper.pruning_step.assign(4)
+    wrapper(tf.ones((1, 3)), training=True)
+    assert called == [("update", 5), "mask"]
+    wrapper(tf.ones((1, 3)), training=False)
+    assert called[2:] == ["mask"]
+
+
+@pytest.mark.parametrize("m_by_n", [None, (2, 4)])
+def test_tfmot_pruning_asks_the_schedule_and_writes_mask_and_kernel(m_by_n):
+    from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl
+
+    kernel = tf.Variable(np.arange(1.0, 9.0, dtype="float32").reshape(8, 1))
+    mask, threshold = tf.Variable(tf.ones((8, 1))), tf.Variable(0.0)
+    step = tf.Variable(0, dtype=tf.int64)
+    asked = []
+
+    def schedule(given):
+        asked.append(int(given))
+        return tf.equal(given, 3), tf.constant(0.5)
+
+    pruning = pruning_impl.Pruning(
+        training_step_fn=lambda: step,
+        pruning_vars=[(kernel, mask, threshold)],
+        pruning_schedule=schedule,
+        block_size=(1, 1),
+        block_pooling_type="AVG",
+        sparsity_m_by_n=m_by_n,
+    )
+    changed = []
+    for number in (1, 2, 3):
+        mask.assign(tf.ones((8, 1)))
+        step.assign(number)
+        pruning.conditional_mask_update()
+        changed.append(float(tf.reduce_mean(mask)))
+    # m by n asks nobody: it is done when the step is 1.
+    assert changed == ([1.0, 1.0, 0.5] if m_by_n is None else [0.5, 1.0, 1.0])
+    assert asked == ([] if m_by_n else [1, 2, 3, 3])
+    mask.assign([[0.0], [1.0]] * 4)
+    pruning.weight_mask_op()
+    np.testing.assert_array_equal(kernel[:, 0], [0, 2, 0, 4, 0, 6, 0, 8])
+
+
+def test_tfmot_blocks_that_span_a_dimension_fail(tfmot):
+    # places.py leaves such kernels alone.
+    from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl
+
+    for shape, fails in (((4, 4), True), ((4, 5), False), ((4, 1), True)):
+        kernel = tf.Variable(tf.random.stateless_normal(shape, (1, 2)))
+        pruning = pruning_impl.Pruning(
+            lambda: tf.constant(1), [(kernel, None, None)], lambda step: (True, 0.5), (1, 4), "AVG"
+        )
+        if fails:
+            with pytest.raises(ValueError, match="must be rank 2|window_shape|rank"):
+                pruning._maybe_update_block_mask(kernel)
+        else:
+            pruning._maybe_update_block_mask(kernel)
+
+
+def test_tfmot_schedules_take_their_fields_in_this_order(tfmot):
+    sparsity = tfmot.sparsity.keras
+    polynomial = sparsity.PolynomialDecay(0.1, 0.5, 2, 10, 4, 3)
+    assert polynomial.get_config()["config"] == {
+        "initial_sparsity": 0.1,
+        "final_sparsity": 0.5,
+        "begin_step": 2,
+        "end_step": 10,
+        "power": 4,
+        "frequency": 3,
+    }
+    constant = sparsity.ConstantSparsity(0.5, 2, 10, 3)
+    assert constant.get_config()["config"] == {
+        "target_sparsity": 0.5,
+        "begin_step": 2,
+        "end_step": 10,
+        "frequency": 3,
+    }
+
+
+def test_tfmot_where_the_quantizers_and_their_ranges_are(quantized):
+    # ranges.py puts others in their places.
+    ranges = {"min_var", "max_var"}
+    ((kernel, quantizer, own),) = quantized["dense"]._weight_vars
+    assert kernel.name == "dense/kernel:0"
+    assert set(own) == ranges
+    assert (quantizer.num_bits, quantizer.per_axis) == (8, False)
+    assert (quantizer.symmetric, quantizer.narrow_range) == (True, True)
+    (activation,) = quantized["dense"]._quantize_activations
+    assert set(activation._pre_activation_vars) == ranges  # a softmax
+    assert not hasattr(activation, "_post_activation_vars")
+    assert type(activation.quantizer).__name__ == "MovingAverageQuantizer"
+    assert not quantized["dense"]._output_quantizers
+    (output,) = quantized["relu"]._output_quantizers
+    assert type(output).__name__ == "MovingAverageQuantizer"
+    assert set(quantized["relu"]._output_quantizer_vars) == ranges
+    assert quantized["relu"]._weight_vars == []
+    assert type(quantized["input"].quantizer).__name__ == "AllValuesQuantizer"
+    assert set(quantized["input"].quantizer_vars) == ranges
+    holders = (quantized["dense"], quantized["relu"], quantized["input"], activation)
+    names = ("_weight_vars", "_output_quantizers", "quantizer", "quantizer")
+    for holder, name in zip(holders, names, strict=True):
+        assert name in vars(holder)
+
+
+def test_tfmot_quantizers_are_called_where_they_are_kept(quantized):
+    seen = []
+
+    class Watch:
+        def __init__(self, name):
+            self.name = name
+
+        def __call__(self, inputs, training, weights, **kwargs):
+            seen.append((self.name, training, set(weights) >= {"min_var", "max_var"}))
+            return tf.convert_to_tensor(inputs)
+
+    dense, relu, model = quantized["dense"], quantized["relu"], quantized["model"]
+    vars(dense)["_weight_vars"] = [(v, Watch("kernel"), r) for v, _, r in dense._weight_vars]
+    vars(dense._quantize_activations[0])["quantizer"] = Watch("activation")
+    vars(relu)["_output_quantizers"] = [Watch("output")]
+    vars(quantized["input"])["quantizer"] = Watch("input")
+    for training in (True, False):
+        seen.clear()
+        model(np.ones((1, 4, 4, 1), "float32"), training=training)
+        names = ("input", "output", "kernel", "activation")
+        assert seen == [(name, training, True) for name in names]
+
+
+def test_tfmot_the_kernel_of_a_quantized_layer_is_in_the_wrappers_list_only(quantized):
+    # ranges.py gives it back to its layer: a wrapper's own list does not heed `trainable`.
+    wrapper = quantized["dense"]
+    ((kernel, _, _),) = wrapper._weight_vars
+    own, inner = vars(wrapper)["_trainable_weights"], vars(wrapper.layer)["_trainable_weights"]
+    assert any(variable is kernel for variable in own)
+    assert [variable.name for variable in inner] == ["dense/bias:0"]
+    wrapper.trainable = False
+    assert any(variable is kernel for variable in wrapper.trainable_weights)
+    vars(wrapper)["_trainable_weights"] = []
+    vars(wrapper.layer)["_trainable_weights"] = [kernel, *inner]
+    assert wrapper.trainable_weights == []
+    assert [v.name for v in wrapper.non_trainable_weights[:2]] == ["dense/kernel:0", "dense/bias:0"]
+    wrapper.trainable = True
+    names = ["dense/kernel:0", "dense/bias:0"]
+    assert [variable.name for variable in wrapper.trainable_weights] == names
+    # And it stays there, because what a call sets in its place is a tensor.
+    quantized["model"](np.ones((1, 4, 4, 1), "float32"))
+    assert [variable.name for variable in wrapper.trainable_weights] == names
+
+
+def test_tfmot_a_moving_average_takes_its_decay(tfmot):
+    from tensorflow_model_optimization.python.core.quantization.keras import quant_ops
+
+    low, high = tf.Variable(-6.0), tf.Variable(6.0)
+    quant_ops.MovingAvgQuantize(
+        tf.constant([-1.0, 3.0]),
+        low,
+        high,
+        ema_decay=tf.constant(0.25),
+        is_training=True,
+        num_bits=8,
+        per_channel=False,
+        symmetric=False,
+        narrow_range=False,
+    )
+    assert (float(low), float(high)) == (-6 * 0.25 - 0.75, 6 * 0.25 + 3 * 0.75)
+
+
+def test_tfmot_a_batch_norm_in_a_wrapper_is_called_through_the_instance(quantized):
+    seen = []
+    norm = quantized["norm"].layer
+
+    def call(self, inputs, training=None):
+        seen.append((self is norm, training))
+        return inputs
+
+    vars(norm)["call"] = call.__get__(norm)
+    quantized["model"](np.ones((1, 4, 4, 1), "float32"), training=True)
+    assert seen == [(True, True)]
+
+
+def test_tfmot_what_it_cannot_quantize_is_named_so(tfmot):
+    # wrapping.py reads the culprit's name.
+    layers = tf_keras.layers
+    norm = layers.BatchNormalization(name="late")
+    model = tf_keras.Sequential([layers.Input((4,)), layers.ReLU(), norm])
+    with pytest.raises(RuntimeError, match="^Layer late:<class .*> is not supported. "):
+        tfmot.quantization.keras.quantize_model(model)
+
+
+def test_tfmot_an_output_config_quantizes_the_output_alone(tfmot):
+    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+        default_8bit_quantize_configs,
+    )
+
+    config = default_8bit_quantize_configs.Default8BitOutputQuantizeConfig()
+    layer = tf_keras.layers.Dense(2, activation="elu")
+    assert config.get_weights_and_quantizers(layer) == []
+    assert config.get_activations_and_quantizers(layer) == []
+    assert len(config.get_output_quantizers(layer)) == 1
+
+
+def test_tfmot_a_separable_convolution_becomes_two_layers_of_automatic_names(tfmot):
+    layers = tf_keras.layers
+    separable = layers.SeparableConv2D(3, 3, name="separable")
+    model = tf_keras.Sequential([layers.Input((4, 4, 1)), separable])
+    model = tfmot.quantization.keras.quantize_model(model)
+    _, depthwise, pointwise = (getattr(layer, "layer", layer) for layer in model.layers)
+    assert (type(depthwise), type(pointwise)) == (layers.DepthwiseConv2D, layers.Conv2D)
+    assert re.fullmatch(r"depthwise_conv2d(_\d+)?", depthwise.name)
+    assert re.fullmatch(r"conv2d(_\d+)?", pointwise.name)
+    assert (depthwise.use_bias, pointwise.kernel_size) == (False, (1, 1))
+
+
+def test_tfmot_the_activation_in_a_config_is_its_own(quantized):
+    # unwrapping.py reads the one that it stands for.
+    config = tf_keras.utils.serialize_keras_object(quantized["dense"].layer)["config"]
+    assert config["activation"]["class_name"] == "QuantizeAwareActivation"
+    assert config["activation"]["config"]["activation"] == "softmax"
+    config = tf_keras.utils.serialize_keras_object(quantized["conv"].layer)["config"]
+    assert config["activation"]["config"]["activation"]["class_name"] == "NoOpActivation"
+
+
+def test_tfmot_the_prune_preserving_scheme_keeps_a_mask_beside_the_range(tfmot):
+    scheme = tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme()
+    quantization = tfmot.quantization.keras
+    model = quantization.quantize_apply(quantization.quantize_annotate_model(uncompiled()), scheme)
+    ((kernel, _, variables),) = model.get_layer("quant_dense")._weight_vars
+    assert set(variables) == {"min_var", "max_var", "sparsity_mask"}
+    np.testing.assert_array_equal(variables["sparsity_mask"], np.ones(kernel.shape))

@@ -120,6 +120,23 @@ def test_a_pruned_model_is_stripped_and_exported(tfmot, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("make", [pruned, quantized])
+def test_a_model_that_never_saw_compress_is_exported(tfmot, make, tmp_path):
+    model = make(tfmot)
+    x, _ = data()
+    fit(model, tfmot.sparsity.keras.UpdatePruningStep())
+    path = tmp_path / "model.tflite"
+    data_of_pruned = {"representative_dataset": x} if make is pruned else {}
+    report = kc.export_tflite(model, kc.Export(path, **data_of_pruned))
+    assert report.float_ops == ()
+    assert report.largest_steps["kind"] <= 4
+    assert [output.name for output in kc.load_tflite(path).outputs] == ["kind"]
+    assert engine_of(model) is None, "reading changes nothing"
+    if make is pruned:
+        kernels = [t for t in kc.inspect_tflite(path).tensors if t.constant and t.dtype == "int8"]
+        assert max(t.zeros for t in kernels) > 0.7
+
+
 def test_each_layer_keeps_the_schedule_of_its_wrapper(tfmot, driver):
     sparsity = tfmot.sparsity.keras
 

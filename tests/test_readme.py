@@ -8,7 +8,13 @@ from test_layering import FOLDERS, LAYERS
 
 import keras_compress as kc
 from keras_compress.engines.in_place.placement import ACTIVATIONS, TABLE
-from keras_compress.report import ExportReport, LayerReport, Report
+from keras_compress.report import (
+    ExportReport,
+    LayerAgreement,
+    LayerReport,
+    Report,
+    ValidationReport,
+)
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
@@ -43,20 +49,33 @@ def test_the_python_of_the_readme_runs(keras, tmp_path, monkeypatch, capsys):
     written = {path.name for path in tmp_path.iterdir()}
     files = {"digits.tflite", "digits_float_ends.tflite", "digits_post_training.tflite"}
     assert written >= {*files, "digits.keras", "digits.npz", "digits.weights.h5"}
+    assert written >= {f"{file}.json" for file in files}
     assert all(kc.inspect_tflite(file).all_integer for file in files)
 
 
 def test_the_report_in_the_readme_is_one_that_is_printed():
     shown = section("What you get").partition("```text\n")[2].partition("\n```")[0]
-    # The numbers are those that the first example gave with Keras 3.
-    export = ExportReport("digits.tflite", "int8", bytes=9128, zipped_bytes=5440, samples=64)
+    # The numbers are those that the first example gave with Keras 3 and seed 0.
+    export = ExportReport("digits.tflite", "int8", bytes=8864, zipped_bytes=5455, samples=64)
+    export.float_bytes, export.float_zipped_bytes = 25544, 14354
     export.verified_on = "inputs drawn inside the watched ranges"
-    export.largest_steps, export.argmax_agreement = {"digit": 0.0}, {"digit": 1.0}
-    layers = [
-        LayerReport("conv2d", "kernel", (3, 3, 1, 16), 0.5, 8),
-        LayerReport("digit", "kernel", (576, 10), 0.5, 8),
+    export.largest_steps, export.mean_steps = {"digit": 0.0}, {"digit": 0.0}
+    export.argmax_agreement = {"digit": 1.0}
+    export.layers = [
+        LayerAgreement("conv2d", "output", 1.0, 0.000868),
+        LayerAgreement("digit", "before", 0.0, 0.0),
+        LayerAgreement("digit", "output", 0.0, 0.0),
     ]
-    report = Report(470, "on", 377, 0.5, layers, {}, {}, export=export)
+    export.layer_samples = 8
+    layers = [
+        LayerReport("conv2d", "kernel", (3, 3, 1, 16), 0.5, 8, (0.0027, 0.00376)),
+        LayerReport("digit", "kernel", (576, 10), 0.5, 8, (0.00358,)),
+    ]
+    rounded = {"accuracy": 0.8822, "loss": 0.4329}
+    metrics = {"float": {"accuracy": 0.8788, "loss": 0.4078}}
+    metrics |= {"fake-quantized": rounded, "tflite": rounded}
+    validation = ValidationReport(297, metrics)
+    report = Report(470, "on", 377, 0.5, layers, {}, {}, export=export, validation=validation)
     assert shown.splitlines() == [line.rstrip() for line in str(report).splitlines()]
 
 

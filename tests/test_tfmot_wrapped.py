@@ -483,6 +483,24 @@ def test_what_tfmot_does_not_prune_is_an_error_when_named_and_listed_otherwise(k
 
 
 @pytest.mark.parametrize("quantized", [False, True], ids=["alone", "and-quantized"])
+def test_kernels_that_a_block_spans_are_left_alone(quantized):
+    # tfmot fails on them in mid-training.
+    specs = {"quantization": QUANTIZATION} if quantized else {}
+    spec = kc.Pruning(HALF, block_size=(1, 4))
+    model = wrapped(tf_keras, pruning=spec, **specs)
+    fit(model)
+    assert set(masks(model)) == {("hidden", "kernel")}
+    reasons = kc.compression_of(model).report.left_out["pruning"]
+    assert reasons == {
+        "conv": "blocks apply to rank-2 kernels, this one has rank 4",
+        "kind": "tfmot prunes no kernel that is not larger than a block in each dimension",
+    }
+    named = kc.Pruning(HALF, block_size=(1, 4), layers=["hidden", "kind"])
+    with pytest.raises(ValueError, match="^Pruning: `layers` must name layers that can be pruned"):
+        kc.wrap(net(tf_keras), pruning=named, **specs)
+
+
+@pytest.mark.parametrize("quantized", [False, True], ids=["alone", "and-quantized"])
 def test_kernels_deep_in_a_layer_are_pruned(quantized):
     tf_keras.backend.clear_session()  # for names without numbers
     given = layers.Input((6, 4), name="given")

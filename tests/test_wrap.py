@@ -563,6 +563,22 @@ def test_what_tfmot_cannot_wrap_is_refused_with_what_to_do(make, message, specs)
     assert kc.compression_of(model) is None
 
 
+def test_a_functional_model_of_an_own_class_keeps_its_train_step_when_pruned():
+    class Halved(tf_keras.Model):
+        def train_step(self, data):
+            x, y = data
+            return super().train_step((x * 0.5, y))
+
+    plain = net(tf_keras)
+    model = kc.wrap(Halved(plain.input, plain.output), pruning=PRUNING)
+    fit(compiled(tf_keras, model, run_eagerly=True))
+    assert type(kc.strip(model)) is type(model) is Halved
+    other = wrapped(tf_keras, pruning=PRUNING)
+    x, y = data()
+    other.fit(x * 0.5, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    assert_same(model.get_weights(), other.get_weights())
+
+
 # --- without tfmot
 
 IN_A_PROCESS_OF_ITS_OWN = """

@@ -67,6 +67,8 @@ def unwrapped(
             continue
         if len(parts) == 1:  # before its weights are read: those that are trained come first
             follow_trainable(adapter, layer, unwrapped_layer(parts[0]))
+        else:
+            layer.trainable = all(part.trainable for part in parts)
         found = [variable for part in parts for variable in _own_weights(part)]
         for variable in layer.weights:
             name = plan.renamed.get((path, basename(variable)), basename(variable))

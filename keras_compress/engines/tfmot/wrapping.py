@@ -11,7 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_compress.engines.selection import LEFT_BY_USER, select
-from keras_compress.engines.tfmot.library import tfmot, wrapped_layers
+from keras_compress.engines.tfmot.library import (
+    WRAPPERS,
+    is_own,
+    tfmot,
+    unwrapped_layer,
+    wrapped_layers,
+)
 from keras_compress.engines.tfmot.masks import as_tfmot
 from keras_compress.engines.tfmot.places import (
     Place,
@@ -21,7 +27,7 @@ from keras_compress.engines.tfmot.places import (
     single_layers,
 )
 from keras_compress.frameworks.adapter import Adapter
-from keras_compress.frameworks.reviving import known_classes
+from keras_compress.frameworks.reviving import follow_trainable, known_classes
 from keras_compress.schedules import Schedule
 from keras_compress.specs import Pruning, Quantization
 
@@ -76,6 +82,7 @@ def wrapped(
             result.kernels, result.left_out["pruning"] = places(adapter, model, pruning)
         if quantization is not None:
             result.model = _Quantizing(adapter, model, quantization, result).run()
+            _restore(adapter, model, result.model)
             there = {path for path, _ in wrapped_layers(result.model)}
             result.separable = [
                 layer.name
@@ -146,6 +153,18 @@ def _pruned(adapter: Adapter, model: Any, spec: Pruning, result: Wrapped) -> Any
         return adapter.keras.models.clone_model(container, clone_function=wrap)
 
     return clone(model, "")
+
+
+def _restore(adapter: Adapter, model: Any, copy: Any) -> None:
+    """Bring back what tfmot's copying loses of layers that hold others: which of these are frozen,
+    and with it the order of their weights.
+    """
+    originals = dict(single_layers(adapter, model))
+    for path, layer in wrapped_layers(copy):
+        if path in originals:
+            follow_trainable(adapter, unwrapped_layer(layer), originals[path])
+            if not is_own(layer, WRAPPERS):
+                layer.set_weights(originals[path].get_weights())
 
 
 class _Quantizing:

@@ -1,0 +1,30 @@
+"""What the benchmarks share: which Keras, and how sure a median is."""
+
+import dataclasses
+import importlib
+
+import numpy as np
+
+
+def keras_of(number):
+    """Keras 3 for 3, tf_keras for 2."""
+    return importlib.import_module({3: "keras", 2: "tf_keras"}[number])
+
+
+@dataclasses.dataclass
+class Interval:
+    """A median with the ends of its 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values):
+        values = np.asarray(values)
+        draws = np.random.default_rng(0).choice(values, (2000, len(values)))
+        low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+        return cls(float(np.median(values)), float(low), float(high))
+
+    def __str__(self):
+        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
