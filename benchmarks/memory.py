@@ -194,7 +194,7 @@ def main():
     keras = keras_of(arguments.keras)
     title = (
         f"Memory of a fit, {keras.__name__} {keras.__version__}, jit_compile={bool(arguments.jit)},"
-        f" {weights:,} weights, batch {BATCH}: median of {arguments.rounds} processes [all]"
+        f" {weights:,} weights, batch {BATCH}: median (least, most) of {arguments.rounds} processes"
     )
     table = rich.table.Table(title=title, title_justify="left")
     for column in ("fit", "growth (MB)", "of plain's", "target", "met?"):
@@ -202,7 +202,7 @@ def main():
     plain = np.median(grown["plain", ""])
     for (who, what), values in grown.items():
         ratio = np.median(values) / plain
-        cells = [f"{np.median(values):.0f} [{min(values):.0f}, {max(values):.0f}]", f"{ratio:.2f}"]
+        cells = [f"{np.median(values):.0f} ({min(values):.0f}, {max(values):.0f})", f"{ratio:.2f}"]
         target = ("-", "-")
         if who == "ours":
             target = (f"<= {AT_MOST:g}", "yes" if ratio <= AT_MOST else "NO")

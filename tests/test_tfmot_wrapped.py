@@ -441,26 +441,44 @@ def test_a_model_of_which_tfmot_can_quantize_nothing_is_refused():
         kc.wrap(model, quantization=QUANTIZATION)
 
 
+def stack():
+    cells = [layers.LSTMCell(2, name="one"), layers.LSTMCell(2, name="two")]
+    return functional(layers.RNN(cells), shape=(6, 2))
+
+
+def chosen(*names):
+    return kc.Pruning(HALF, layers=lambda layer: layer.name in names)
+
+
+OTHER = kc.ConstantSparsity(target_sparsity=0.25, begin_step=1)
+# name -> (model, a spec that names what cannot be done, one that only means it, which, why)
 PRUNED_WITH_DIFFICULTY = {
     "depthwise": (
         lambda: functional(layers.DepthwiseConv2D(2, name="deep")),
         kc.Pruning(HALF, layers=["deep", "last"]),
-        "deep",
+        chosen("deep", "last"),
+        {"deep"},
         "tfmot does not prune DepthwiseConv2D",
     ),
     "bidirectional": (
         lambda: functional(layers.Bidirectional(layers.LSTM(2), name="both"), shape=(6, 2)),
         kc.Pruning(HALF, layers=["both/forward_lstm/lstm_cell", "last"]),
-        "both/forward_lstm/lstm_cell",
+        chosen("lstm_cell", "last"),
+        {"both/forward_lstm/lstm_cell", "both/backward_lstm/lstm_cell"},
         "tfmot does not prune Bidirectional",
     ),
     "part-of-a-stack": (
-        lambda: functional(
-            layers.RNN([layers.LSTMCell(2, name="one"), layers.LSTMCell(2, name="two")]),
-            shape=(6, 2),
-        ),
+        stack,
         kc.Pruning(HALF, layers=["one", "last"]),
-        "one",
+        chosen("one", "last"),
+        {"rnn/stacked_rnn_cells/one"},
+        "tfmot prunes all kernels of RNN alike",
+    ),
+    "a-stack-of-two-minds": (
+        stack,
+        kc.Pruning(None, layers={"one": HALF, "two": OTHER, "last": HALF}),
+        None,
+        set(),
         "tfmot prunes all kernels of RNN alike",
     ),
 }
@@ -468,18 +486,15 @@ PRUNED_WITH_DIFFICULTY = {
 
 @pytest.mark.parametrize("kind", PRUNED_WITH_DIFFICULTY)
 def test_what_tfmot_does_not_prune_is_an_error_when_named_and_listed_otherwise(kind):
-    make, spec, name, reason = PRUNED_WITH_DIFFICULTY[kind]
+    make, naming, meaning, paths, reason = PRUNED_WITH_DIFFICULTY[kind]
     tf_keras.backend.clear_session()  # for names without numbers
     plain = make()
     with pytest.raises(ValueError, match=re.escape(f"cannot: {reason}; use `engine=")):
-        kc.wrap(plain, pruning=spec)
-    tf_keras.backend.clear_session()
-    chosen = kc.Pruning(HALF, layers=lambda layer: layer.name in (name.split("/")[-1], "last"))
-    model = kc.wrap(make(), pruning=chosen)
-    reasons = engine_of(model).left_out["pruning"]
-    assert set(reasons.values()) == {reason}
-    assert any(path.endswith(name) for path in reasons)
-    assert set(masks(model)) == {("last", "kernel")}
+        kc.wrap(plain, pruning=naming)
+    if meaning is not None:
+        model = kc.wrap(plain, pruning=meaning)
+        assert engine_of(model).left_out["pruning"] == dict.fromkeys(paths, reason)
+        assert set(masks(model)) == {("last", "kernel")}
 
 
 @pytest.mark.parametrize("quantized", [False, True], ids=["alone", "and-quantized"])
@@ -504,7 +519,7 @@ def test_kernels_that_a_block_spans_are_left_alone(quantized):
 def test_kernels_deep_in_a_layer_are_pruned(quantized):
     tf_keras.backend.clear_session()  # for names without numbers
     given = layers.Input((6, 4), name="given")
-    x = layers.MultiHeadAttention(2, 3, name="attention")(given, given)
+    x = layers.MultiHeadAttention(3, 3, name="attention")(given, given)
     x = layers.LSTM(3, name="lstm")(x)
     plain = tf_keras.Model(given, layers.Dense(3, name="last")(x))
     specs = {"pruning": PRUNING}
@@ -518,10 +533,12 @@ def test_kernels_deep_in_a_layer_are_pruned(quantized):
     expected += [("lstm/lstm_cell", "kernel"), ("lstm/lstm_cell", "recurrent_kernel")]
     assert list(masks(model)) == [*expected, ("last", "kernel")]
     stripped = kc.strip(model)
-    for layer in ("attention", "lstm", "last"):
-        for kernel in stripped.get_layer(layer).get_weights():
-            if kernel.ndim > 1 and min(kernel.shape) > 2:
-                assert zeros(kernel) == pytest.approx(0.5, abs=0.06), layer
+    kernels = stripped.get_layer("attention").get_weights()[::2]  # and the biases between them
+    kernels += stripped.get_layer("lstm").get_weights()[:2]
+    kernels += stripped.get_layer("last").get_weights()[:1]
+    assert len(kernels) == 7
+    for kernel in kernels:
+        assert zeros(kernel) == pytest.approx(0.5, abs=0.06), kernel.shape
 
 
 def test_an_integer_export_with_float_layers_is_refused_before_the_first_step(tmp_path):
