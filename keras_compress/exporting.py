@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from keras_compress._files import write_atomically
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.base import Engine, engine_of
 from keras_compress.engines.tfmot.engine import reader
 from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.choose import adapter_of
@@ -48,27 +48,34 @@ def export_tflite(model: Any, export: Export) -> ExportReport:
         ConversionError: no file could be made, or float ops would be left in an integer one.
         ValueError: the model or the data do not fit the export.
     """
+    written = write_file(model, export)
     report = report_on(model, export)
-    report.export = write_file(model, export)
+    report.export = written
     write_record(report, adapter_of(model).keras)
-    return report.export
+    return written
 
 
 def report_on(model: Any, export: Export | None) -> Report:
     """The report on the model as it is now, before anything is exported."""
-    engine = engine_of(model)
+    engine = _engine_for(model)
     report = Report.of_plain_model() if engine is None else engine.report()
     report.specs["export"] = export and export.get_config()
     return report
+
+
+def _engine_for(model: Any) -> Engine | None:
+    """The engine of a model, or one to read it with that tfmot's wrappers alone have driven."""
+    engine = engine_of(model)
+    if engine is None and is_wrapped(model, "export_tflite"):
+        return reader(adapter_of(model), model)
+    return engine
 
 
 def write_file(model: Any, export: Export) -> ExportReport:
     """`export_tflite` without the record. Raises what that raises."""
     export.check_folder()
     export.check_data_files()
-    adapter, engine = adapter_of(model), engine_of(model)
-    if engine is None and is_wrapped(model, "export_tflite"):
-        engine = reader(adapter, model)
+    adapter, engine = adapter_of(model), _engine_for(model)
     quantized = export.mode == "int8" and engine is not None and engine.phase.rounds
     check_source(engine, export)
 
@@ -100,7 +107,8 @@ def write_file(model: Any, export: Export) -> ExportReport:
     report.zipped_bytes = contents.zipped_bytes
     report.sha256 = hashlib.sha256(data).hexdigest()
     if export.mode == "int8":
-        naming = Naming(adapter, model, contents.outputs)
+        traced = model if engine is None else engine.network_behind(quantized)
+        naming = Naming(adapter, traced, contents.outputs)
 
         def layers(tensor: str) -> list[str]:
             found = naming.layers(tensor)

@@ -162,15 +162,15 @@ class ValidationReport:
 
     Attributes:
         rows: how many samples were evaluated; None if none of the networks could be.
-        metrics: network -> name -> value, as the model's own `evaluate` names and computes them.
-            The networks are "float" (trained and masked, nothing rounded), "fake-quantized" (what
-            the model itself computes once quantization is on) and "tflite" (the file, run by
-            LiteRT).
+        metrics: network -> name -> value, as the model's own `evaluate` names and computes them, a
+            list where it has one for each class. The networks are "float" (trained and masked,
+            nothing rounded), "fake-quantized" (what the model itself computes once quantization is
+            on) and "tflite" (the file, run by LiteRT).
         reasons: network -> why it has no metrics.
     """
 
     rows: int | None = None
-    metrics: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -180,7 +180,7 @@ class ValidationReport:
             names = sorted(dict.fromkeys(found), key=lambda name: name != "loss")
             parts.append(f"metrics on the {self.rows} rows of the validation data:")
             rows = [
-                (network, *(f"{each[name]:.4f}" if name in each else "-" for name in names))
+                (network, *(_value(each[name]) if name in each else "-" for name in names))
                 for network, each in self.metrics.items()
             ]
             parts.append(table(("network", *names), rows))
@@ -240,7 +240,7 @@ class Report:
         return "\n".join(parts)
 
     def _title(self) -> str:
-        if not self.layers:
+        if not self.layers and not any(map(self.specs.get, ("pruning", "quantization"))):
             return "not compressed"
         parts = [f"{self.step} updates"]
         if self.specs.get("quantization", True) is not None:
@@ -278,6 +278,12 @@ def _agreements(report: ExportReport) -> str:
         steps = _steps(largest, report.mean_steps.get(name, math.nan))
         rows.append((name, *steps, "-" if same is None else f"{same:.1%}"))
     return table(("output", "largest", "mean", "equal decisions"), rows)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_value, value))
+    return f"{value:.4f}"
 
 
 def _steps(*values: float) -> tuple[str, ...]:

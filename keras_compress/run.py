@@ -193,10 +193,16 @@ class Run:
         self._epoch_first = None
         if not self._started:
             self._started = True
+            steps = None
             try:
+                if self.engine is not None:
+                    self.engine.place_if_built()
+                    steps = self.engine.steps()
                 self._begin(epoch)
             except BaseException:
                 self._withdraw()
+                if steps is not None:
+                    self.engine.restore_steps(steps)
                 raise
         if self.engine is not None:
             self._reached_before = self._pruned_by(self.engine.step)

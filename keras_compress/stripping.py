@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from keras_compress.engines.base import engine_of
@@ -42,7 +42,11 @@ def strip(model: Any) -> Any:
     with known_classes(adapter, model):
         if not wrapped:
             plain = _copy(adapter, model)
-            plain.set_weights(model.get_weights() if engine is None else engine.masked_weights())
+            values: Iterable[Any] = (adapter.tf_variable(v).numpy() for v in model.weights)
+            if engine is not None:
+                values = engine.masked_weights()
+            for variable, value in zip(plain.weights, values, strict=True):
+                variable.assign(value)  # one by one: never all of them a third time
         else:
             plain = plain_copy(adapter, model) if engine is None else engine.plain_copy()
         _compile_like(adapter, plain, model)

@@ -46,6 +46,10 @@ def wrap(
             built; `engine` is unknown or does not take it; the specs do not fit it.
     """
     adapter = adapter_of(model)
+    if pruning is None and quantization is None:
+        raise ValueError(
+            "wrap: one of `pruning` and `quantization` must be given. Received: nothing to do"
+        )
     owner = Compress(pruning=pruning, quantization=quantization)  # refuses what is no spec
     _check_unused(adapter, model)
     if engine is None:
@@ -58,7 +62,8 @@ def wrap(
                 'wrap: `engine` must be "in_place" for a Keras 3 model, which tfmot does not know. '
                 f"Received: engine={engine!r}"
             )
-        done = wrapped(adapter, model, pruning, quantization)
+        with model.distribute_strategy.scope():
+            done = wrapped(adapter, model, pruning, quantization)
         model = done.model
         attached = Tfmot(adapter, model, pruning, quantization, done)
     else:

@@ -120,6 +120,17 @@ def test_a_pruned_model_is_stripped_and_exported(tfmot, tmp_path):
     ]
 
 
+def test_what_tfmot_has_pruned_already_is_gone_on_with(tfmot, driver):
+    model = pruned(tfmot)
+    fit(model, tfmot.sparsity.keras.UpdatePruningStep())
+    before = own_masks(model)
+    compress = driver()
+    fit(model, compress, epochs=1)
+    assert compress.report.step == 3 * STEPS
+    assert_same(own_masks(model), before)
+    assert compress.report.sparsity == pytest.approx(0.75, abs=0.02)
+
+
 @pytest.mark.parametrize("make", [pruned, quantized])
 def test_a_model_that_never_saw_compress_is_exported(tfmot, make, tmp_path):
     model = make(tfmot)

@@ -173,6 +173,24 @@ def test_several_inputs_and_outputs(keras, tmp_path, form):
     )
 
 
+def test_a_metric_with_a_value_for_each_class(keras, data):
+    class PerClass(keras.metrics.Metric):
+        def __init__(self, name="per_class"):
+            super().__init__(name=name)
+            self.count = self.add_weight(name="count", shape=(2,), initializer="zeros")
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            self.count.assign_add([1.0, 2.0])
+
+        def result(self):
+            return tf.convert_to_tensor(self.count)
+
+    report = fit(tiny_net(keras, metrics=[PerClass()]), data, validation_data=data[2:])
+    batches = -(-ROWS // 16)
+    assert report.metrics["float"]["per_class"] == [batches, 2 * batches]
+    assert f" {batches:.4f} {2 * batches:.4f} │" in str(report)
+
+
 def test_a_generator_was_read_to_its_end(model, data):
     _, _, x, y = data
 

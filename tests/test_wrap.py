@@ -488,8 +488,8 @@ def test_an_unknown_engine_is_refused(keras):
 
 
 def test_nothing_to_do_is_refused(keras):
-    with pytest.raises(ValueError, match="^Compress: one of `pruning`, `quantization`"):
-        kc.wrap(net(keras))
+    message = "wrap: one of `pruning` and `quantization` must be given. Received: nothing to do"
+    refused(message, net(keras))
 
 
 @pytest.mark.parametrize("thing", [None, "model", tf_keras.layers.Dense(2), np.zeros(2)])
@@ -628,3 +628,66 @@ def test_a_keras_3_model_never_loads_tfmot(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"tfmot": [], "same": True}
+
+
+# --- after a fit that was refused
+
+
+LATE = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=6, frequency=2)
+
+
+@pytest.mark.parametrize("called_before", [False, True])
+def test_an_unbuilt_model_stays_wrapped_when_its_fit_is_refused(keras, called_before):
+    layers = keras.layers
+    model = keras.Sequential([layers.Flatten(), layers.Dense(8), layers.Dense(4)])
+    model = kc.wrap(model, pruning=kc.Pruning(LATE), engine="in_place")
+    compiled(keras, model, loss="mse", metrics=[], run_eagerly=True)
+    x, _ = data()
+    y = np.zeros((len(x), 4), "float32")
+    if called_before:
+        model(x[:2])
+    with pytest.raises(ValueError, match="must be reached within this fit"):
+        model.fit(x, y, batch_size=8, epochs=1, verbose=0)
+    history = model.fit(x, y, batch_size=8, epochs=2, verbose=0).history
+    assert history["sparsity"][-1] == pytest.approx(0.5, abs=0.01)
+    assert kc.compression_of(model).report.sparsity == pytest.approx(0.5, abs=0.01)
+
+
+def test_fractions_are_of_the_fit_that_runs_not_of_one_refused(keras):
+    decay = kc.PolynomialDecay(final_sparsity=0.5, begin_step=0.0, end_step=0.5, frequency=1)
+    model = wrapped(
+        keras,
+        pruning=kc.Pruning(decay),
+        quantization=kc.Quantization(delay=2 * STEPS),
+        engine="in_place",
+    )
+    with pytest.raises(ValueError, match="the delay must be reached within this fit"):
+        fit(model, epochs=1)
+    fit(model, epochs=3)
+    schedules = kc.compression_of(model).report.steps["schedules"]
+    assert {each["end_step"] for each in schedules.values()} == {3 * STEPS // 2}
+
+
+def test_fractions_outside_of_fit_are_refused(keras):
+    decay = kc.PolynomialDecay(final_sparsity=0.5, begin_step=0.0, end_step=0.5)
+    model = wrapped(keras, pruning=kc.Pruning(decay), engine="in_place")
+    x, y = data()
+    with pytest.raises(ValueError, match="steps must be ints outside of `fit`"):
+        model.train_on_batch(x[:8], y[:8])
+
+
+@pytest.mark.parametrize("engine", ["tfmot", "in_place"])
+def test_ranges_frozen_at_the_delay_are_those_of_the_kernels_then(engine):
+    specs = {"quantization": kc.Quantization(delay=STEPS, freeze_step=STEPS)}
+    model = wrapped(tf_keras, engine=engine, **specs)
+    magnitudes = []
+
+    class Note(tf_keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            kernel = kc.strip(model).get_layer("hidden").kernel
+            magnitudes.append(np.abs(kernel.numpy()).max())
+
+    fit(model, Note(), epochs=2)
+    hidden = next(r for r in kc.compression_of(model).report.layers if r.path == "hidden")
+    assert magnitudes[0] != pytest.approx(magnitudes[1], rel=1e-4)
+    assert hidden.scale[0] == pytest.approx(magnitudes[0] / 127, rel=1e-5)

@@ -8,7 +8,7 @@ import abc
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,8 @@ class Engine(abc.ABC):
         self._wrapped: set[str] = set()
         self._traced_trainable: tuple[bool, ...] | None = None
         self._resolved: tuple[int, int] | None = None
+        with model.distribute_strategy.scope():
+            self._counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
 
     # --- what an engine is
 
@@ -100,6 +102,10 @@ class Engine(abc.ABC):
 
     def check_saving(self, path: Any) -> None:  # noqa: B027
         """Refuse to save the whole model to a path from which it could not be loaded."""
+
+    def network_behind(self, quantized: bool) -> Any:
+        """The model whose layers `inference_function` traces."""
+        return self.model
 
     # --- what an engine may know
 
@@ -138,8 +144,6 @@ class Engine(abc.ABC):
     def attach(self) -> None:
         """Change the model in place; what fails leaves it as it was."""
         model = self.model
-        with model.distribute_strategy.scope():
-            self._counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         try:
             if model.built:
                 self._place()
@@ -195,6 +199,11 @@ class Engine(abc.ABC):
         return train_step
 
     def _count(self) -> tf.Tensor | None:
+        if self.has_fractions:
+            raise ValueError(
+                "Compress: steps must be ints outside of `fit`, whose length the fractions are of. "
+                f"Received: {self.pruning or ''} {self.quantization or ''}"
+            )
         if self.pruner is None:
             # Not read: while off, this one op is all that is added to the plain graph.
             self._counter.assign_add(1, read_value=False)
@@ -218,16 +227,34 @@ class Engine(abc.ABC):
         first update.
         """
         inputs = data[0] if isinstance(data, tuple | list) else data
-        self.adapter.build_like(self.model, inputs)
+        if not self.model.built:
+            self.adapter.build_like(self.model, inputs)
         with tf.init_scope():
             try:
                 self._place()
                 self.load_steps()
                 self.on_placed()
             except BaseException:
-                self.detach()  # as if it had never been asked
+                if self.drives_bare_fits:
+                    self._unplace()  # the next fit asks again
+                else:
+                    self.detach()  # as if it had never been asked
                 raise
             self.begin_fit()
+
+    def place_if_built(self) -> None:
+        """Place what was built since it was attached, by a call of the model, say."""
+        if self.model.built and not self.is_placed:
+            self._place()
+            self.load_steps()
+
+    def _unplace(self) -> None:
+        if self.quantizers is not None:
+            self.quantizers.unpatch()
+        self.pruner = self.quantizers = None
+        self.schedules, self._resolved = {}, None
+        self.delay = self.freeze_step = None
+        self.adapter.retrace(self.model)
 
     # --- specs
 
@@ -296,6 +323,16 @@ class Engine(abc.ABC):
         """
         self._resolved = (start, updates)
         self.load_steps()
+
+    def steps(self) -> tuple[Any, ...]:
+        """Schedules and phase edges as they are, for `restore_steps`."""
+        return dict(self.schedules), self.delay, self.freeze_step, self._resolved
+
+    def restore_steps(self, steps: tuple[Any, ...]) -> None:
+        """Forget what a fit that was refused has made of the fractions."""
+        self.schedules, self.delay, self.freeze_step, self._resolved = steps
+        if self.pruner is not None and self.schedules:
+            self.pruner.resolve(self.schedules)
 
     def load_steps(self) -> None:
         """Bring schedules and phase edges to where the last `resolve` put them."""
@@ -384,7 +421,8 @@ class Engine(abc.ABC):
 
         def row(path: str, name: str, kernel: tf.Variable) -> LayerReport:
             if id(kernel) not in rows:
-                zeros = 1.0 - np.count_nonzero(kernel.numpy()) / kernel.shape.num_elements()
+                kept = int(np.count_nonzero(kernel.numpy()))
+                zeros = 1.0 - kept / kernel.shape.num_elements()
                 rows[id(kernel)] = LayerReport(path, name, tuple(kernel.shape), zeros, None)
             return rows[id(kernel)]
 
@@ -392,7 +430,8 @@ class Engine(abc.ABC):
             for path, name, kernel in self.quantizers.kernels_by_path():
                 layer = row(path, name, kernel)
                 if self.phase.rounds:
-                    layer.bits = self.quantization.weight_bits
+                    bits = self.quantizers.kernel_bits(kernel)
+                    layer.bits = self.quantization.weight_bits if bits is None else bits
                     layer.scale = _ends(self.quantizers.kernel_scale(kernel))
         if self.pruner is not None:
             for target in self.pruner.targets:
@@ -403,6 +442,7 @@ class Engine(abc.ABC):
 
     def state(self) -> State:
         """Everything but the weights, as it is now."""
+        self.place_if_built()
         state = State(step=self.step, phase=self.phase, switched_at=self.switched_at)
         state.iterations = self.adapter.iterations(self.model)
         state.pruning, state.quantization = (
@@ -426,6 +466,7 @@ class Engine(abc.ABC):
         Raises:
             ValueError: it belongs to another model or to other specs, naming the difference.
         """
+        self.place_if_built()
         self._check_fits(state)
         self._counter.assign(state.step)
         self.switched_at = state.switched_at
@@ -440,8 +481,8 @@ class Engine(abc.ABC):
                 target.started = target.key in state.started
         if self.quantization is not None:
             self.delay, self.freeze_step = state.steps["delay"], state.steps["freeze_step"]
+        self.set_phase(state.phase)  # which may look at the kernels; the state knows better
         self.load_arrays(state)
-        self.set_phase(state.phase)
 
     def load_arrays(self, state: State) -> None:
         """Take the masks and ranges of `state`, and leave the step and the phase as they are."""
@@ -475,21 +516,18 @@ class Engine(abc.ABC):
 
     # --- leaving
 
-    def masked_weights(self) -> list[np.ndarray]:
+    def masked_weights(self) -> Iterator[np.ndarray]:
         """The model's weights in its own order, every dropped one zero, whatever the last update
         wrote.
         """
-        masks = {}
-        if self.pruner is not None:
-            masks = {id(target.kernel): target.kept() for target in self.pruner.targets}
-        weights = []
+        targets = [] if self.pruner is None else self.pruner.targets
+        pruned = {id(target.kernel): target for target in targets}
         for variable in self.model.weights:
             kernel = self.adapter.tf_variable(variable)
             value = kernel.numpy()
-            if id(kernel) in masks:
-                value = np.where(masks[id(kernel)], value, np.zeros([], value.dtype))
-            weights.append(value)
-        return weights
+            if id(kernel) in pruned:
+                value[~pruned[id(kernel)].kept()] = 0  # a copy, ours to write to
+            yield value
 
     def input_range(self, position: int) -> tuple[float, float]:
         """The watched range of a flat input; (0, 1) for one that is not rounded."""

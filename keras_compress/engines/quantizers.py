@@ -118,6 +118,10 @@ class Quantizers(abc.ABC):
         """
         return None
 
+    def kernel_bits(self, kernel: tf.Variable) -> int | None:
+        """The bits of one rounded kernel; None where those of the spec hold."""
+        return None
+
     @abc.abstractmethod
     def ranges(self) -> dict[str, np.ndarray]:
         """Key -> (minimum, maximum) of every activation whose range is followed."""

@@ -28,7 +28,8 @@ _BITS = {"int4": 4, "uint4": 4, "int2": 2, "bool": 8, "bfloat16": 16}
 class OpReport:
     """One op: its name in the TFLite schema and the dtypes it takes and gives.
 
-    `output` names its (first) output tensor, which tells the layer it came from.
+    `output` names its (first) output tensor; in files of this package it begins with the path of
+    the layer it came from, those of fused ops joined with ";".
     """
 
     name: str

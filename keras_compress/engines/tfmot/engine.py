@@ -115,6 +115,11 @@ class Tfmot(Engine):
         patterns = {
             (tuple(w.block_size), w.block_pooling_type, w.sparsity_m_by_n) for w in pruned.values()
         }
+        if not pruned:
+            raise ValueError(
+                "Compress: a model wrapped by `prune_low_magnitude` must hold something to prune. "
+                f"Received: wrappers around {sorted(wrappers)}, which have no kernel"
+            )
         if len(patterns) != 1:
             raise ValueError(
                 "Compress: the layers of a model wrapped by `prune_low_magnitude` must share block "
@@ -134,11 +139,22 @@ class Tfmot(Engine):
 
     def attach(self) -> None:
         super().attach()
+        self._go_on()
         self._undo.append(wrap_method(self.model, "save", self._refusing))
         if self._done is not None:
             before = list(self.model.output_names)
             self.model.output_names = [self._plain_name(name) for name in before]
             self._undo.append(lambda: setattr(self.model, "output_names", before))
+
+    def _go_on(self) -> None:
+        """Count on from where tfmot's own callback has brought the wrappers of a model."""
+        wrappers = [layer for _, layer in wrapped_layers(self.model) if is_own(layer, PRUNED)]
+        done = max((int(wrapper.pruning_step.numpy()) for wrapper in wrappers), default=0)
+        if done > 0 and self.pruner is not None:
+            self._counter.assign(done)
+            for target in self.pruner.targets:
+                target.started = True
+            self.pruner.measure()
 
     def place(self) -> None:
         if self._done is not None:
@@ -238,6 +254,9 @@ class Tfmot(Engine):
 
     # --- leaving
 
+    def network_behind(self, quantized: bool) -> Any:
+        return self.model if quantized else self.plain_copy()
+
     def check_saving(self, path: Any) -> None:
         refuse_keras_file(path)
 
@@ -307,7 +326,7 @@ def refuse_keras_file(path: Any) -> None:
     Raises:
         ValueError: `path` ends in ".keras".
     """
-    if os.fspath(path).endswith(".keras"):
+    if isinstance(path, str | os.PathLike) and os.fspath(path).endswith(".keras"):
         raise ValueError(
             "save: `filepath` must not end in '.keras' for a model in tfmot's wrappers, because "
             "such a file cannot be loaded again; `strip` the model first, or save its weights and "

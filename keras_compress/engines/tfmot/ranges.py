@@ -137,9 +137,9 @@ class WrapperQuantizers(Quantizers):
             self._undo.pop()()
 
     def enter(self, phase: Phase) -> None:
-        before, self.mode.phase = self.mode.phase, phase
-        if phase.rounds and not before.rounds:
+        if phase.rounds and not self.mode.phase.rounds:
             self.settle()  # nobody has looked at the kernels since the last update
+        self.mode.phase = phase
 
     def settle(self) -> None:
         if self.mode.phase is Phase.FROZEN or not self._driven:
@@ -150,6 +150,12 @@ class WrapperQuantizers(Quantizers):
     def kernels_by_path(self) -> Iterator[tuple[str, str, tf.Variable]]:
         for path, name, kernel, _, _ in self.kernels.values():
             yield path, name, kernel
+
+    def kernel_bits(self, kernel: tf.Variable) -> int | None:
+        for _, _, own, quantizer, _ in self.kernels.values():
+            if own is kernel:
+                return getattr(quantizer, "num_bits", None)
+        return None
 
     def kernel_scale(self, kernel: tf.Variable) -> np.ndarray | None:
         for _, _, own, quantizer, ranges in self.kernels.values():
