@@ -30,7 +30,7 @@ def section(title):
 def test_the_python_of_the_readme_runs(keras, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     source = "\n".join(blocks)
     if keras.__name__ == "tf_keras":
         source = source.replace("import keras\n", "import tf_keras as keras\n")
@@ -42,6 +42,7 @@ def test_the_python_of_the_readme_runs(keras, tmp_path, monkeypatch, capsys):
     assert report.export.written
     assert report.sparsity == pytest.approx(0.5, abs=0.01)
     assert names["again"].written
+    assert kc.compression_of(names["wrapped"]).report.sparsity == pytest.approx(0.5, abs=0.01)
     printed = capsys.readouterr().out
     assert str(report) in printed
     accuracy = re.search(r"^0\.\d+$", printed, flags=re.MULTILINE)
