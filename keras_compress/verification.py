@@ -57,8 +57,7 @@ def verify(
         data: the file, `contents` what it consists of.
         engine: that of a file with its ranges; None of any other.
     """
-    rows, report.verified_on = _rows(export, function, engine)
-    report.samples = len(rows) * export.batch_size
+    rows, report.samples, report.verified_on = _rows(export, function, engine)
     _compare_outputs(report, function, data, contents, rows)
     if engine is not None:
         _compare_layers(report, engine, data, rows[: -(-LAYER_SAMPLES // export.batch_size)])
@@ -69,25 +68,39 @@ def specs_of(function: Any) -> list[Any]:
     return list(function.structured_input_signature[0])
 
 
-def _rows(export: Export, function: Any, engine: Any) -> tuple[list[dict[str, np.ndarray]], str]:
-    """What to compare on, and where it is from."""
+def _rows(
+    export: Export, function: Any, engine: Any
+) -> tuple[list[dict[str, np.ndarray]], int, str]:
+    """Whole batches to compare on, how many rows of them count, and where they are from."""
+    specs = specs_of(function)
     for field in ("verify_data", "representative_dataset"):
         given = getattr(export, field)
         if given is not None:
-            specs = specs_of(function)
-            return list(read_rows(specs, given, field, SAMPLES, export.batch_size)), field
-    if engine is None:
-        return list(_drawn(export, function, engine)), "inputs drawn from [0, 1)"
-    return list(_drawn(export, function, engine)), "inputs drawn inside the watched ranges"
+            count = sum(1 for _ in read_rows(specs, given, field, SAMPLES))
+            return list(read_rows(specs, given, field, SAMPLES, export.batch_size)), count, field
+    ranges = [None if engine is None else engine.input_range(i) for i in range(len(specs))]
+    batches = -(-SAMPLES // export.batch_size)
+    rows = list(_drawn(specs, ranges, batches))
+    if None not in ranges:
+        source = "inputs drawn inside the watched ranges"
+    elif any(ranges):
+        source = "inputs drawn inside the watched ranges, or from [0, 1) where none was watched"
+    else:
+        source = "inputs drawn from [0, 1)"
+    return rows, batches * export.batch_size, source
 
 
-def _drawn(export: Export, function: Any, engine: Any) -> Iterator[dict[str, np.ndarray]]:
+def _drawn(
+    specs: list[Any], ranges: list[tuple[float, float] | None], batches: int
+) -> Iterator[dict[str, np.ndarray]]:
     generator = np.random.default_rng(0)
-    for _ in range(-(-SAMPLES // export.batch_size)):
+    for _ in range(batches):
         batch = {}
-        for i, spec in enumerate(specs_of(function)):
-            low, high = (0.0, 1.0) if engine is None else engine.input_range(i)
-            numbers = generator.uniform(low, high, spec.shape)
+        for spec, limits in zip(specs, ranges, strict=True):
+            if spec.dtype.is_floating:
+                numbers = generator.uniform(*(limits or (0.0, 1.0)), spec.shape)
+            else:  # the only integers that every input of integers takes
+                numbers = generator.integers(0, 2, spec.shape)
             batch[spec.name] = numbers.astype(spec.dtype.as_numpy_dtype)
         yield batch
 
@@ -108,9 +121,10 @@ def _compare_outputs(
         for name in names:
             expected[name].append(outputs[name].numpy())
             answers[name].append(given[name])
+    count = report.samples  # the rest fills the last batch
     results = agreement(
-        {name: np.concatenate(parts) for name, parts in expected.items()},
-        {name: np.concatenate(parts) for name, parts in answers.items()},
+        {name: np.concatenate(parts)[:count] for name, parts in expected.items()},
+        {name: np.concatenate(parts)[:count] for name, parts in answers.items()},
         {name: step or 1.0 for name, step in steps.items()},  # a float file is compared as it is
     )
     for name, result in results.items():
@@ -131,4 +145,4 @@ def _compare_layers(report: ExportReport, engine: Any, data: bytes, rows: list[A
         return
     if found:
         report.layers = sorted(found, key=lambda each: (-each.largest_steps, -each.mean_steps))
-        report.layer_samples = len(next(iter(inputs.values())))
+        report.layer_samples = min(len(next(iter(inputs.values()))), report.samples)

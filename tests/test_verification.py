@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import small_net
 
 import keras_compress as kc
 from keras_compress.engines.base import engine_of
@@ -258,3 +259,20 @@ def test_files_without_ranges_of_ours_have_no_layers(rounded, digits, tmp_path):
     report = kc.export_tflite(kc.strip(rounded), export)
     assert report.layers == []
     assert report.largest_steps
+
+
+def test_what_fills_the_last_batch_does_not_count(keras, digits, tmp_path):
+    x, y, *_ = digits
+    model = small_net(keras)
+    compress = kc.Compress(
+        quantization=kc.Quantization(delay=1),
+        export=kc.Export(tmp_path / "model.tflite", batch_size=16, verify_data=x[:10]),
+    )
+    model.fit(x[:64], y[:64], batch_size=32, verbose=0, callbacks=[compress])
+    export = compress.report.export
+    assert export.error is None
+    assert export.samples == 10
+    network = model.predict(x[:10], verbose=0)
+    file = kc.load_tflite(tmp_path / "model.tflite").predict(x[:10])
+    equal = np.mean(network.argmax(axis=-1) == file.argmax(axis=-1))
+    assert export.argmax_agreement["probabilities"] == pytest.approx(equal)

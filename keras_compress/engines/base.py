@@ -529,10 +529,9 @@ class Engine(abc.ABC):
                 value[~pruned[id(kernel)].kept()] = 0  # a copy, ours to write to
             yield value
 
-    def input_range(self, position: int) -> tuple[float, float]:
-        """The watched range of a flat input; (0, 1) for one that is not rounded."""
-        found = None if self.quantizers is None else self.quantizers.input_range(position)
-        return (0.0, 1.0) if found is None else found
+    def input_range(self, position: int) -> tuple[float, float] | None:
+        """The watched range of a flat input; None for one that is not rounded."""
+        return None if self.quantizers is None else self.quantizers.input_range(position)
 
 
 def _ends(scale: np.ndarray | None) -> tuple[float, ...] | None:
