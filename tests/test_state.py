@@ -474,8 +474,8 @@ def test_a_compressed_model_is_refused(keras, saved):
     model = load_child.build(keras)
     kc.load_state(model, path)
     message = (
-        "load_state: `model` must be plain; `strip` it first. "
-        f"Received: model={type(model).__name__} with compression attached"
+        "load_state: `model` must be plain, or freshly wrapped; `strip` it first. "
+        f"Received: model={type(model).__name__} compressed for 12 updates"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         kc.load_state(model, path)

@@ -175,8 +175,8 @@ def test_several_inputs_and_outputs(keras, tmp_path, form):
 
 def test_a_metric_with_a_value_for_each_class(keras, data):
     class PerClass(keras.metrics.Metric):
-        def __init__(self, name="per_class"):
-            super().__init__(name=name)
+        def __init__(self, name="per_class", **config):
+            super().__init__(name=name, **config)
             self.count = self.add_weight(name="count", shape=(2,), initializer="zeros")
 
         def update_state(self, y_true, y_pred, sample_weight=None):
@@ -184,6 +184,9 @@ def test_a_metric_with_a_value_for_each_class(keras, data):
 
         def result(self):
             return tf.convert_to_tensor(self.count)
+
+        def reset_state(self):
+            self.count.assign([0.0, 0.0])
 
     report = fit(tiny_net(keras, metrics=[PerClass()]), data, validation_data=data[2:])
     batches = -(-ROWS // 16)
