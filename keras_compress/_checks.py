@@ -15,6 +15,7 @@ DATA_RULE = (
     "array(s), a tf.data.Dataset, the path of a .npz file or a callable without arguments "
     "that returns an iterable"
 )
+"""What representative and verification data may be."""
 
 
 def describe(name: str, value: Any) -> str:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from keras_compress.engines.snapshot import restore, take
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.state import State
 
@@ -81,11 +82,11 @@ def watch(
     files = Backups(backup.backup_dir)
     iterations = adapter.iterations(model)
     if iterations is not None and iterations != iterations_before:
-        engine.load_state(files.matching(iterations))
+        restore(engine, files.matching(iterations))
 
     def make(original: Callable) -> Callable:
         def back_up(*args: Any, **kwargs: Any) -> Any:
-            files.write(engine.state())  # first: a backup without its state could not be resumed
+            files.write(take(engine))  # first: a backup without its state could not be resumed
             return original(*args, **kwargs)
 
         return back_up

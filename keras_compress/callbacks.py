@@ -63,6 +63,11 @@ class Compress(_Member):
     Where it stands in the list of callbacks does not matter. A step is one training batch, counted
     from 1 over all fits of the model since compression first saw it.
 
+    A model that bears tfmot's wrappers is recognised. One from `prune_low_magnitude` goes by the
+    schedule that it carries, with or without `UpdatePruningStep`, and takes no `pruning`. One from
+    `quantize_model` or `quantize_apply` is left to its own quantizers, unless `quantization` gives
+    them a delay and ranges that start at the first batch; it can be pruned inside its wrappers.
+
     Args:
         pruning: which kernels to zero, how far and when. None: none.
         quantization: what to round to integers, and from which step on. None: nothing.
@@ -73,7 +78,8 @@ class Compress(_Member):
         verbose: 1 logs what happens to the logger "keras_compress" at level INFO, 0 only warnings.
 
     Attributes:
-        report: what the last fit did; None before the first.
+        report: what the last fit did; None before the first. With the metrics of every network that
+            was made, if the fit had validation data, which is read once more for each of them.
         stripped_model: `strip`'s result at the end of the last fit; None before the first.
 
     Raises:

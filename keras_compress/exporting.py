@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from keras_compress._files import write_atomically
+from keras_compress.engines import reporting
 from keras_compress.engines.base import Engine, engine_of
 from keras_compress.engines.tfmot.engine import reader
 from keras_compress.engines.tfmot.library import is_wrapped
@@ -58,7 +59,7 @@ def export_tflite(model: Any, export: Export) -> ExportReport:
 def report_on(model: Any, export: Export | None) -> Report:
     """The report on the model as it is now, before anything is exported."""
     engine = _engine_for(model)
-    report = Report.of_plain_model() if engine is None else engine.report()
+    report = Report.of_plain_model() if engine is None else reporting.report_on(engine)
     report.specs["export"] = export and export.get_config()
     return report
 

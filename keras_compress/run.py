@@ -13,9 +13,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from keras_compress import backup, exporting
+from keras_compress import backup, exporting, preflight
 from keras_compress.engines.base import LOG_NAMES, Engine, engine_of
 from keras_compress.engines.in_place.engine import InPlace
+from keras_compress.engines.snapshot import restore_arrays, take
 from keras_compress.engines.tfmot.engine import Tfmot
 from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.adapter import Adapter, wrap_method
@@ -48,6 +49,8 @@ class Run:
         self._undo: list[Callable[[], None]] = []
         self._started = False
         self._attached_here = False
+        self._asked = False
+        """Whether some member has specs of its own."""
         self._epoch_first: int | None = None
         self._edge: float = 0
         self._reset_due: list[str] = []
@@ -96,13 +99,17 @@ class Run:
         self, member: Any, pruning: Pruning | None, quantization: Quantization | None
     ) -> None:
         model = self.model
-        self._check_model(pruning, quantization)
+        preflight.check_model(self.adapter, model)
+        asks = pruning is not None or quantization is not None
+        if asks and self._attached_here and not self._asked:
+            self.engine.detach()  # an export earlier in the list took wrappers for what they are
+        self._asked = self._asked or asks
         self.engine = engine_of(model)
         if self.engine is None and is_wrapped(model):
             self._attach(Tfmot(self.adapter, model, pruning, quantization), member)
-        elif self.engine is None and (pruning is not None or quantization is not None):
+        elif self.engine is None and asks:
             self._attach(InPlace(self.adapter, model, pruning, quantization), member)
-        elif pruning is not None or quantization is not None:
+        elif asks:
             self.engine.check_same(pruning, quantization)
 
     def _attach(self, engine: Engine, member: Any) -> None:
@@ -117,52 +124,6 @@ class Run:
         if self._attached_here:
             self._attached_here = False
             self.engine.detach()
-
-    def _check_model(self, pruning: Any, quantization: Any) -> None:
-        model, adapter = self.model, self.adapter
-        if not model.built and adapter.functional(model) is None and not adapter.grows(model):
-            raise ValueError(
-                "Compress: the model must be built; a subclassed one is built by calling it on a "
-                f"batch of data. Received: model={type(model).__name__} without weights"
-            )
-        names = adapter.metric_names(model)
-        for name in LOG_NAMES:
-            if name in names:
-                raise ValueError(
-                    f"Compress: a metric must not be named {name!r}, which is a log of ours. "
-                    f"Received: metrics={sorted(names)}"
-                )
-        for variable in model.weights if model.built else ():
-            value = adapter.tf_variable(variable).numpy()
-            if value.dtype.kind == "f" and not math.isfinite(
-                float(abs(value).sum(dtype="float64"))
-            ):
-                raise ValueError(
-                    "Compress: the weights must be finite; training went wrong before this fit. "
-                    f"Received: {adapter.weight_name(variable)} with NaN or infinite values"
-                )
-
-    def _check_export(self, export: Export) -> None:
-        export.check_folder()
-        export.check_data_files()
-        engine = self.engine
-        if engine is None or engine.quantization is None:
-            exporting.check_source(None, export)
-
-    def _check_placed(self, export: Export) -> None:
-        exporting.check_data(self.model, export)
-        engine = self.engine
-        if export.mode != "int8" or export.allow_float_ops or engine is None:
-            return
-        left_out = engine.left_out["quantization"]
-        if engine.quantization is not None and left_out and not engine.left_by_user:
-            what = "; ".join(f"{path} ({reason})" for path, reason in left_out.items())
-            raise ValueError(
-                "Export: `allow_float_ops` must be True for an integer file of this model, whose "
-                "layers would not all be "
-                f"integer: {what}. Leave them out by `Quantization(layers=...)` if that is meant. "
-                "Received: allow_float_ops=False"
-            )
 
     def _hook(self) -> None:
         """Act before or after everybody else, through the list that calls them all."""
@@ -211,10 +172,10 @@ class Run:
         engine = self.engine
         exports = [m.export for m in self.members if getattr(m, "export", None) is not None]
         for export in exports:
-            self._check_export(export)
+            preflight.check_export(engine, export)
         if engine is None:
             for export in exports:
-                self._check_placed(export)
+                preflight.check_export_of(self.model, engine, export)
             return
         for callback in self.callbacks.callbacks:
             saves = self.adapter.isinstance(callback, "ModelCheckpoint")
@@ -239,34 +200,20 @@ class Run:
 
         def check() -> None:
             for export in exports:
-                self._check_placed(export)
+                preflight.check_export_of(self.model, engine, export)
             if self.drives and updates is not None and not self._partial:
-                self._check_reach(updates)
+                preflight.check_reach(engine, updates)
 
         if engine.is_placed:
             check()
         else:  # a Sequential without shapes: with the first batch, before it counts
             engine.on_placed = check
-        self._check_ranges()
+        preflight.check_ranges(engine)
         engine.begin_fit()
         if not self.drives and engine.quantization is not None:
             self._say(
                 "This fit has no Compress: masks keep to their schedule, quantization stays %s.",
                 engine.phase,
-            )
-
-    def _check_ranges(self) -> None:
-        """Refuse a plan in which no update sets the ranges: neither watched nor followed."""
-        engine = self.engine
-        if engine.quantization is None or engine.freeze_step is None:
-            return
-        watched = engine.delay and engine.quantization.calibration_steps
-        if not watched and engine.freeze_step <= engine.delay:
-            raise ValueError(
-                "Quantization: `freeze_step` must lie after the delay, or `calibration_steps` be "
-                "above 0 and the delay too, or no update would set the ranges. Received: "
-                f"freeze_step={engine.freeze_step}, delay={engine.delay}, "
-                f"calibration_steps={engine.quantization.calibration_steps}"
             )
 
     @property
@@ -277,32 +224,6 @@ class Run:
         params = self.callbacks.params
         steps = params.get("steps")
         return None if steps is None else steps * max(params["epochs"] - epoch, 0)
-
-    def _targets(self) -> list[tuple[str, int]]:
-        """(name, step) of everything that this plan still wants to reach."""
-        engine = self.engine
-        targets = [
-            (f"the pruning of {path}", schedule.last_step)
-            for path, schedule in engine.schedules.items()
-        ]
-        if len({step for _, step in targets}) == 1:
-            targets = [("the final sparsity", targets[0][1])]
-        if engine.quantization is not None:
-            targets.append(("the delay", engine.delay))
-            if engine.freeze_step is not None:
-                targets.append(("freeze_step", engine.freeze_step))
-        return targets
-
-    def _check_reach(self, updates: int) -> None:
-        end = self.engine.step + updates
-        for name, step in self._targets():
-            if step > end:
-                raise ValueError(
-                    f"Compress: {name} must be reached within this fit, which ends at update "
-                    f"{end}; train longer, "
-                    "use fractions, or say `partial=True` for a plan over several fits. "
-                    f"Received: step {step}"
-                )
 
     # --- step
 
@@ -385,7 +306,7 @@ class Run:
             return
         for callback in self.callbacks.callbacks:
             if self._restores(callback) and callback.best_epoch == epoch:
-                self._best[id(callback)] = (epoch, self.engine.state())
+                self._best[id(callback)] = (epoch, take(self.engine))
 
     def _restores(self, callback: Any) -> bool:
         return (
@@ -412,7 +333,7 @@ class Run:
                 if id(callback) in self._best and self._restores(callback):
                     epoch, state = self._best[id(callback)]
                     if callback.best_epoch == epoch:
-                        engine.load_arrays(state)
+                        restore_arrays(engine, state)
             engine.settle()
         missed = self._missed()
         if self.drives and engine is not None and engine.quantization is not None and not missed:
@@ -426,7 +347,9 @@ class Run:
         if self.engine is None or not self._started:
             return []
         step = self.engine.step
-        missed = [f"{name} at update {at}" for name, at in self._targets() if at > step]
+        missed = [
+            f"{name} at update {at}" for name, at in preflight.targets(self.engine) if at > step
+        ]
         if not missed and self.engine.has_unseen_ranges:
             missed = ["any update that would set the ranges"]
         if missed and self.drives:

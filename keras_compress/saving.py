@@ -10,6 +10,7 @@ from keras_compress.engines.base import engine_of
 from keras_compress.engines.in_place import plan
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.selection import renamed
+from keras_compress.engines.snapshot import restore, take
 from keras_compress.engines.tfmot.engine import Tfmot, plain_copy
 from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.choose import adapter_of
@@ -32,7 +33,7 @@ def save_state(model: Any, path: str | os.PathLike[str]) -> None:
             "save_state: `model` must be compressed, by a fit with Compress. "
             f"Received: model={type(model).__name__} without compression"
         )
-    engine.state().save(path)
+    take(engine).save(path)
 
 
 def load_state(model: Any, path: str | os.PathLike[str]) -> None:
@@ -61,13 +62,13 @@ def load_state(model: Any, path: str | os.PathLike[str]) -> None:
             f"Received: model={type(model).__name__} without weights"
         )
     if engine is not None:
-        engine.load_state(state)
+        restore(engine, state)
         return
     engine = _wrapped(model, state) if is_wrapped(model, "load_state") else _in_place(model, state)
     engine.owner = Compress(pruning=engine.pruning, quantization=engine.quantization)
     engine.attach()
     try:
-        engine.load_state(state)
+        restore(engine, state)
     except Exception:
         engine.detach()
         raise

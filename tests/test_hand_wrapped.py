@@ -241,6 +241,22 @@ def test_a_quantized_model_is_driven_when_it_is_asked_for(tfmot):
         assert (row.bits, row.sparsity) == (8, 0.0)
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["export-last", "export-first"])
+def test_an_export_beside_the_specs_may_stand_anywhere(tfmot, order, tmp_path):
+    model = quantized(tfmot)
+    export = exporting(tmp_path / "model.tflite")
+    compress = kc.Compress(quantization=DELAYED)
+    fit(model, *[compress, export][::order])
+    assert kc.compression_of(model) is compress
+    for report in (compress.report, export.report):
+        assert (report.phase, report.switched_at) == ("on", 6)
+    assert export.report.export.error is None
+    # Two that ask for something must agree, in either order.
+    other = kc.Compress(quantization=kc.Quantization(delay=6), partial=True)
+    with pytest.raises(ValueError, match=r"^Compress: `quantization` must equal"):
+        fit(quantized(tfmot), *[export, compress, other][::order])
+
+
 def test_frozen_layers_of_a_quantized_model_stay_frozen(tfmot, driver):
     # Trained by hand, tfmot thaws the kernel.
     moved = []

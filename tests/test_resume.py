@@ -17,6 +17,7 @@ from untouched import untouched
 import keras_compress as kc
 from keras_compress.backup import Backups
 from keras_compress.engines.base import engine_of
+from keras_compress.engines.snapshot import take
 from keras_compress.state import Phase, State
 
 
@@ -125,7 +126,7 @@ def uninterrupted(keras, tmp_path_factory):
     model = resume_child.net(keras)
     callbacks = [resume_child.backup(keras, folder), Read(), resume_child.compress(verbose=0)]
     resume_child.fit(model, callbacks)
-    return model.get_weights(), engine_of(model).state(), written
+    return model.get_weights(), take(engine_of(model)), written
 
 
 def test_every_backup_has_a_state_beside_it(uninterrupted):
@@ -153,7 +154,7 @@ def test_a_fit_that_failed_is_resumed_with_the_same_objects(keras, uninterrupted
     assert engine_of(model).step == number
     history = resume_child.fit(model, [compress, backup])
     assert len(history.epoch) == 5 - (number - 1) // resume_child.STEPS
-    assert_equal_states(engine_of(model).state(), state, except_for={"paths"})
+    assert_equal_states(take(engine_of(model)), state, except_for={"paths"})
     assert_equal_weights(model.get_weights(), weights)
     assert compress.report.step == 20
 
@@ -173,7 +174,7 @@ def test_a_backup_within_an_epoch_is_resumed(keras, uninterrupted, tmp_path):
     # anew, so the two batches before the backup count twice.
     again = 0 if keras.__name__ == "tf_keras" else 2
     _, state, _ = uninterrupted
-    resumed = engine_of(model).state()
+    resumed = take(engine_of(model))
     assert resumed.step == state.step + again
     assert (resumed.switched_at, resumed.phase) == (state.switched_at, state.phase)
     assert resumed.observed == state.observed
@@ -217,7 +218,7 @@ def test_a_state_newer_than_the_backup_is_not_taken(keras, uninterrupted, tmp_pa
     assert_equal_states(State.load(files.previous), written[1], except_for={"paths"})
     model = resume_child.net(keras)
     resume_child.fit(model, [resume_child.backup(keras, folder), resume_child.compress()])
-    assert_equal_states(engine_of(model).state(), state, except_for={"paths"})
+    assert_equal_states(take(engine_of(model)), state, except_for={"paths"})
     assert_equal_weights(model.get_weights(), weights)
 
 
@@ -300,7 +301,7 @@ def test_the_state_outlives_the_export(keras, tmp_path):
     # Keras itself removes what it backed up (tf_keras leaves the folder).
     assert not [name for _, _, names in os.walk(folder) for name in names]
     state = State.load(Backups(folder).current)
-    assert_equal_states(state, engine_of(model).state(), except_for={"paths"})
+    assert_equal_states(state, take(engine_of(model)), except_for={"paths"})
 
 
 def test_a_fit_without_compress_has_no_state(keras, tmp_path):

@@ -17,6 +17,7 @@ from untouched import untouched
 
 import keras_compress as kc
 from keras_compress.engines.base import engine_of
+from keras_compress.engines.snapshot import restore_arrays, take
 from keras_compress.state import Phase, State
 
 STEPS, BATCH = 4, 16  # updates of an epoch, and what makes them of the data
@@ -255,7 +256,7 @@ def saved(keras, tmp_path_factory):
         model.save_weights(folder / load_child.WEIGHTS)
         kc.save_state(model, folder / load_child.STATE)
         engine = engine_of(model)
-        return Saved(folder, engine.state(), load_child.answers(model), specs, engine.phase)
+        return Saved(folder, take(engine), load_child.answers(model), specs, engine.phase)
 
     cases = {}
     model = net(keras)
@@ -320,7 +321,7 @@ def test_a_model_may_be_compiled_after_the_state_is_loaded(keras, saved, case):
     np.testing.assert_array_equal(model.predict(x, verbose=0), wanted.answers["predicted"])
     load_child.compile_net(keras, model)
     assert_same_answers(load_child.answers(model), wanted.answers)
-    assert engine_of(model).state().iterations == 0
+    assert take(engine_of(model)).iterations == 0
 
 
 @pytest.fixture(scope="module")
@@ -358,7 +359,7 @@ def test_a_fit_goes_on_as_the_uninterrupted_one(keras, went_through, phase):
     kc.load_state(model, folder / f"{phase}.npz")
     first = 1 + PHASES.index(phase)
     fit(model, kc.Compress(pruning=PRUNING, quantization=QUANTIZATION), 5, initial_epoch=first)
-    assert_equal_states(engine_of(model).state(), engine_of(end).state(), except_for={"paths"})
+    assert_equal_states(take(engine_of(model)), take(engine_of(end)), except_for={"paths"})
     for mine, theirs in zip(model.get_weights(), end.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
@@ -402,7 +403,7 @@ def test_earlier_weights_and_ranges_in_a_frozen_model_answer_as_they_did(keras, 
     kc.load_state(model, frozen.folder / load_child.STATE)
     assert_same_answers(load_child.answers(model), frozen.answers)
     model.set_weights(with_weights(keras, earlier.folder).get_weights())
-    engine_of(model).load_arrays(earlier.state)
+    restore_arrays(engine_of(model), earlier.state)
     assert_same_answers(load_child.answers(model), earlier.answers)
     assert engine_of(model).phase is Phase.FROZEN
 

@@ -719,6 +719,11 @@ def test_saving_as_keras_is_refused_with_what_to_do(specs, tmp_path):
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         model.save(path)
+    by_function = message.replace(f"filepath={path!r}", f"model={type(model).__name__}")
+    with pytest.raises(ValueError, match=f"^{re.escape(by_function)}$"):
+        tf_keras.models.save_model(model, path)
+    assert not tf_keras.src.saving.saving_lib.saving_v3_enabled()
+    assert not list(tmp_path.iterdir())
     whole = tf_keras.callbacks.ModelCheckpoint(path)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         fit(model, whole)

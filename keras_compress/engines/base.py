@@ -14,19 +14,31 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_compress.engines.checking import compare_layers
 from keras_compress.engines.pruner import Pruner
 from keras_compress.engines.quantizers import Quantizers
-from keras_compress.engines.selection import LEFT_BY_USER, renamed
+from keras_compress.engines.selection import LEFT_BY_USER
 from keras_compress.frameworks.adapter import Adapter, wrap_method
-from keras_compress.report import LayerAgreement, LayerReport, Report
-from keras_compress.schedules import Schedule, schedule_from_config
+from keras_compress.frameworks.naming import Naming
+from keras_compress.report import LayerAgreement
+from keras_compress.schedules import Schedule
 from keras_compress.specs import Pruning, Quantization
-from keras_compress.state import Phase, State
+from keras_compress.state import Phase
 from keras_compress.tflite import ComputedTensor
 
 LOG_NAMES = ("sparsity", "quantized")
 
 _ATTRIBUTE = "_keras_compress_engine"
+
+
+@dataclasses.dataclass
+class Steps:
+    """When everything happens. `resolved`: (start, updates) of the fit that fractions were of."""
+
+    schedules: dict[str, Schedule]
+    delay: int | None
+    freeze_step: int | None
+    resolved: tuple[int, int] | None
 
 
 class Engine(abc.ABC):
@@ -113,6 +125,10 @@ class Engine(abc.ABC):
         """What the user calls the layer at a path of the model, which may be a wrapper of ours."""
         return path
 
+    def output_names(self) -> list[str]:
+        """What the user calls the flat outputs."""
+        return self.adapter.flat_names(self.model)[1]
+
     def float_by_choice(self) -> set[str]:
         """The user's paths of the layers that stay in float because `layers` says it."""
         reasons = self.left_out["quantization"]
@@ -122,13 +138,17 @@ class Engine(abc.ABC):
         self, inputs: Mapping[str, np.ndarray], tensors: Sequence[ComputedTensor]
     ) -> list[LayerAgreement]:
         """Every layer of the rounded network compared with a file made of it, each on the numbers
-        that the file gave its own; empty where an engine cannot tell.
+        that the file gave its own; empty while nothing is rounded.
 
         Args:
             inputs: name -> real values, rows in front.
             tensors: what the file computed on them, in order of execution.
         """
-        return []
+        if self.quantizers is None or not self.phase.rounds:
+            return []
+        naming = Naming(self.adapter, self.model, self.output_names())
+        found = compare_layers(self.adapter, self.model, self.quantizers, naming, inputs, tensors)
+        return [dataclasses.replace(each, path=self.user_path(each.path)) for each in found]
 
     # --- attaching
 
@@ -267,7 +287,7 @@ class Engine(abc.ABC):
         return naming(spec, self.chosen(spec))
 
     @functools.cached_property
-    def _configs(self) -> dict[str, dict[str, Any] | None]:
+    def configs(self) -> dict[str, dict[str, Any] | None]:
         """Both specs as plain dicts."""
         if not self.is_placed:
             raise ValueError("Compress: the state can be read once the model is built.")
@@ -304,6 +324,10 @@ class Engine(abc.ABC):
         """Updates done since compression first saw this model."""
         return int(self._counter.numpy())
 
+    @step.setter
+    def step(self, step: int) -> None:
+        self._counter.assign(step)
+
     @property
     def phase(self) -> Phase:
         return self._phase
@@ -324,13 +348,14 @@ class Engine(abc.ABC):
         self._resolved = (start, updates)
         self.load_steps()
 
-    def steps(self) -> tuple[Any, ...]:
+    def steps(self) -> Steps:
         """Schedules and phase edges as they are, for `restore_steps`."""
-        return dict(self.schedules), self.delay, self.freeze_step, self._resolved
+        return Steps(dict(self.schedules), self.delay, self.freeze_step, self._resolved)
 
-    def restore_steps(self, steps: tuple[Any, ...]) -> None:
-        """Forget what a fit that was refused has made of the fractions."""
-        self.schedules, self.delay, self.freeze_step, self._resolved = steps
+    def restore_steps(self, steps: Steps) -> None:
+        """Go by the schedules and phase edges of an earlier time, or of another process."""
+        self.schedules, self._resolved = steps.schedules, steps.resolved
+        self.delay, self.freeze_step = steps.delay, steps.freeze_step
         if self.pruner is not None and self.schedules:
             self.pruner.resolve(self.schedules)
 
@@ -379,140 +404,14 @@ class Engine(abc.ABC):
         return tuple(target.trainable for target in self.pruner.targets)
 
     @property
-    def has_unseen_ranges(self) -> bool:
-        """Whether the model is, or is about to be, rounded over ranges that no update has set."""
-        return self.quantizers is not None and int(self.quantizers.observed.numpy()) == 0
-
-    # --- report
-
-    @property
     def sparsity(self) -> float:
         """The fraction of zeros over all kernels under pruning."""
         return 0.0 if self.pruner is None else float(self.pruner.sparsity.numpy())
 
-    def report(self) -> Report:
-        """The report on the model as it is now, without an export."""
-        # A model without shapes has nothing that a callable `layers` could choose from.
-        specs = dict(self._configs) if self.is_placed else {}
-        steps: dict[str, Any] = {"delay": self.delay, "freeze_step": self.freeze_step}
-        steps["schedules"] = {path: s.get_config() for path, s in self.schedules.items()}
-        return Report(
-            step=self.step,
-            phase=str(self.phase),
-            switched_at=self.switched_at,
-            sparsity=self.sparsity,
-            layers=self._layer_reports(),
-            left_out={what: dict(reasons) for what, reasons in self._left_out().items() if reasons},
-            steps=steps,
-            specs=specs,
-        )
-
-    def _left_out(self) -> dict[str, dict[str, str]]:
-        """`left_out`, with the kernels that are frozen at the moment."""
-        frozen = {}
-        for target in () if self.pruner is None else self.pruner.targets:
-            if not target.trainable and not target.started:
-                frozen[target.path] = "frozen: its mask starts when it is trained"
-        return {**self.left_out, "pruning": {**self.left_out["pruning"], **frozen}}
-
-    def _layer_reports(self) -> list[LayerReport]:
-        """One row for every kernel that is pruned or quantized."""
-        rows: dict[int, LayerReport] = {}
-
-        def row(path: str, name: str, kernel: tf.Variable) -> LayerReport:
-            if id(kernel) not in rows:
-                kept = int(np.count_nonzero(kernel.numpy()))
-                zeros = 1.0 - kept / kernel.shape.num_elements()
-                rows[id(kernel)] = LayerReport(path, name, tuple(kernel.shape), zeros, None)
-            return rows[id(kernel)]
-
-        if self.quantizers is not None:
-            for path, name, kernel in self.quantizers.kernels_by_path():
-                layer = row(path, name, kernel)
-                if self.phase.rounds:
-                    bits = self.quantizers.kernel_bits(kernel)
-                    layer.bits = self.quantization.weight_bits if bits is None else bits
-                    layer.scale = _ends(self.quantizers.kernel_scale(kernel))
-        if self.pruner is not None:
-            for target in self.pruner.targets:
-                row(target.path, target.key.split("/")[2], target.kernel)
-        return list(rows.values())
-
-    # --- state
-
-    def state(self) -> State:
-        """Everything but the weights, as it is now."""
-        self.place_if_built()
-        state = State(step=self.step, phase=self.phase, switched_at=self.switched_at)
-        state.iterations = self.adapter.iterations(self.model)
-        state.pruning, state.quantization = (
-            self._configs[name] for name in ("pruning", "quantization")
-        )
-        state.paths = tuple(self.paths())
-        if self.quantization is not None:
-            state.steps = {"delay": self.delay, "freeze_step": self.freeze_step}
-        if self.pruner is not None:
-            state.schedules = {t.key: t.schedule.get_config() for t in self.pruner.targets}
-            state.masks = {target.key: target.kept() for target in self.pruner.targets}
-            state.started = tuple(t.key for t in self.pruner.targets if t.started)
-        if self.quantizers is not None:
-            state.observed = int(self.quantizers.observed.numpy())
-            self.quantizers.write_to(state)
-        return state
-
-    def load_state(self, state: State) -> None:
-        """Go on from `state`.
-
-        Raises:
-            ValueError: it belongs to another model or to other specs, naming the difference.
-        """
-        self.place_if_built()
-        self._check_fits(state)
-        self._counter.assign(state.step)
-        self.switched_at = state.switched_at
-        if self.pruner is not None:
-            self.schedules = {
-                target.path: schedule_from_config(state.schedules[target.key])
-                for target in self.pruner.targets
-            }
-            self.pruner.resolve(self.schedules)
-            self._resolved = self._resolved or (0, 0)  # nothing is left to resolve
-            for target in self.pruner.targets:
-                target.started = target.key in state.started
-        if self.quantization is not None:
-            self.delay, self.freeze_step = state.steps["delay"], state.steps["freeze_step"]
-        self.set_phase(state.phase)  # which may look at the kernels; the state knows better
-        self.load_arrays(state)
-
-    def load_arrays(self, state: State) -> None:
-        """Take the masks and ranges of `state`, and leave the step and the phase as they are."""
-        if self.pruner is not None:
-            for target in self.pruner.targets:
-                target.keep(state.masks[target.key])
-            self.pruner.measure()
-        if self.quantizers is not None:
-            self.quantizers.observed.assign(state.observed)
-            self.quantizers.read_from(state)
-
-    def _check_fits(self, state: State) -> None:
-        own = self.state()
-        for group in ("masks", "ranges", "kernels"):
-            theirs, ours = set(getattr(state, group)), set(getattr(own, group))
-            if theirs != ours:
-                raise ValueError(
-                    f"load_state: the state must belong to this model; {group} differ: only in the "
-                    f"state {sorted(theirs - ours)}, only in the model {sorted(ours - theirs)}. "
-                    "Received: a state of another model, or of other specs"
-                )
-        for name in ("pruning", "quantization"):
-            theirs, ours = getattr(state, name), getattr(own, name)
-            if theirs is not None:
-                theirs = renamed(theirs, state.paths, own.paths)
-            if theirs != ours:
-                raise ValueError(
-                    f"Compress: `{name}` must equal that of the run that is resumed, which has "
-                    f"{theirs}; remove its backup to begin anew. Received: {name}={ours}"
-                )
+    @property
+    def has_unseen_ranges(self) -> bool:
+        """Whether the model is, or is about to be, rounded over ranges that no update has set."""
+        return self.quantizers is not None and int(self.quantizers.observed.numpy()) == 0
 
     # --- leaving
 
@@ -532,13 +431,6 @@ class Engine(abc.ABC):
     def input_range(self, position: int) -> tuple[float, float] | None:
         """The watched range of a flat input; None for one that is not rounded."""
         return None if self.quantizers is None else self.quantizers.input_range(position)
-
-
-def _ends(scale: np.ndarray | None) -> tuple[float, ...] | None:
-    """The one scale of a kernel, or the smallest and largest of its channels'."""
-    if scale is None:
-        return None
-    return (float(scale),) if scale.ndim == 0 else (float(scale.min()), float(scale.max()))
 
 
 def naming(spec: Any, chosen: list[str]) -> Any:

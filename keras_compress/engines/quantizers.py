@@ -17,6 +17,11 @@ from tensorflow.python.saved_model import save_context
 
 from keras_compress.state import Phase, State
 
+OnRounded = Callable[[str, str, float, tf.Tensor], tf.Tensor]
+"""(path, role, step, rounded tensor) -> the tensor to go on with. The role is "output", "before"
+the activation of the operation, or one inside its form; the step is the real value of an integer.
+"""
+
 
 @dataclasses.dataclass
 class Mode:
@@ -99,6 +104,12 @@ class Quantizers(abc.ABC):
             yield
         finally:
             self.mode.constants, self.mode.exporting = before
+
+    @abc.abstractmethod
+    def showing(self, on_rounded: OnRounded) -> contextlib.AbstractContextManager[None]:
+        """While inside, a model that is called eagerly shows every tensor rounded in or behind an
+        operation.
+        """
 
     @abc.abstractmethod
     def enter(self, phase: Phase) -> None:

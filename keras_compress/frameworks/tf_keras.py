@@ -125,6 +125,12 @@ class TFKeras(Adapter):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         return value if replicas == 1 else value / replicas  # tf_keras sums logs over replicas
 
+    def give_up_keras_file(self) -> None:
+        """Call before raising out of `save_model`, which would leave the process writing every
+        config in the form of a `.keras` file.
+        """
+        tf_keras.src.saving.saving_lib._SAVING_V3_ENABLED.value = False
+
     def show_as_they_are(self, callback_list: Any, names: tuple[str, ...]) -> None:
         if callback_list._progbar is not None:  # private: the list keeps its bar to itself
             bar = callback_list._progbar

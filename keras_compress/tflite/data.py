@@ -10,12 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_compress._checks import check_int, type_error, value_error
-
-KINDS = (
-    "an array, a list or dict of arrays, the path of an .npz file, a tf.data.Dataset, or a "
-    "callable without arguments that returns an iterable"
-)
+from keras_compress._checks import DATA_RULE, check_int, type_error, value_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +112,7 @@ def batches(
 def _elements(data: Any, inputs: _Inputs) -> Iterable[Any]:
     if isinstance(data, types.GeneratorType):
         hint = "a generator can be read only once: give the function that makes it"
-        raise type_error(inputs.owner, inputs.name, "a generator", KINDS, hint=hint)
+        raise type_error(inputs.owner, inputs.name, "a generator", DATA_RULE, hint=hint)
     if isinstance(data, str | os.PathLike):
         return [_from_file(data, inputs)]
     if _is_dataset(data):
@@ -126,7 +121,7 @@ def _elements(data: Any, inputs: _Inputs) -> Iterable[Any]:
         return [_rank_checked(data, inputs)]
     if callable(data):
         return _called(data, inputs)
-    raise type_error(inputs.owner, inputs.name, type(data).__name__, KINDS)
+    raise type_error(inputs.owner, inputs.name, type(data).__name__, DATA_RULE)
 
 
 def _is_dataset(data: Any) -> bool:

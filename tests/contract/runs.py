@@ -10,6 +10,7 @@ import numpy as np
 
 import keras_compress as kc
 from keras_compress.engines.base import engine_of
+from keras_compress.engines.snapshot import take
 
 BATCH, STEPS, EPOCHS = 32, 8, 3
 UPDATES = EPOCHS * STEPS
@@ -94,7 +95,7 @@ def outcome(model, history, callback=None):
         callback,
         history.history,
         model.get_weights(),
-        None if engine is None else engine.state(),
+        None if engine is None else take(engine),
     )
 
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from keras_compress.engines.base import Engine
 from keras_compress.engines.in_place import plan
-from keras_compress.engines.in_place.checking import check_layers
 from keras_compress.engines.in_place.patches import PatchedQuantizers
 from keras_compress.engines.in_place.pruning import MagnitudePruner
 from keras_compress.engines.prunable import make_targets, plan_pruning
 from keras_compress.frameworks import inference
 from keras_compress.frameworks.adapter import wrap_method
-from keras_compress.report import LayerAgreement
 from keras_compress.specs import Pruning, Quantization
 from keras_compress.state import Phase
-from keras_compress.tflite import ComputedTensor
 
 
 class InPlace(Engine):
@@ -75,13 +70,6 @@ class InPlace(Engine):
                 return original(*args, **kwargs)
 
         return export
-
-    def layer_checks(
-        self, inputs: Mapping[str, np.ndarray], tensors: Sequence[ComputedTensor]
-    ) -> list[LayerAgreement]:
-        if self.quantizers is None or not self.phase.rounds:
-            return []
-        return check_layers(self.adapter, self.model, self.quantizers, inputs, tensors)
 
     def inference_function(
         self, batch_size: int, *, quantized: bool = True, for_file: bool = True

@@ -17,14 +17,9 @@ from keras_compress.engines.in_place.quantizing import (
     KernelQuantizer,
     on_grid,
 )
-from keras_compress.engines.quantizers import Quantizers
+from keras_compress.engines.quantizers import OnRounded, Quantizers
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.state import Phase, State
-
-OnRounded = Callable[[OperationPlan, str, ActivationQuantizer, tf.Tensor], tf.Tensor]
-"""(operation, role, quantizer, rounded tensor) -> the tensor to go on with; the role is "output",
-"before" the operation's own activation, or one inside its form.
-"""
 
 
 class PatchedQuantizers(Quantizers):
@@ -50,10 +45,7 @@ class PatchedQuantizers(Quantizers):
         }
         self.kernels: dict[str, KernelQuantizer] = {}
         self._kernels_of: dict[str, dict[str, KernelQuantizer]] = {}
-        self.on_rounded: OnRounded | None = None
-        """Sees every tensor that is rounded in or behind an operation, and may put another in its
-        place.
-        """
+        self._on_rounded: OnRounded | None = None
         self._undo: list[Callable[[], None]] = []
         for plan in placement.operations:
             for kernel, granularity in plan.kernels.items():
@@ -193,9 +185,17 @@ class PatchedQuantizers(Quantizers):
         return self._shown(plan, role, key, self.activations[key](tensor))
 
     def _shown(self, plan: OperationPlan, role: str, key: str, rounded: tf.Tensor) -> tf.Tensor:
-        if self.on_rounded is None:
+        if self._on_rounded is None:
             return rounded
-        return self.on_rounded(plan, role, self.activations[key], rounded)
+        return self._on_rounded(plan.path, role, float(self.activations[key].scale()), rounded)
+
+    @contextlib.contextmanager
+    def showing(self, on_rounded: OnRounded) -> Iterator[None]:
+        self._on_rounded = on_rounded
+        try:
+            yield
+        finally:
+            self._on_rounded = None
 
     @contextlib.contextmanager
     def _swapped(self, plan: OperationPlan) -> Iterator[None]:

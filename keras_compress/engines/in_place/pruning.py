@@ -34,20 +34,23 @@ def threshold(magnitudes: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
     """
     bits = tf.bitcast(tf.reshape(magnitudes, [-1]), tf.int32)
     remaining = sum(_DIGITS)
-    found = tf.constant(0)
+    found: tf.Tensor | None = None  # the upper digits, once there are some
     for width in _DIGITS:
         remaining -= width
         bins = 1 << width
-        digits = tf.bitwise.right_shift(bits, remaining) - tf.bitwise.left_shift(found, width)
-        # What differs further up is put into no bin.
-        digits = tf.where((digits >= 0) & (digits < bins), digits, bins)
+        digits = tf.bitwise.right_shift(bits, remaining) if remaining else bits
+        if found is not None:
+            found = tf.bitwise.left_shift(found, width)
+            # What differs further up is put into no bin: negative numbers are large unsigned ones.
+            digits = tf.minimum(tf.bitcast(digits - found, tf.uint32), tf.constant(bins, tf.uint32))
+            digits = tf.bitcast(digits, tf.int32)
         counts = tf.raw_ops.DenseBincount(
             input=digits, size=bins, weights=tf.constant([], tf.int32), binary_output=False
         )
-        at_least = tf.cumsum(counts, reverse=True)  # from all to those of the last bin
-        digit = tf.reduce_sum(tf.cast(at_least >= k, tf.int32)) - 1
-        k -= tf.gather(at_least, digit) - tf.gather(counts, digit)
-        found = tf.bitwise.left_shift(found, width) + digit
+        above = tf.cumsum(counts, reverse=True, exclusive=True)  # how many are in higher bins
+        digit = tf.reduce_sum(tf.cast(above >= k, tf.int32))
+        k -= tf.gather(above, digit)
+        found = digit if found is None else found + digit
     return tf.bitcast(found, tf.float32)
 
 

@@ -19,6 +19,7 @@ from keras_compress.engines.tfmot.library import (
     is_own,
     unwrapped_layer,
     wrapped_layers,
+    wrapper_path,
 )
 from keras_compress.engines.tfmot.masks import TfmotPruner, TfmotTarget
 from keras_compress.engines.tfmot.places import Place, in_kernels, in_wrappers, places
@@ -31,6 +32,12 @@ from keras_compress.frameworks.reviving import known_classes
 from keras_compress.schedules import Schedule, as_schedule
 from keras_compress.specs import Pruning, Quantization
 from keras_compress.state import Phase
+
+_UNLOADABLE = (
+    "save: `filepath` must not end in '.keras' for a model in tfmot's wrappers, because such a "
+    "file cannot be loaded again; `strip` the model first, or save its weights and `save_state`. "
+    "Received: {}"
+)
 
 
 class Tfmot(Engine):
@@ -141,6 +148,8 @@ class Tfmot(Engine):
         super().attach()
         self._go_on()
         self._undo.append(wrap_method(self.model, "save", self._refusing))
+        # Of whole models it is asked only where a `.keras` file begins, by a function too.
+        self._undo.append(wrap_method(self.model, "get_build_config", self._refusing_config))
         if self._done is not None:
             before = list(self.model.output_names)
             self.model.output_names = [self._plain_name(name) for name in before]
@@ -151,7 +160,7 @@ class Tfmot(Engine):
         wrappers = [layer for _, layer in wrapped_layers(self.model) if is_own(layer, PRUNED)]
         done = max((int(wrapper.pruning_step.numpy()) for wrapper in wrappers), default=0)
         if done > 0 and self.pruner is not None:
-            self._counter.assign(done)
+            self.step = done
             for target in self.pruner.targets:
                 target.started = True
             self.pruner.measure()
@@ -226,10 +235,12 @@ class Tfmot(Engine):
 
     def user_path(self, path: str) -> str:
         for plain, layer in wrapped_layers(self.model):
-            parent = plain.rpartition("/")[:2]
-            if path == "".join((*parent, layer.name)):
+            if path == wrapper_path(plain, layer):
                 return self._split().get(plain, plain)
         return path
+
+    def output_names(self) -> list[str]:
+        return self.adapter.flat_names(self.plain_copy())[1]
 
     @functools.cached_property
     def _paths(self) -> list[str]:
@@ -268,6 +279,14 @@ class Tfmot(Engine):
 
         return refusing
 
+    def _refusing_config(self, get_build_config: Callable) -> Callable:
+        @functools.wraps(get_build_config)
+        def refusing() -> Any:
+            self.adapter.give_up_keras_file()
+            raise ValueError(_UNLOADABLE.format(f"model={type(self.model).__name__}"))
+
+        return refusing
+
     def plain_copy(self) -> Any:
         """A new plain model with the trained, masked weights, uncompiled."""
         masks: dict[int, np.ndarray] = {}
@@ -279,10 +298,9 @@ class Tfmot(Engine):
         self, batch_size: int, *, quantized: bool = True, for_file: bool = True
     ) -> Any:
         adapter = self.adapter
-        plain = self.plain_copy()
         if self.quantizers is None or not quantized or not self.phase.rounds:
-            return inference.inference_function(adapter, plain, batch_size)
-        _, names = adapter.flat_names(plain)
+            return inference.inference_function(adapter, self.plain_copy(), batch_size)
+        names = self.output_names()
         return inference.inference_function(adapter, self.model, batch_size, output_names=names)
 
 
@@ -327,11 +345,7 @@ def refuse_keras_file(path: Any) -> None:
         ValueError: `path` ends in ".keras".
     """
     if isinstance(path, str | os.PathLike) and os.fspath(path).endswith(".keras"):
-        raise ValueError(
-            "save: `filepath` must not end in '.keras' for a model in tfmot's wrappers, because "
-            "such a file cannot be loaded again; `strip` the model first, or save its weights and "
-            f"`save_state`. Received: filepath={os.fspath(path)!r}"
-        )
+        raise ValueError(_UNLOADABLE.format(f"filepath={os.fspath(path)!r}"))
 
 
 def _taken(wrapper: Any) -> tuple[Any, Any]:

@@ -90,6 +90,11 @@ def wrapped_layers(model: Any) -> Iterator[tuple[str, Any]]:
     return walk(model, "")
 
 
+def wrapper_path(path: str, layer: Any) -> str:
+    """The path of a layer of `wrapped_layers` in the wrapped model."""
+    return "".join((*path.rpartition("/")[:2], layer.name))
+
+
 def unwrapped_layer(layer: Any) -> Any:
     """The layer in a wrapper of tfmot; any other as it is."""
     return layer.layer if is_own(layer, WRAPPERS) else layer

@@ -7,7 +7,9 @@ it by them.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.engines.quantizers import Mode, Quantizers
+from keras_compress.engines.quantizers import Mode, OnRounded, Quantizers
 from keras_compress.engines.tfmot.library import (
     QUANTIZED,
     WRAPPERS,
@@ -24,6 +26,7 @@ from keras_compress.engines.tfmot.library import (
     tfmot,
     unwrapped_layer,
     wrapped_layers,
+    wrapper_path,
 )
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.state import Phase, State
@@ -74,32 +77,66 @@ class WrapperQuantizers(Quantizers):
     def patch(self) -> None:
         for _, layer in wrapped_layers(self._model):
             if is_own(layer, QUANTIZED) and self._driven:
-                self._gate(layer)
+                self._replace(layer, lambda quantizer: gated(quantizer, self.mode), self._undo)
             if is_own(layer, WRAPPERS):
                 self._list_kernels(layer)
             inner = unwrapped_layer(layer)
             if "BatchNormalization" in self._adapter.kinds(inner):
                 self._freeze_with_phase(inner)
 
-    def _gate(self, layer: Any) -> None:
-        mode = self.mode
+    @staticmethod
+    def _replace(layer: Any, make: Callable[[Any], Any], undo: list[Callable[[], None]]) -> None:
+        """Put what `make` gives in the place of every quantizer of a wrapper."""
 
         def replace(owner: dict[str, Any], name: str, value: Any) -> None:
             before = owner[name]
             owner[name] = value
-            self._undo.append(lambda: owner.__setitem__(name, before))
+            undo.append(lambda: owner.__setitem__(name, before))
 
         if is_own(layer, ("QuantizeLayer",)):
             if layer.quantizer is not None:
-                replace(vars(layer), "quantizer", gated(layer.quantizer, mode))
+                replace(vars(layer), "quantizer", make(layer.quantizer))
             return
-        weights = [(w, gated(q, mode), ranges) for w, q, ranges in layer._weight_vars]
+        weights = [(w, make(q), ranges) for w, q, ranges in layer._weight_vars]
         replace(vars(layer), "_weight_vars", weights)
         for activation in layer._quantize_activations:
-            replace(vars(activation), "quantizer", gated(activation.quantizer, mode))
+            replace(vars(activation), "quantizer", make(activation.quantizer))
         if layer._output_quantizers:
-            outputs = [gated(q, mode) for q in layer._output_quantizers]
-            replace(vars(layer), "_output_quantizers", outputs)
+            replace(vars(layer), "_output_quantizers", [*map(make, layer._output_quantizers)])
+
+    @contextlib.contextmanager
+    def showing(self, on_rounded: OnRounded) -> Iterator[None]:
+        undo: list[Callable[[], None]] = []
+        try:
+            for path, layer in wrapped_layers(self._model):
+                if is_own(layer, WRAPPERS) and is_own(layer, QUANTIZED):
+                    show = functools.partial(
+                        self._showing, layer, wrapper_path(path, layer), on_rounded
+                    )
+                    self._replace(layer, show, undo)
+            yield
+        finally:
+            while undo:
+                undo.pop()()
+
+    def _showing(self, layer: Any, path: str, on_rounded: OnRounded, quantizer: Any) -> Any:
+        """A quantizer that does what this one does, and shows it where it rounds what `layer`
+        computes.
+        """
+
+        def show(inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+            rounded = quantizer(inputs, training, weights, **kwargs)
+            is_activation = any(weights is own for own in self.activations.values())
+            step = _step(quantizer, weights) if is_activation else None
+            if step is None:
+                return rounded
+            before = any(
+                weights is getattr(activation, "_pre_activation_vars", None)
+                for activation in layer._quantize_activations
+            )
+            return on_rounded(path, "before" if before else "output", float(step), rounded)
+
+        return show
 
     def _freeze_with_phase(self, norm: Any) -> None:
         """From `freeze_step` on a batch norm normalizes with its moving statistics."""
@@ -160,8 +197,7 @@ class WrapperQuantizers(Quantizers):
     def kernel_scale(self, kernel: tf.Variable) -> np.ndarray | None:
         for _, _, own, quantizer, ranges in self.kernels.values():
             if own is kernel and _is_range(ranges):
-                low, high = _limits(ranges)
-                return (high - low) / (2**quantizer.num_bits - 1 - quantizer.narrow_range)
+                return _step(quantizer, ranges)
         return None
 
     def ranges(self) -> dict[str, np.ndarray]:
@@ -236,6 +272,16 @@ def _is_range(variables: dict[str, Any] | None) -> bool:
     variables, which are saved with the weights.
     """
     return variables is not None and {"min_var", "max_var"} <= set(variables)
+
+
+def _step(quantizer: Any, ranges: dict[str, Any]) -> np.ndarray | None:
+    """The real value of one integer, () or (channels,); None where a user's own quantizer does not
+    say how many there are.
+    """
+    if not hasattr(quantizer, "num_bits"):
+        return None
+    low, high = _limits(ranges)
+    return (high - low) / (2**quantizer.num_bits - 1 - getattr(quantizer, "narrow_range", False))
 
 
 def _limits(ranges: dict[str, Any]) -> np.ndarray:

@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.engines.in_place.patches import OnRounded, PatchedQuantizers
-from keras_compress.engines.in_place.placement import OperationPlan
-from keras_compress.engines.in_place.quantizing import ActivationQuantizer
+from keras_compress.engines.quantizers import OnRounded, Quantizers
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.naming import Naming
 from keras_compress.report import LayerAgreement
@@ -37,10 +35,11 @@ class _Rounding:
     size: int
 
 
-def check_layers(
+def compare_layers(
     adapter: Adapter,
     model: Any,
-    quantizers: PatchedQuantizers,
+    quantizers: Quantizers,
+    naming: Naming,
     inputs: Mapping[str, np.ndarray],
     tensors: Sequence[ComputedTensor],
 ) -> list[LayerAgreement]:
@@ -50,36 +49,28 @@ def check_layers(
     comparison goes on to the next one behind it.
 
     Args:
+        naming: of the model as it was traced for the file.
         inputs: name -> real values, rows in front.
         tensors: what the file computed on them, in order of execution.
     """
     names, _ = adapter.flat_names(model)
 
     def run(on_rounded: OnRounded) -> None:
-        quantizers.on_rounded = on_rounded
-        try:
-            with adapter.in_float32(model):
-                adapter.call_flat(model, [tf.convert_to_tensor(inputs[name]) for name in names])
-        finally:
-            quantizers.on_rounded = None
+        with quantizers.showing(on_rounded), adapter.in_float32(model):
+            adapter.call_flat(model, [tf.convert_to_tensor(inputs[name]) for name in names])
 
     roundings: list[_Rounding] = []
 
-    def note(
-        plan: OperationPlan, role: str, quantizer: ActivationQuantizer, rounded: tf.Tensor
-    ) -> tf.Tensor:
-        size = int(rounded.shape.num_elements())
-        roundings.append(_Rounding(plan.path, role, float(quantizer.scale()), size))
+    def note(path: str, role: str, scale: float, rounded: tf.Tensor) -> tf.Tensor:
+        roundings.append(_Rounding(path, role, scale, int(rounded.shape.num_elements())))
         return rounded
 
     run(note)
-    counterparts = _matched(roundings, tensors, Naming(adapter, model))
+    counterparts = _matched(roundings, tensors, naming)
     found: list[LayerAgreement] = []
     position = -1
 
-    def compare(
-        plan: OperationPlan, role: str, quantizer: ActivationQuantizer, rounded: tf.Tensor
-    ) -> tf.Tensor:
+    def compare(path: str, role: str, scale: float, rounded: tf.Tensor) -> tf.Tensor:
         nonlocal position
         position += 1
         theirs = counterparts.get(position)
@@ -88,9 +79,7 @@ def check_layers(
         numbers = theirs.values.reshape(rounded.shape)
         # Whole steps, as both have the same scale and zero; the rest is float32's.
         difference = np.round(np.abs(numbers.astype(np.float64) - rounded.numpy()) / theirs.scale)
-        found.append(
-            LayerAgreement(plan.path, role, float(difference.max()), float(difference.mean()))
-        )
+        found.append(LayerAgreement(path, role, float(difference.max()), float(difference.mean())))
         return tf.cast(numbers, rounded.dtype)
 
     run(compare)

@@ -1,0 +1,84 @@
+"""The state of an engine: taken off it, and given back to it or to another of its kind."""
+
+from __future__ import annotations
+
+from keras_compress.engines.base import Engine
+from keras_compress.engines.selection import renamed
+from keras_compress.schedules import schedule_from_config
+from keras_compress.state import State
+
+
+def take(engine: Engine) -> State:
+    """Everything but the weights, as it is now."""
+    engine.place_if_built()
+    state = State(step=engine.step, phase=engine.phase, switched_at=engine.switched_at)
+    state.iterations = engine.adapter.iterations(engine.model)
+    state.pruning, state.quantization = (
+        engine.configs[name] for name in ("pruning", "quantization")
+    )
+    state.paths = tuple(engine.paths())
+    if engine.quantization is not None:
+        state.steps = {"delay": engine.delay, "freeze_step": engine.freeze_step}
+    if engine.pruner is not None:
+        state.schedules = {t.key: t.schedule.get_config() for t in engine.pruner.targets}
+        state.masks = {target.key: target.kept() for target in engine.pruner.targets}
+        state.started = tuple(t.key for t in engine.pruner.targets if t.started)
+    if engine.quantizers is not None:
+        state.observed = int(engine.quantizers.observed.numpy())
+        engine.quantizers.write_to(state)
+    return state
+
+
+def restore(engine: Engine, state: State) -> None:
+    """Go on from `state`.
+
+    Raises:
+        ValueError: it belongs to another model or to other specs, naming the difference.
+    """
+    engine.place_if_built()
+    _check_fits(engine, state)
+    engine.step = state.step
+    engine.switched_at = state.switched_at
+    steps = engine.steps()
+    if engine.pruner is not None:
+        for target in engine.pruner.targets:
+            steps.schedules[target.path] = schedule_from_config(state.schedules[target.key])
+            target.started = target.key in state.started
+        steps.resolved = steps.resolved or (0, 0)  # nothing is left to resolve
+    if engine.quantization is not None:
+        steps.delay, steps.freeze_step = state.steps["delay"], state.steps["freeze_step"]
+    engine.restore_steps(steps)
+    engine.set_phase(state.phase)  # which may look at the kernels; the state knows better
+    restore_arrays(engine, state)
+
+
+def restore_arrays(engine: Engine, state: State) -> None:
+    """Take the masks and ranges of `state`, and leave the step and the phase as they are."""
+    if engine.pruner is not None:
+        for target in engine.pruner.targets:
+            target.keep(state.masks[target.key])
+        engine.pruner.measure()
+    if engine.quantizers is not None:
+        engine.quantizers.observed.assign(state.observed)
+        engine.quantizers.read_from(state)
+
+
+def _check_fits(engine: Engine, state: State) -> None:
+    own = take(engine)
+    for group in ("masks", "ranges", "kernels"):
+        theirs, ours = set(getattr(state, group)), set(getattr(own, group))
+        if theirs != ours:
+            raise ValueError(
+                f"load_state: the state must belong to this model; {group} differ: only in the "
+                f"state {sorted(theirs - ours)}, only in the model {sorted(ours - theirs)}. "
+                "Received: a state of another model, or of other specs"
+            )
+    for name in ("pruning", "quantization"):
+        theirs, ours = getattr(state, name), getattr(own, name)
+        if theirs is not None:
+            theirs = renamed(theirs, state.paths, own.paths)
+        if theirs != ours:
+            raise ValueError(
+                f"Compress: `{name}` must equal that of the run that is resumed, which has "
+                f"{theirs}; remove its backup to begin anew. Received: {name}={ours}"
+            )
