@@ -42,7 +42,13 @@ LAYERS = {
     "saving": 12,
     "wrapping": 12,
 }
-FOLDERS = {"frameworks": 3, "tflite": 3, "engines.in_place": 7, "engines.tfmot": 7}
+FOLDERS = {
+    "frameworks": 3,
+    "tflite": 3,
+    "engines.in_place": 7,
+    "engines.tfmot": 7,
+    "tuner": 13,
+}
 
 FRAMEWORK_FREE_LAYERS = (0, 1, 2)
 FRAMEWORKS = {"tensorflow", "keras", "tf_keras", "tensorflow_model_optimization", "ai_edge_litert"}

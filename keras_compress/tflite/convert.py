@@ -84,6 +84,7 @@ def convert(
     }
     with Session() as session:
         (session.folder / "graph.pb").write_bytes(graph)
+        del graph  # as large as the model
         if representative is not None:
             names = [end["name"] for end in inputs]
             job["samples"] = _write_samples(session.folder, representative, names)
@@ -110,15 +111,12 @@ def freeze(function: Any) -> tuple[bytes, list[dict[str, str]], list[dict[str, s
     Raises:
         ValueError: an input without name or with a free dimension, or no dict of outputs.
     """
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2,
-    )
+    from tensorflow.python.framework import convert_to_constants
 
-    # Loops stay loops: the converter wants them so.
-    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
     arguments = list(_in_order(function.structured_input_signature, flat=True))
+    # What is captured comes behind the arguments.
     tensors = {
-        spec.name: tensor.name for spec, tensor in zip(arguments, frozen.inputs, strict=True)
+        spec.name: tensor.name for spec, tensor in zip(arguments, function.inputs, strict=False)
     }
     if None in tensors or len(tensors) != len(arguments):
         names = [spec.name for spec in arguments]
@@ -131,8 +129,15 @@ def freeze(function: Any) -> tuple[bytes, list[dict[str, str]], list[dict[str, s
         rule = "a function that returns a dict of output name -> tensor"
         raise value_error("convert", "function", type(function.structured_outputs).__name__, rule)
     # TensorFlow flattens a dict by its sorted keys; the dict itself has the model's order.
-    flat = dict(zip(sorted(function.structured_outputs), frozen.outputs, strict=True))
-    graph_def = frozen.graph.as_graph_def()
+    flat = dict(zip(sorted(function.structured_outputs), function.outputs, strict=True))
+    # The two halves of `convert_variables_to_constants_v2`, private, without the third, which makes
+    # a function of the graph again: it holds all weights six times over, and for long.
+    # Loops stay loops: the converter wants them so.
+    variables = convert_to_constants._FunctionConverterDataInEager(
+        func=function, lower_control_flow=False, aggressive_inlining=False
+    )
+    graph_def, _ = convert_to_constants._replace_variables_by_constants(variables)
+    del variables
     for node in [*graph_def.node, *(n for f in graph_def.library.function for n in f.node_def)]:
         node.device = ""  # the child has one device only
     return (

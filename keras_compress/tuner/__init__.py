@@ -1,0 +1,18 @@
+"""KerasTuner: search how far a model can be compressed, judged by the integer file of each trial.
+
+Needs the extra `tuner`: `pip install 'keras_compress[tuner]'`.
+"""
+
+from keras_compress.tuner.hypermodel import CompressionHyperModel
+from keras_compress.tuner.search import SparsitySearch, TrialResult
+from keras_compress.tuner.sensitivity import Sensitivity, sensitivity
+from keras_compress.tuner.space import Space
+
+__all__ = [
+    "CompressionHyperModel",
+    "Sensitivity",
+    "Space",
+    "SparsitySearch",
+    "TrialResult",
+    "sensitivity",
+]

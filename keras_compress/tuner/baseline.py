@@ -1,0 +1,117 @@
+"""Train once, compress many: the float training that trials of one architecture share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from keras_compress._files import write_atomically
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.tuner.weights import load_weights, save_weights
+
+PER_FIT = ("epochs", "initial_epoch", "callbacks", "verbose")
+"""Arguments of `fit` that are those of the compression, not of the float training."""
+
+
+def bring(
+    adapter: Adapter,
+    model: Any,
+    folder: Path,
+    epochs: int,
+    arguments: tuple[Sequence[Any], Mapping[str, Any]],
+    verbose: Any,
+) -> dict[str, float]:
+    """Give a new model the weights of its float training, which is done for the first that asks.
+
+    Processes that ask at the same time wait for one of them; one that is killed lets the next begin
+    anew. `folder` keeps the weights by a key of all that the training depends on and that can be
+    read: layers, what `compile` was given, epochs, arguments of `fit`, and the numbers of arrays
+    (of a dataset or a generator only that it is one).
+
+    Args:
+        epochs: of the training; 0: the weights stay, and are only evaluated.
+        arguments: what `fit` is given, by position and by name.
+
+    Returns:
+        The metrics of the float network on the validation data, by their names.
+    """
+    args, named = arguments
+    own = {name: value for name, value in named.items() if name not in PER_FIT}
+    key = _key(adapter, model, epochs, (args, own))
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, metrics = folder / f"{key}.npz", folder / f"{key}.json"
+    with filelock.FileLock(folder / f"{key}.lock"):
+        if metrics.exists():  # written last
+            if epochs:
+                load_weights(model, weights)
+            return json.loads(metrics.read_text())
+        if epochs:
+            model.fit(*args, **own, epochs=epochs, verbose=verbose)
+            save_weights(model, weights)
+        found = _evaluated(model, own)
+        write_atomically(metrics, json.dumps(found).encode())
+        return found
+
+
+def _evaluated(model: Any, named: Mapping[str, Any]) -> dict[str, float]:
+    data = named["validation_data"]
+    given = dict(zip(("x", "y", "sample_weight"), data, strict=False)) if _is_rows(data) else None
+    more = {name: named[key] for key, name in _FOR_EVALUATE.items() if named.get(key) is not None}
+    logs = model.evaluate(**(given or {"x": data}), **more, verbose=0, return_dict=True)
+    return {name: float(value) for name, value in logs.items() if np.ndim(value) == 0}
+
+
+_FOR_EVALUATE = {
+    "validation_batch_size": "batch_size",
+    "validation_steps": "steps",
+}
+
+
+def _is_rows(data: Any) -> bool:
+    return isinstance(data, tuple | list)
+
+
+def _key(adapter: Adapter, model: Any, epochs: int, arguments: Any) -> str:
+    """Of what two models that may share a float training have in common."""
+    digest = hashlib.sha256()
+    config = json.dumps(model.get_config(), sort_keys=True, default=_described)
+    for position, (_, layer) in enumerate(adapter.layers(model)):
+        # Automatic names count on from model to model.
+        config = config.replace(json.dumps(layer.name), f'"{position}"')
+    config = config.replace(json.dumps(model.name), '"model"')
+    compiled = adapter.compile_arguments(model) or {}
+    for part in (config, json.dumps(compiled, sort_keys=True, default=_described), str(epochs)):
+        digest.update(part.encode())
+    if not epochs:
+        _feed(digest, model.get_weights())
+    _feed(digest, arguments)
+    return digest.hexdigest()[:32]
+
+
+def _described(thing: Any) -> Any:
+    """What JSON does not know, as something that is the same in another process."""
+    if hasattr(thing, "get_config") and not isinstance(thing, type):
+        return [type(thing).__name__, thing.get_config()]
+    return getattr(thing, "__name__", type(thing).__name__)
+
+
+def _feed(digest: Any, thing: Any) -> None:
+    if isinstance(thing, Mapping):
+        thing = sorted(thing.items())
+    if isinstance(thing, tuple | list):
+        digest.update(f"{len(thing)} of".encode())
+        for each in thing:
+            _feed(digest, each)
+    elif isinstance(thing, np.ndarray | np.generic):
+        digest.update(f"{thing.dtype} {thing.shape}".encode())
+        digest.update(np.ascontiguousarray(thing).tobytes())
+    elif thing is None or isinstance(thing, str | int | float | bool):
+        digest.update(repr(thing).encode())
+    else:
+        digest.update(type(thing).__name__.encode())

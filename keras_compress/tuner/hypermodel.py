@@ -1,0 +1,336 @@
+"""A KerasTuner `HyperModel` whose trials are scored by the integer file that they would ship."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+
+from keras_compress._checks import check_bool, check_int, type_error, value_error
+from keras_compress.callbacks import Compress
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.choose import adapter_of
+from keras_compress.report import Report
+from keras_compress.saving import load_state, save_state
+from keras_compress.specs import Export, Pruning, Quantization
+from keras_compress.stripping import strip
+from keras_compress.tflite import load_tflite
+from keras_compress.tflite.latency import latency_ms
+from keras_compress.tuner import baseline
+from keras_compress.tuner.space import OWNER, Space
+from keras_compress.tuner.weights import load_weights, save_weights
+
+logger = logging.getLogger("keras_compress")
+
+Specs = Callable[[Any], tuple[Pruning | None, Quantization]]
+"""KerasTuner's HyperParameters -> what to do in a trial."""
+
+FILE, WEIGHTS, STATE = "model.tflite", "weights.npz", "state.npz"
+"""What stands in the folder of a trial when it is through."""
+
+# The metrics of a trial besides those of the networks.
+SIZES = ("tflite_bytes", "tflite_zipped_bytes", "sparsity")
+LATENCY = "tflite_latency_ms"
+# KerasTuner's hyperparameter that names the trial which a Hyperband round goes on with.
+PARENT = "tuner/trial_id"
+
+
+class CompressionHyperModel(keras_tuner.HyperModel):
+    """Searches how far a model can be compressed, with any of KerasTuner's tuners.
+
+    ```python
+    hypermodel = CompressionHyperModel(build, float_epochs=10)
+    objective = keras_tuner.Objective("tflite_accuracy", "max")
+    tuner = keras_tuner.RandomSearch(hypermodel, objective, max_trials=10)
+    tuner.search(x, y, epochs=5, validation_data=(x_val, y_val))
+    ```
+
+    A trial is one compressed `fit` of `search`'s epochs. Its metrics are, for each metric `m` that
+    the model was compiled with, and for the loss: `val_m` of the quantized network at the end,
+    `tflite_m` of its file run by LiteRT, and `float_m` of the network before it was compressed,
+    all on the validation data; and `tflite_bytes`, `tflite_zipped_bytes`, `sparsity`, and
+    `tflite_latency_ms` if it is asked for. The folder of a trial keeps the file (`model.tflite`,
+    with its record), the weights and the state.
+
+    Hyperband's later rounds go on from the weights, masks and ranges of the round before: what was
+    reached there stays, and is trained on.
+
+    Args:
+        build: a function of KerasTuner's HyperParameters that returns a built, compiled model, of
+            Keras 3 or tf_keras; or such a model, trained already, of which every trial gets a copy.
+        float_epochs: how long a model that `build` returns is trained before it is compressed. All
+            trials with the same layers, compile and data share one such training, whose weights are
+            kept in the project's folder. 0: no training in front; schedules and delay then divide a
+            trial's fit, and there is no `float_m` unless `build` is a model.
+        specs: in place of a space: a function that gets hyperparameters and returns the
+            `(Pruning or None, Quantization)` of a trial.
+        export: arguments of `Export` other than the path, for every trial.
+        latency: whether to measure how long LiteRT takes for one input, on one thread.
+        verbose: of `Compress`: 1 logs what happens in a trial.
+        **space: the fields of `Space`, the search space: `final_sparsity=(0.3, 0.9)` and so on.
+
+    Raises:
+        ImportError: `tensorboard` is missing, which KerasTuner needs and does not ask for.
+        TypeError, ValueError: an argument that cannot be.
+    """
+
+    def __init__(
+        self,
+        build: Any,
+        *,
+        float_epochs: int = 0,
+        specs: Specs | None = None,
+        export: Mapping[str, Any] | None = None,
+        latency: bool = False,
+        verbose: int = 0,
+        **space: Any,
+    ):
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(
+                "CompressionHyperModel: KerasTuner needs `tensorboard`, or every trial fails; "
+                "install it with `pip install 'keras_compress[tuner]'`."
+            )
+        self.float_epochs = check_int(OWNER, "float_epochs", float_epochs, minimum=0)
+        self.latency = check_bool(OWNER, "latency", latency)
+        self.verbose = check_int(OWNER, "verbose", verbose, minimum=0)
+        self.export = dict(export or {})
+        if "path" in self.export:
+            raise value_error(OWNER, "export", self.export, "without a path, which the trial has")
+        Export(FILE, **self.export)  # what it refuses, it refuses now
+        if specs is not None and space:
+            raise value_error(OWNER, "specs", specs, f"None when a space is given: {sorted(space)}")
+        if specs is not None and not callable(specs):
+            raise type_error(OWNER, "specs", specs, "a function of hyperparameters")
+        known = {field.name for field in dataclasses.fields(Space)}
+        if unknown := sorted(set(space) - known):
+            raise type_error(OWNER, unknown[0], space[unknown[0]], f"one of {sorted(known)}")
+        self._specs = specs or Space(**space).specs
+        self.trained = not callable(build) or hasattr(build, "get_weights")
+        if self.trained:
+            _check_model(build)
+            if self.float_epochs:
+                rule = "0 for a model that is trained already"
+                raise value_error(OWNER, "float_epochs", float_epochs, rule)
+            build = functools.partial(_copy_of, build)
+        self._users = build
+        self._clear: Callable[[], None] | None = None
+        self._executions: dict[str, int] = {}
+        super().__init__()
+
+    def build(self, hp: Any) -> Any:
+        """The model of a trial, or, for tf_keras, a Keras 3 model that stands for it before
+        KerasTuner, which takes no other.
+        """
+        if self._clear is not None:  # KerasTuner does it for Keras 3
+            self._clear()
+            gc.collect()
+        model = self._users(hp)
+        adapter = _check_model(model)
+        if adapter.keras is not keras:
+            self._clear = adapter.keras.backend.clear_session
+        self._specs(hp)
+        if not hp.space:
+            raise ValueError(
+                "CompressionHyperModel: the space must have something to tune: a range (low, high) "
+                "or a list of values, or a hyperparameter in `build`. Received: fixed values only"
+            )
+        return model if adapter.keras is keras else _stand_in(model)
+
+    def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Run a trial; called by KerasTuner.
+
+        Returns:
+            The metrics of the trial.
+
+        Raises:
+            keras_tuner.errors.FailedTrialError: no file, with the reason.
+            keras_tuner.errors.FatalError: no trial could succeed.
+        """
+        given, stand_in = list(kwargs.pop("callbacks", None) or []), model
+        model = vars(model).get(_BEHIND, model)
+        adapter = adapter_of(model)
+        trial = _Trial.of(given)
+        self._check_search(trial, kwargs, self._reported(adapter, model))
+        if stand_in is not model:
+            limit = trial.tuner.max_model_size
+            if limit and model.count_params() > limit:
+                raise keras_tuner.errors.FailedTrialError(
+                    f"Oversized model: {model.count_params()} parameters. Skip model."
+                )
+            given = _for_tf_keras(adapter, given)
+        folder = self._folder(trial)
+        floats: dict[str, float] = {}
+        if self.float_epochs or self.trained:
+            project, verbose = Path(trial.tuner.project_dir), kwargs.get("verbose", "auto")
+            floats = baseline.bring(
+                adapter, model, project / "float", self.float_epochs, (args, kwargs), verbose
+            )
+        if PARENT in hp.values:
+            before = Path(trial.tuner.get_trial_dir(hp.values[PARENT]))
+            load_weights(model, before / WEIGHTS)
+            load_state(model, before / STATE)
+        pruning, quantization = self._specs(hp)
+        compress = Compress(
+            pruning=pruning,
+            quantization=quantization,
+            export=Export(folder / FILE, **self.export),
+            verbose=self.verbose,
+        )
+        model.fit(*args, **kwargs, callbacks=[*given, compress])
+        metrics = self._metrics(compress.report, folder, floats)
+        save_weights(model, folder / WEIGHTS)
+        save_state(model, folder / STATE)
+        if stand_in is not model:  # where Hyperband will look for the weights of this trial
+            stand_in.save_weights(trial.checkpoint)
+        objective = trial.objective
+        if objective.name not in metrics and hasattr(objective, "objectives"):
+            metrics[objective.name] = objective.get_value(metrics)  # several, as it sums them
+        return metrics
+
+    def load(self, tuner: Any, trial: Any) -> Any:
+        """The trained model of a finished trial as it answers in the end, quantized; `strip` gives
+        the float one.
+        """
+        model = self.build(trial.hyperparameters)
+        model = vars(model).get(_BEHIND, model)
+        folder = Path(tuner.get_trial_dir(trial.trial_id))
+        load_weights(model, folder / WEIGHTS)
+        load_state(model, folder / STATE)
+        return model
+
+    def _metrics(self, report: Report, folder: Path, floats: dict[str, float]) -> dict[str, float]:
+        export, validation = report.export, report.validation
+        if not export.written:
+            raise keras_tuner.errors.FailedTrialError(f"No file: {export.error or export.skipped}")
+        metrics = {f"float_{name}": value for name, value in floats.items()}
+        for network, prefix in (("fake-quantized", "val"), ("tflite", "tflite")):
+            if network not in validation.metrics:
+                raise keras_tuner.errors.FailedTrialError(
+                    f"No metrics of the {network} network: {validation.reasons.get(network)}"
+                )
+            for name, value in validation.metrics[network].items():
+                if np.ndim(value) == 0:
+                    metrics[f"{prefix}_{name}"] = float(value)
+        sizes = (export.bytes, export.zipped_bytes, report.sparsity)
+        metrics.update(zip(SIZES, map(float, sizes), strict=True))
+        if self.latency:
+            metrics[LATENCY] = latency_ms(load_tflite(folder / FILE))
+        return metrics
+
+    def _check_search(self, trial: _Trial, kwargs: dict[str, Any], reported: Sequence[str]) -> None:
+        """Refuse what would fail in every trial, before the first is trained."""
+        if kwargs.get("validation_data") is None:
+            raise keras_tuner.errors.FatalValueError(
+                "CompressionHyperModel: `validation_data` must be given to `search`, because the "
+                "file of a trial is scored on it. Received: validation_data=None"
+            )
+        objectives = getattr(trial.objective, "objectives", [trial.objective])
+        missing = [objective.name for objective in objectives if objective.name not in reported]
+        if missing:
+            raise keras_tuner.errors.FatalValueError(
+                "CompressionHyperModel: `objective` must be a metric that trials report: "
+                f"{', '.join(reported)}. Received: objective={', '.join(missing)}"
+            )
+
+    def _reported(self, adapter: Adapter, model: Any) -> list[str]:
+        """The names of the metrics that a trial of this model will have."""
+        names = ["loss", *sorted(adapter.metric_names(model) - {"loss", "compile_metrics"})]
+        outputs = adapter.end_names(model)[1]
+        if len(outputs) > 1:
+            names += [f"{output}_{name}" for output in outputs for name in names]
+        prefixes = ["tflite", "val", *(["float"] if self.float_epochs or self.trained else [])]
+        found = [f"{prefix}_{name}" for prefix in prefixes for name in names]
+        return [*found, *SIZES, *([LATENCY] if self.latency else [])]
+
+    def _folder(self, trial: _Trial) -> Path:
+        """Of a trial; of its second and later executions, folders in it."""
+        count = self._executions[trial.id] = self._executions.get(trial.id, 0) + 1
+        total = trial.tuner.executions_per_trial
+        folder = Path(trial.tuner.get_trial_dir(trial.id))
+        number = (count - 1) % total  # a trial that is tried again begins anew
+        folder = folder / f"execution_{number}" if number else folder
+        folder.mkdir(exist_ok=True)
+        return folder
+
+
+_BEHIND = "_keras_compress_model"
+
+
+@dataclasses.dataclass
+class _Trial:
+    """What KerasTuner's own callbacks know of the trial they are for."""
+
+    tuner: Any
+    id: str
+    checkpoint: str
+
+    @classmethod
+    def of(cls, callbacks: list[Any]) -> _Trial:
+        teller = next((each for each in callbacks if _is_tuners(each, "TunerCallback")), None)
+        if teller is None:
+            raise keras_tuner.errors.FatalRuntimeError(
+                "CompressionHyperModel: `fit` is called by a tuner's `search`. Received: callbacks "
+                "without KerasTuner's own"
+            )
+        saver = next(each for each in callbacks if _is_tuners(each, "SaveBestEpoch"))
+        return cls(teller.tuner, teller.trial.trial_id, saver.filepath)
+
+    @property
+    def objective(self) -> Any:
+        return self.tuner.oracle.objective
+
+
+def _is_tuners(callback: Any, name: str) -> bool:
+    """Whether a callback is that of KerasTuner's, whose classes for it are private."""
+    kind = type(callback)
+    return kind.__name__ == name and kind.__module__.partition(".")[0] == "keras_tuner"
+
+
+def _for_tf_keras(adapter: Adapter, callbacks: list[Any]) -> list[Any]:
+    """What of the callbacks of a search a tf_keras `fit` takes: those of its own Keras, ours, and
+    KerasTuner's news of epochs; not its TensorBoard, nor what saves weights for it.
+    """
+    teller = next(each for each in callbacks if _is_tuners(each, "TunerCallback"))
+    own = adapter.keras.callbacks
+
+    class Telling(own.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            teller.tuner.on_epoch_begin(teller.trial, self.model, epoch, logs=logs)
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            teller.tuner.on_epoch_end(teller.trial, self.model, epoch, logs=logs)
+
+    taken = [each for each in callbacks if isinstance(each, own.Callback | Compress)]
+    return [*taken, Telling()]
+
+
+def _stand_in(model: Any) -> Any:
+    """A Keras 3 model of a single weight, with a model of tf_keras behind it."""
+    made = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    vars(made)[_BEHIND] = model  # past the tracker of Keras, which would take it for state
+    return made
+
+
+def _check_model(model: Any) -> Adapter:
+    """Refuse what a trial could not train."""
+    adapter = adapter_of(model)
+    if not adapter.is_compiled(model) or not model.built:
+        lacks = "compiled" if model.built else "built"
+        raise ValueError(
+            "CompressionHyperModel: `build` must return, or be, a built and compiled model. "
+            f"Received: {type(model).__name__} that is not {lacks}"
+        )
+    return adapter
+
+
+def _copy_of(model: Any, hp: Any) -> Any:
+    return strip(model)
