@@ -21,6 +21,9 @@ from keras_compress.stripping import strip
 
 logger = logging.getLogger("keras_compress")
 
+POSITION_OF_CALLBACKS = 5
+"""In the arguments of `fit` of both Keras, without `self`."""
+
 
 class _Member(keras.callbacks.Callback):
     """A callback of Keras 3 that tf_keras takes too, and that takes part in a run."""
@@ -183,26 +186,29 @@ def continue_in_bare_fits(model: Any) -> None:
     """
     engine = engine_of(model)
     if engine is not None:
-        engine.wrap_once("fit", _with_member)
+        engine.wrap_once("fit", functools.partial(_with_member, model))
 
 
-def _with_member(fit: Callable) -> Callable:
-    signature = inspect.signature(fit)
+def _with_member(model: Any, fit: Callable) -> Callable:
+    names = list(inspect.signature(fit).parameters)
+    # A `fit` of the user's own may take what it passes on as `*args, **kwargs`.
+    place = names.index("callbacks") if "callbacks" in names else POSITION_OF_CALLBACKS
 
     @functools.wraps(fit)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs)
-        callbacks = given.arguments.get("callbacks")
+        callbacks = args[place] if len(args) > place else kwargs.get("callbacks")
         members = getattr(callbacks, "callbacks", callbacks)  # Keras takes a ready CallbackList too
         flat = list(members) if isinstance(members, list | tuple) else [members]
         flat = [member for member in flat if member is not None]
-        member = _missing_member(engine_of(fit.__self__), flat)
+        member = _missing_member(engine_of(model), flat)
         if member is not None and callbacks is not members:
-            callbacks.callbacks.append(member)  # whose members know the model
-            member.set_model(fit.__self__)
+            adapter_of(model).append_callback(callbacks, member)
+            member.set_model(model)  # as the list's members know it
+        elif member is not None and len(args) > place:
+            args = (*args[:place], [*flat, member], *args[place + 1 :])
         elif member is not None:
-            given.arguments["callbacks"] = [*flat, member]
-        return fit(*given.args, **given.kwargs)
+            kwargs["callbacks"] = [*flat, member]
+        return fit(*args, **kwargs)
 
     return wrapped
 

@@ -15,7 +15,7 @@ from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.inference import inference_function, input_specs
 from keras_compress.frameworks.naming import Naming
-from keras_compress.record import write_record
+from keras_compress.record import forget_record, write_record
 from keras_compress.report import ExportReport, FloatOpReport, Report
 from keras_compress.specs import Export
 from keras_compress.tflite import (
@@ -85,7 +85,7 @@ def write_file(model: Any, export: Export) -> ExportReport:
             return inference_function(adapter, model, export.batch_size)
         return engine.inference_function(export.batch_size, **how)
 
-    if engine is not None:
+    if engine_of(model) is not None:
         engine.apply_masks()
     function = network(quantized=quantized)
     representative = None
@@ -122,8 +122,9 @@ def write_file(model: Any, export: Export) -> ExportReport:
     if quantized:
         function = network(for_file=False)
     verify(report, export, function, data, contents, engine if quantized else None)
-    write_atomically(export.path, data)
     _measure_float(report, export, network)
+    write_atomically(export.path, data)
+    forget_record(export.path)
     return report
 
 

@@ -6,17 +6,24 @@ import math
 from typing import Any
 
 from keras_compress import exporting
-from keras_compress.engines.base import LOG_NAMES, Engine
+from keras_compress.engines.base import LOG_NAMES, Engine, engine_inside
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.specs import Export
 
 
 def check_model(adapter: Adapter, model: Any) -> None:
-    """Refuse a model that is not built, whose metrics bear names of ours, or that is broken."""
+    """Refuse a model that is not built, holds a compressed one, has metrics with names of ours, or
+    is broken.
+    """
     if not model.built and adapter.functional(model) is None and not adapter.grows(model):
         raise ValueError(
             "Compress: the model must be built; a subclassed one is built by calling it on a "
             f"batch of data. Received: model={type(model).__name__} without weights"
+        )
+    if engine_inside(model) is not None:
+        raise ValueError(
+            "Compress: the model must not hold one that is compressed on its own; `strip` that one "
+            f"first. Received: model={type(model).__name__} with a compressed model in it"
         )
     names = adapter.metric_names(model)
     for name in LOG_NAMES:

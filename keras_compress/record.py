@@ -58,8 +58,7 @@ def versions(keras: Any) -> dict[str, str]:
 def write_record(report: Report, keras: Any) -> None:
     """Write the record of a file that was written.
 
-    A record that cannot be written must not cost the file: that is logged, and one of an older file
-    is removed, because it would speak of the new one.
+    A record that cannot be written must not cost the file: that is logged.
     """
     export = report.export
     if export is None or not export.written:
@@ -70,5 +69,10 @@ def write_record(report: Report, keras: Any) -> None:
         write_atomically(path, f"{text}\n".encode())
     except Exception as error:
         logger.warning("No record at %s: %s", path, error)
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        forget_record(export.path)
+
+
+def forget_record(path: str) -> None:
+    """Remove the record of an older file at `path`: it would speak of the new one."""
+    with contextlib.suppress(OSError):
+        os.unlink(record_path(path))

@@ -165,7 +165,8 @@ class ValidationReport:
         metrics: network -> name -> value, as the model's own `evaluate` names and computes them, a
             list where it has one for each class. The networks are "float" (trained and masked,
             nothing rounded), "fake-quantized" (what the model itself computes once quantization is
-            on) and "tflite" (the file, run by LiteRT).
+            on) and "tflite" (the file, run by LiteRT). What layers add to the loss by themselves
+            (`activity_regularizer`, `add_loss`) is in that of "float" only.
         reasons: network -> why it has no metrics.
     """
 
@@ -195,7 +196,8 @@ class Report:
     Attributes:
         step: updates done over the whole compressed training, counted from 1.
         phase: of quantization when the fit ended: "off", "watching", "on" or "frozen".
-        switched_at: the first update that was rounded; None if none was.
+        switched_at: the first update that was rounded, or would be, where the delay ends with the
+            fit; None before that.
         sparsity: fraction of zeros over all pruned kernels together, in [0, 1].
         layers: one for each kernel that is pruned or quantized.
         left_out: per spec, path -> reason.
@@ -246,6 +248,8 @@ class Report:
         if self.specs.get("quantization", True) is not None:
             switched = "never" if self.switched_at is None else f"from update {self.switched_at}"
             parts.append(f"quantized {switched}")
+        elif self.phase != "off":
+            parts.append("quantized by the wrappers it had")
         if self.specs.get("pruning", True) is not None:
             parts.append(f"{self.sparsity:.1%} of the pruned weights are zeros")
         return "; ".join(parts)

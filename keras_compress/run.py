@@ -103,6 +103,7 @@ class Run:
         asks = pruning is not None or quantization is not None
         if asks and self._attached_here and not self._asked:
             self.engine.detach()  # an export earlier in the list took wrappers for what they are
+            self._attached_here = False
         self._asked = self._asked or asks
         self.engine = engine_of(model)
         if self.engine is None and is_wrapped(model):
@@ -121,6 +122,8 @@ class Run:
     def _withdraw(self) -> None:
         """Leave a model that this fit compressed, and its callbacks, as if never asked."""
         self._let_go()
+        if self.engine is not None:
+            self.engine.on_placed = None
         if self._attached_here:
             self._attached_here = False
             self.engine.detach()
@@ -161,9 +164,9 @@ class Run:
                     steps = self.engine.steps()
                 self._begin(epoch)
             except BaseException:
-                self._withdraw()
                 if steps is not None:
                     self.engine.restore_steps(steps)
+                self._withdraw()
                 raise
         if self.engine is not None:
             self._reached_before = self._pruned_by(self.engine.step)
@@ -374,7 +377,8 @@ class Run:
         try:
             return exporting.write_file(self.model, export)
         except Exception as error:  # a failing export never costs the training
-            logger.error("No file at %s: %s", export.path, error)
+            chatter = getattr(error, "chatter_tail", "")
+            logger.error("No file at %s: %s%s", export.path, error, chatter and f"\n{chatter}")
             return ExportReport(export.path, export.mode, error=f"{type(error).__name__}: {error}")
 
     def _validate(self, export: ExportReport | None) -> ValidationReport | None:

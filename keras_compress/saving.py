@@ -12,7 +12,7 @@ from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.selection import renamed
 from keras_compress.engines.snapshot import restore, take
 from keras_compress.engines.tfmot.engine import Tfmot, plain_copy
-from keras_compress.engines.tfmot.library import is_wrapped
+from keras_compress.engines.tfmot.library import PRUNED, is_own, is_wrapped, wrapped_layers
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.specs import Pruning, Quantization
 from keras_compress.state import State
@@ -78,7 +78,7 @@ def load_state(model: Any, path: str | os.PathLike[str]) -> None:
 def _wrapped(model: Any, state: State) -> Tfmot:
     """The engine that a state asks for on a model that was wrapped by hand."""
     adapter = adapter_of(model)
-    if state.quantization is None:
+    if any(is_own(layer, PRUNED) for _, layer in wrapped_layers(model)):
         return Tfmot(adapter, model, None, None)  # pruned as its wrappers say
     here = [path for path, _ in adapter.layers(plain_copy(adapter, model))]
     return Tfmot(adapter, model, *_specs(state, here))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -139,10 +140,18 @@ def _compare_layers(report: ExportReport, engine: Any, data: bytes, rows: list[A
     """
     try:
         inputs, tensors = computed_tensors(data, rows)
+        total = len(next(iter(inputs.values())))
+        count = min(total, report.samples)  # the rest fills the last batch
+
+        def counting(values: np.ndarray) -> np.ndarray:
+            return values[: len(values) * count // total]
+
+        inputs = {name: counting(values) for name, values in inputs.items()}
+        tensors = [dataclasses.replace(t, values=counting(t.values)) for t in tensors]
         found = engine.layer_checks(inputs, tensors)
     except Exception as error:  # a diagnosis must not cost the file
         logger.warning("No comparison layer by layer: %s: %s", type(error).__name__, error)
         return
     if found:
         report.layers = sorted(found, key=lambda each: (-each.largest_steps, -each.mean_steps))
-        report.layer_samples = min(len(next(iter(inputs.values()))), report.samples)
+        report.layer_samples = count

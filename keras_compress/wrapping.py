@@ -6,7 +6,7 @@ from typing import Any
 
 from keras_compress._checks import check_choice
 from keras_compress.callbacks import Compress, continue_in_bare_fits
-from keras_compress.engines.base import Engine, engine_of
+from keras_compress.engines.base import Engine, engine_inside, engine_of
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.tfmot.engine import Tfmot
 from keras_compress.engines.tfmot.library import is_wrapped
@@ -37,8 +37,8 @@ def wrap(
         quantization: what to round to integers, and from which step on. None: nothing.
         engine: "tfmot" (the default for tf_keras) returns a new model in the wrappers of
             `prune_low_magnitude` or `quantize_model`; for both at once in those of the latter, with
-            the kernels inside pruned by tfmot's own code. "in_place" (the default for Keras 3, and
-            for what tfmot cannot wrap) returns the same model.
+            the kernels inside pruned by tfmot's own code. "in_place" (the default for Keras 3; give
+            it for what tfmot cannot wrap) returns the same model.
 
     Raises:
         TypeError: `model` is no Keras model, or a spec of the wrong kind.
@@ -81,7 +81,7 @@ def wrap(
 
 
 def _check_unused(adapter: Adapter, model: Any) -> None:
-    if engine_of(model) is not None or is_wrapped(model, "wrap"):
+    if engine_of(model) or engine_inside(model) or is_wrapped(model, "wrap"):
         raise ValueError(
             "wrap: `model` must be plain, without a compressed or wrapped part; `strip` it first. "
             f"Received: model={type(model).__name__} with compression in it"

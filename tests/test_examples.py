@@ -1,5 +1,6 @@
 """The examples, run as a user runs them."""
 
+import csv
 import os
 import pathlib
 import re
@@ -11,25 +12,38 @@ import pytest
 
 import keras_compress as kc
 
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+ROOT = pathlib.Path(__file__).parents[1]
+EXAMPLES, BENCHMARKS = ROOT / "examples", ROOT / "benchmarks"
 
 both = pytest.mark.parametrize("which", ["3", "2"])
 
 
 def run(example, which, folder, *arguments):
     """(what it printed, what it logged, rows of its last table: name -> the other columns)."""
-    command = [sys.executable, EXAMPLES / example, "--keras", which, "--folder", folder]
+    printed, logged = outputs(
+        EXAMPLES / example, folder, "--keras", which, "--folder", folder, *arguments
+    )
+    return printed, logged, last_rows(printed)
+
+
+def outputs(script, folder, *arguments):
+    """What a script printed, and what it logged."""
     child = subprocess.run(
-        [*command, *arguments],
+        [sys.executable, script, *arguments],
         env={**os.environ, "KERAS_HOME": str(folder)},  # no MNIST there
         capture_output=True,
         text=True,
         check=False,
     )
     assert child.returncode == 0, child.stderr
-    last = child.stdout[child.stdout.rindex("┏") :]
+    return child.stdout, child.stderr
+
+
+def last_rows(printed):
+    """The rows of the last table in it: name -> the other columns."""
+    last = printed[printed.rindex("┏") :]
     rows = [re.split(r" *│ *", line)[1:-1] for line in last.splitlines() if line[:1] == "│"]
-    return child.stdout, child.stderr, {name: cells for name, *cells in rows}
+    return {name: cells for name, *cells in rows}
 
 
 def sizes(cells):
@@ -96,3 +110,55 @@ def test_finetune_prunes_what_was_frozen(which, tmp_path):
     assert image.shape == (1, 96, 96, 3)
     assert np.dtype(image.dtype) == np.uint8
     assert image.scale == pytest.approx(2 / 255, rel=1e-3)  # [-1, 1], what a camera's bytes mean
+
+
+@pytest.mark.slow
+@both
+def test_sparsity_search_finds_a_file(which, tmp_path):
+    printed, _, rows = run("sparsity_search.py", which, tmp_path, "--quick")
+    assert "accuracy with one layer pruned" in printed
+    assert "Trial 2 Complete" in printed  # KerasTuner's own progress
+    with open(tmp_path / "sparsity_search.csv", newline="") as file:
+        trials = {row["trial"]: row for row in csv.DictReader(file)}
+    assert [row["status"] for row in trials.values()] == ["COMPLETED"] * 2
+    winner = re.search(r"the winner is trial (\d+): (.*)", printed)
+    assert trials[winner[1]]["feasible"] == "True"
+    file = pathlib.Path(winner[2])
+    contents = kc.inspect_tflite(file)
+    assert contents.all_integer
+    assert list(rows) == ["float", "the winner, int8"]
+    assert sizes(rows["the winner, int8"][:2]) == [file.stat().st_size, contents.zipped_bytes]
+    assert float(trials[winner[1]]["tflite_zipped_bytes"]) == contents.zipped_bytes
+    front = re.findall(r"^  trial (\d+): .* bytes zipped$", printed, re.MULTILINE)
+    assert sorted(front) == [name for name, row in trials.items() if row["pareto"] == "True"]
+    for picture in ("sensitivity.png", "sparsity_search.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG"), picture
+
+
+@pytest.mark.slow
+def test_sparsity_search_without_a_winner_says_so(tmp_path):
+    command = [sys.executable, EXAMPLES / "sparsity_search.py", "--folder", tmp_path, "--quick"]
+    # No file is 100 points better than the float network.
+    child = subprocess.run(
+        [*command, "--max-drop", "-1"], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 1, child.stderr
+    assert "SparsitySearch: no trial keeps to accuracy at most -1 worse" in child.stderr
+    with open(tmp_path / "sparsity_search.csv", newline="") as file:
+        assert [row["feasible"] for row in csv.DictReader(file)] == ["False"] * 2
+    assert (tmp_path / "sparsity_search.png").exists()
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_search_is_measured(tmp_path):
+    printed, _ = outputs(BENCHMARKS / "search_cost.py", tmp_path, "--quick")
+    assert "LeNet on digits, keras" in printed
+    shared, full = (
+        re.search(rf"│ {name} +│ +([0-9.]+) │", printed)
+        for name in ("one float training", "each trains in full")
+    )
+    ratio = re.search(r"ratio of seconds ([0-9.]+)", printed)
+    assert float(ratio[1]) == pytest.approx(float(shared[1]) / float(full[1]), abs=0.02)
+    rows = last_rows(printed)
+    assert list(rows) == ["1", "3"]
+    assert all(float(cells[0]) > 100 for cells in rows.values())

@@ -305,3 +305,21 @@ def test_a_model_of_a_mixed_policy_ships_in_integers(keras, digits, tmp_path):
     assert compress.report.export.error is None
     assert max(compress.report.export.largest_steps.values()) <= 4
     assert model.layers[1].compute_dtype == "float16"  # as before
+
+
+@pytest.mark.parametrize("step", ["_measure_float", "write_record"])
+def test_a_file_never_stands_beside_the_record_of_another(trained, tmp_path, monkeypatch, step):
+    path, beside = tmp_path / "model.tflite", tmp_path / "model.tflite.json"
+    path.write_bytes(b"older")
+    beside.write_text("of the older one")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"keras_compress.exporting.{step}", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        kc.export_tflite(trained, kc.Export(path))
+    if path.read_bytes() == b"older":
+        assert beside.read_text() == "of the older one"
+    else:
+        assert not beside.exists()

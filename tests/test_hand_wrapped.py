@@ -1,7 +1,10 @@
 """Models that a user wrapped with tfmot by hand: recognised by `Compress`, driven, exported."""
 
+import importlib.resources
+import json
 import re
 
+import jsonschema
 import numpy as np
 import pytest
 import tf_keras
@@ -22,6 +25,7 @@ from wrapped_nets import (
 
 import keras_compress as kc
 from keras_compress.engines.base import engine_of
+from keras_compress.record import record
 
 layers = tf_keras.layers
 DELAYED = kc.Quantization(delay=5, calibration_steps=2)
@@ -143,9 +147,20 @@ def test_a_model_that_never_saw_compress_is_exported(tfmot, make, tmp_path):
     assert report.largest_steps["kind"] <= 4
     assert [output.name for output in kc.load_tflite(path).outputs] == ["kind"]
     assert engine_of(model) is None, "reading changes nothing"
+    told = json.loads((tmp_path / "model.tflite.json").read_text())["report"]
+    assert told["step"] == 2 * STEPS
+    assert [row["path"] for row in told["layers"]] == ["conv", "hidden", "kind"]
     if make is pruned:
         kernels = [t for t in kc.inspect_tflite(path).tensors if t.constant and t.dtype == "int8"]
         assert max(t.zeros for t in kernels) > 0.7
+        assert told["sparsity"] == pytest.approx(0.75, abs=0.02)
+        assert told["specs"]["pruning"] is not None
+        for row in told["layers"]:
+            assert row["sparsity"] == pytest.approx(0.75, abs=0.03)
+    else:
+        assert {row["bits"] for row in told["layers"]} == {8}
+        assert told["specs"]["quantization"] is None
+    fit(model, tfmot.sparsity.keras.UpdatePruningStep())  # its wrappers are what they were
 
 
 def test_each_layer_keeps_the_schedule_of_its_wrapper(tfmot, driver):
@@ -242,6 +257,16 @@ def test_a_quantized_model_is_driven_when_it_is_asked_for(tfmot):
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["export-last", "export-first"])
+def test_a_refusal_is_the_same_wherever_an_export_stands(tfmot, order, tmp_path):
+    model = pruned(tfmot)
+    callbacks = [kc.Compress(pruning=PRUNING), exporting(tmp_path / "a.tflite", mode="float32")]
+    with pytest.raises(ValueError, match="^Compress: `pruning` must be None for a model wrapped"):
+        fit(model, *callbacks[::order])
+    assert engine_of(model) is None
+    assert kc.compression_of(model) is None
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["export-last", "export-first"])
 def test_an_export_beside_the_specs_may_stand_anywhere(tfmot, order, tmp_path):
     model = quantized(tfmot)
     export = exporting(tmp_path / "model.tflite")
@@ -287,6 +312,22 @@ def test_some_layers_annotated(tfmot, stock, tmp_path):
     assert compress.report.export.error is None
     assert {op.layer for op in compress.report.export.float_ops} == {"kind"}
     assert [row.path for row in compress.report.layers] == ["conv", "hidden"]
+
+
+def test_the_record_of_a_scheme_of_other_widths_is_valid(tfmot, tmp_path):
+    quantization = tfmot.quantization.keras
+    scheme = quantization.experimental.default_n_bit.DefaultNBitQuantizeScheme(
+        num_bits_weight=6, num_bits_activation=8
+    )
+    model = quantization.quantize_apply(quantization.quantize_annotate_model(net(tf_keras)), scheme)
+    compiled(tf_keras, model, run_eagerly=True)
+    compress = exporting(tmp_path / "model.tflite", allow_float_ops=True)
+    fit(model, compress)
+    assert {row.bits for row in compress.report.layers} == {6}
+    schema = json.loads(
+        importlib.resources.files("keras_compress").joinpath("report.schema.json").read_text()
+    )
+    jsonschema.validate(json.loads(json.dumps(record(compress.report, tf_keras))), schema)
 
 
 def test_an_n_bit_scheme(tfmot, tmp_path):
@@ -441,6 +482,24 @@ def test_a_state_goes_on_in_a_model_wrapped_anew(tfmot, driver, make, tmp_path):
         assert not one.all()
     fit(again)
     assert engine_of(again).step == 4 * STEPS
+
+
+def test_the_state_of_quantizers_left_to_themselves_leaves_them_so(tfmot, driver, tmp_path):
+    model = quantized(tfmot)
+    fit(model, driver())
+    kc.save_state(model, tmp_path / "state.npz")
+    again, theirs = quantized(tfmot), quantized(tfmot)
+    for other in (again, theirs):
+        other.set_weights(model.get_weights())
+    kc.load_state(again, tmp_path / "state.npz")
+    assert engine_of(again).asked["quantization"] is None
+    assert engine_of(again).step == 2 * STEPS
+    fit(again)
+    fit(theirs)
+    assert_same(again.get_weights(), theirs.get_weights())
+    # Who asks for something now is told that nobody did.
+    with pytest.raises(ValueError, match="`quantization` must equal .* which has None"):
+        fit(again, kc.Compress(quantization=kc.Quantization(delay=0)))
 
 
 def test_saving_as_keras_is_refused(tfmot, driver, tmp_path):

@@ -2,6 +2,8 @@
 
 import glob
 import os
+import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import traceback
 
 import numpy as np
 import pytest
@@ -310,6 +313,9 @@ def test_a_crash_of_the_converter_is_an_error_and_the_next_conversion_works(quan
     with pytest.raises(ConversionError, match="killed by SIG.*LSTM") as caught:
         convert(function, mode="int8", quantized=False, representative=[sample] * 4)
     assert "mode 'float32'" in caught.value.remedy
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "The converter printed at the end:" in shown
+    assert caught.value.chatter.strip().splitlines()[-1] in shown
     assert worker_pid() is None
     assert convert(quantized, mode="int8", quantized=True)
     assert convert(function, mode="float32", quantized=False)
@@ -343,6 +349,42 @@ def test_control_c_ends_the_worker_and_goes_on(quantized):
     assert worker_pid() is None
     assert not _alive(first)
     assert convert(quantized, mode="int8", quantized=True)
+
+
+def test_a_worker_whose_folder_was_cleaned_away_is_replaced(quantized, tmp_path, monkeypatch):
+    stop_worker()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    convert(quantized, mode="int8", quantized=True)
+    first = worker_pid()
+    (folder,) = tmp_path.iterdir()
+    shutil.rmtree(folder)
+    assert convert(quantized, mode="int8", quantized=True)
+    assert worker_pid() != first
+    stop_worker()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_cannot_be_started_leaves_no_folder(quantized, tmp_path, monkeypatch):
+    stop_worker()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError):
+        convert(quantized, mode="int8", quantized=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="read from /proc")
+def test_the_child_runs_in_that_environment_and_is_replaced_when_it_changes(quantized, monkeypatch):
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    convert(quantized, mode="int8", quantized=True)
+    first = worker_pid()
+    environment = pathlib.Path(f"/proc/{first}/environ").read_text().split("\0")
+    assert "OMP_NUM_THREADS=1" in environment
+    assert not [entry for entry in environment if entry.startswith("TF_USE_LEGACY_KERAS")]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    convert(quantized, mode="int8", quantized=True)
+    assert worker_pid() != first
 
 
 def test_a_worker_that_died_idle_is_replaced_without_an_error(quantized):

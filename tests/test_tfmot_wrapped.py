@@ -408,10 +408,13 @@ def test_what_tfmot_refuses_is_left_unwrapped_and_listed(kind):
     model = kc.wrap(make(), quantization=QUANTIZATION)
     left_out = engine_of(model).left_out["quantization"]
     assert plain_reasons(left_out) == expected
-    float_ops = kind in ("dense-norm", "swish")  # which tfmot wraps all the same
-    for path in left_out:
-        names = [layer.name for layer in model.layers]
-        assert (path in names or f"quant_{path}" in names) if not float_ops else True
+    if kind not in ("dense-norm", "swish"):  # which tfmot wraps, and TFLite leaves in float
+        there = {layer.name: layer for layer in model.layers}
+        for path in left_out:
+            # With an activation that tfmot does not know it gets a wrapper for its output.
+            wrapper = there.get(f"quant_{path}")
+            assert (path in there) is (wrapper is None)
+            assert wrapper is None or (kind == "elu" and not wrapper._weight_vars)
     assert "quant_last" in [layer.name for layer in model.layers]
     answers = model(np.zeros((1, *model.input_shape[1:]), "float32"))
     assert answers.shape == (1, 3)
@@ -722,7 +725,6 @@ def test_saving_as_keras_is_refused_with_what_to_do(specs, tmp_path):
     by_function = message.replace(f"filepath={path!r}", f"model={type(model).__name__}")
     with pytest.raises(ValueError, match=f"^{re.escape(by_function)}$"):
         tf_keras.models.save_model(model, path)
-    assert not tf_keras.src.saving.saving_lib.saving_v3_enabled()
     assert not list(tmp_path.iterdir())
     whole = tf_keras.callbacks.ModelCheckpoint(path)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

@@ -382,6 +382,17 @@ def test_a_wrapped_model_in_a_plain_one_is_unwrapped(tfmot):
         np.testing.assert_array_equal(mine, theirs)
 
 
+def test_a_model_that_wrap_made_can_stand_in_a_plain_one():
+    inner = kc.wrap(made("sequential"), quantization=kc.Quantization(delay=1))
+    given = layers.Input((6, 6, 1), name="given")
+    outer = tf_keras.Sequential([given, inner, layers.Dense(2, name="last")])
+    assert outer.get_config()["layers"]
+    assert outer.to_json()
+    stripped = kc.strip(outer)
+    assert not any("quant" in layer.name for layer in stripped.layers[0].layers)
+    np.testing.assert_allclose(answers(stripped)[0], answers(outer)[0], atol=1e-6)
+
+
 # --- trained
 
 

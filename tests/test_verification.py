@@ -347,3 +347,16 @@ def test_what_fills_the_last_batch_does_not_count(keras, digits, tmp_path):
     file = kc.load_tflite(tmp_path / "model.tflite").predict(x[:10])
     equal = np.mean(network.argmax(axis=-1) == file.argmax(axis=-1))
     assert export.argmax_agreement["probabilities"] == pytest.approx(equal)
+
+
+def test_layer_by_layer_what_fills_the_last_batch_does_not_count(rounded, digits, tmp_path):
+    def compared(**arguments):
+        export = kc.Export(tmp_path / "net.tflite", verify_data=digits[2][:3], **arguments)
+        report = kc.export_tflite(rounded, export)
+        assert report.layer_samples == 3
+        return {(each.path, each.tensor): each.mean_steps for each in report.layers}
+
+    one, padded = compared(), compared(batch_size=4)
+    assert one.keys() == padded.keys()
+    assert any(one.values())
+    assert padded == pytest.approx(one)

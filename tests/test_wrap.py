@@ -1,5 +1,6 @@
 """`wrap`: the way in before `compile`, after which a bare `fit` does it all. Both engines."""
 
+import inspect
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import pytest
 import tf_keras
 from untouched import own_methods, untouched
 from wrapped_nets import (
+    BATCH,
     HALF,
     PRUNING,
     QUANTIZATION,
@@ -26,6 +28,7 @@ from wrapped_nets import (
 )
 
 import keras_compress as kc
+from keras_compress.callbacks import POSITION_OF_CALLBACKS
 from keras_compress.engines.base import engine_of
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.tfmot.engine import Tfmot
@@ -391,7 +394,74 @@ def test_the_callbacks_argument_takes_every_form(keras):
     assert kc.compression_of(model).report.step == 8 * STEPS
 
 
+def test_a_fit_of_the_users_own_passes_its_arguments_on(keras):
+    class Own(keras.Model):
+        def fit(self, *args, **kwargs):
+            return super().fit(*args, **kwargs)
+
+    def make():
+        inputs = keras.Input((6, 6, 1))
+        x = keras.layers.Flatten()(inputs)
+        model = Own(inputs, keras.layers.Dense(4, activation="softmax")(x))
+        return compiled(keras, kc.wrap(model, engine="in_place", quantization=QUANTIZATION))
+
+    x, y = data()
+    for give in (
+        lambda model, seen: model.fit(x, y, BATCH, 2, 0, [seen]),
+        lambda model, seen: model.fit(x, y, BATCH, 2, 0, callbacks=seen),
+        lambda model, seen: model.fit(x, y, BATCH, 2, 0),
+    ):
+        model, seen = make(), keras.callbacks.History()
+        give(model, seen)
+        assert kc.compression_of(model).report.phase == "on"
+
+
+def test_callbacks_are_the_sixth_argument_of_fit(keras):
+    names = list(inspect.signature(keras.Model.fit).parameters)
+    assert names.index("callbacks") == POSITION_OF_CALLBACKS + 1
+
+
+def test_a_ready_list_of_callbacks_goes_through_the_phases(way):
+    keras, engine = way
+    model = wrapped(keras, engine=engine, quantization=QUANTIZATION)
+    x, y = data()
+    ready = keras.callbacks.CallbackList(
+        [keras.callbacks.Callback()], True, model=model, epochs=2, steps=STEPS, verbose=0
+    )
+    model.fit(x, y, batch_size=BATCH, epochs=2, verbose=0, callbacks=ready)
+    report = kc.compression_of(model).report
+    assert (report.phase, report.switched_at, report.missed) == ("on", 6, [])
+
+
 # --- what is refused
+
+
+def test_a_model_with_a_compressed_one_inside_is_refused(keras):
+    inner = kc.wrap(net(keras), engine="in_place", pruning=PRUNING)
+    outer = keras.Sequential([keras.layers.Input((6, 6, 1)), inner, keras.layers.Dense(4)])
+    message = (
+        "wrap: `model` must be plain, without a compressed or wrapped part; `strip` it first. "
+        "Received: model=Sequential with compression in it"
+    )
+    refused(message, outer, quantization=QUANTIZATION)
+    compiled(keras, outer)
+    message = (
+        "Compress: the model must not hold one that is compressed on its own; `strip` that one "
+        "first. Received: model=Sequential with a compressed model in it"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        fit(outer, kc.Compress(quantization=QUANTIZATION))
+
+
+def test_a_refused_fit_leaves_no_check_for_later_batches(keras):
+    layers = keras.layers
+    grows = keras.Sequential([layers.Flatten(), layers.Dense(4, activation="softmax")])
+    model = wrapped(keras, model=grows, engine="in_place", pruning=PRUNING)
+    x, y = data()
+    with pytest.raises(ValueError, match="must be reached within this fit"):
+        model.fit(x[:BATCH], y[:BATCH], batch_size=BATCH, verbose=0)
+    model.train_on_batch(x[:BATCH], y[:BATCH])
+    assert engine_of(model).step == 1
 
 
 def refused(message, model, **arguments):

@@ -74,8 +74,10 @@ class Engine(abc.ABC):
         self.delay: int | None = None
         self.freeze_step: int | None = None
         self.switched_at: int | None = None
-        """The first update whose forward pass was rounded."""
-        self.on_placed: Callable[[], None] = lambda: None
+        """The first update whose forward pass was rounded, or would be, where the delay ends with a
+        fit.
+        """
+        self.on_placed: Callable[[], None] | None = None
         """Called once a model without shapes is planned, for what can only be refused then."""
         self._phase = Phase.OFF
         self._undo: list[Callable[[], None]] = []
@@ -253,7 +255,9 @@ class Engine(abc.ABC):
             try:
                 self._place()
                 self.load_steps()
-                self.on_placed()
+                check, self.on_placed = self.on_placed, None
+                if check is not None:
+                    check()
             except BaseException:
                 if self.drives_bare_fits:
                     self._unplace()  # the next fit asks again
@@ -286,13 +290,17 @@ class Engine(abc.ABC):
             return spec
         return naming(spec, self.chosen(spec))
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Both specs as somebody asked for them; None for what nobody did."""
+        return {"pruning": self.pruning, "quantization": self.quantization}
+
     @functools.cached_property
     def configs(self) -> dict[str, dict[str, Any] | None]:
         """Both specs as plain dicts."""
         if not self.is_placed:
             raise ValueError("Compress: the state can be read once the model is built.")
-        specs = {"pruning": self.pruning, "quantization": self.quantization}
-        return {name: spec and self.named(spec).get_config() for name, spec in specs.items()}
+        return {name: spec and self.named(spec).get_config() for name, spec in self.asked.items()}
 
     @property
     def left_by_user(self) -> bool:
@@ -306,10 +314,8 @@ class Engine(abc.ABC):
         Raises:
             ValueError: naming the difference.
         """
-        for name, ours, theirs in (
-            ("pruning", self.pruning, pruning),
-            ("quantization", self.quantization, quantization),
-        ):
+        for name, theirs in (("pruning", pruning), ("quantization", quantization)):
+            ours = self.asked[name]
             if ours != theirs and self.named(ours) != self.named(theirs):
                 raise ValueError(
                     f"Compress: `{name}` must equal that of the Compress already in charge of this "
@@ -448,6 +454,13 @@ def _tensors(data: Any) -> list[tf.Tensor]:
 def engine_of(model: Any) -> Engine | None:
     """The engine attached to a model, or None."""
     return vars(model).get(_ATTRIBUTE)
+
+
+def engine_inside(model: Any) -> Engine | None:
+    """The engine attached to a model inside this one, or None."""
+    # Private in both Keras, with one signature.
+    inside = model._flatten_layers(include_self=False)
+    return next((engine for engine in map(engine_of, inside) if engine is not None), None)
 
 
 def remember(model: Any, engine: Engine | None) -> None:

@@ -126,6 +126,10 @@ class Adapter(abc.ABC):
         """Whether a model without shapes gets them from its first batch."""
         return isinstance(model, self.keras.Sequential)
 
+    def append_callback(self, callback_list: Any, callback: Any) -> None:
+        """Put a callback that has batch hooks behind those of a ready list."""
+        callback_list.callbacks.append(callback)
+
     def metric_names(self, model: Any) -> set[str]:
         """The names under which a compiled model's metrics will appear in its logs."""
         names = {metric.name for metric in model.metrics}

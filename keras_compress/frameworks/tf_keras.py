@@ -125,16 +125,21 @@ class TFKeras(Adapter):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         return value if replicas == 1 else value / replicas  # tf_keras sums logs over replicas
 
-    def give_up_keras_file(self) -> None:
-        """Call before raising out of `save_model`, which would leave the process writing every
-        config in the form of a `.keras` file.
-        """
-        tf_keras.src.saving.saving_lib._SAVING_V3_ENABLED.value = False
+    def writes_keras_file(self) -> bool:
+        """Whether the configs that are asked for are those of a `.keras` file."""
+        # Private: the scope in which `save_model` collects what layers share.
+        shared = tf_keras.src.saving.serialization_lib.SHARED_OBJECTS
+        return bool(getattr(shared, "enabled", False))
 
     def show_as_they_are(self, callback_list: Any, names: tuple[str, ...]) -> None:
         if callback_list._progbar is not None:  # private: the list keeps its bar to itself
             bar = callback_list._progbar
             bar.stateful_metrics = set(bar.stateful_metrics) | set(names)
+
+    def append_callback(self, callback_list: Any, callback: Any) -> None:
+        super().append_callback(callback_list, callback)
+        # Private: the list asks its members once, when it is made, whether they have batch hooks.
+        callback_list._should_call_train_batch_hooks = True
 
     def reset_best(self, callback: Any) -> bool:
         if self.isinstance(callback, "EarlyStopping"):

@@ -14,6 +14,8 @@ from keras_compress._checks import check_choice, check_positive, value_error
 from keras_compress.tflite.process import Session, WorkerCrash, WorkerTimeout
 
 MODES = ("float32", "int8")
+CHATTER_LINES = 20
+"""How much of what the converter printed is shown when it fails."""
 END_TYPES = ("int8", "uint8", "float32")
 
 
@@ -31,6 +33,14 @@ class ConversionError(RuntimeError):
         self.reason = reason
         self.remedy = remedy
         self.chatter = chatter
+        if self.chatter_tail:
+            self.add_note(self.chatter_tail)  # a traceback shows it
+
+    @property
+    def chatter_tail(self) -> str:
+        """The end of what the converter printed, under a heading; empty if it printed nothing."""
+        lines = self.chatter.strip().splitlines()[-CHATTER_LINES:]
+        return "\n".join(["The converter printed at the end:", *lines]) if lines else ""
 
 
 def convert(

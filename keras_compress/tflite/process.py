@@ -59,20 +59,27 @@ class Worker:
         self.environment = worker_environment()
         self.folder = Path(tempfile.mkdtemp(prefix="keras_compress_"))
         self._log = self.folder / "chatter"
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", child.__name__, str(self.folder)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=self.environment,
-                start_new_session=True,  # Ctrl-C in the terminal is the parent's to handle
-            )
+        try:
+            with self._log.open("wb") as log:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", child.__name__, str(self.folder)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    env=self.environment,
+                    start_new_session=True,  # Ctrl-C in the terminal is the parent's to handle
+                )
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def usable(self) -> bool:
-        """Whether it runs, with the environment that a new one would get."""
-        return self.process.poll() is None and self.environment == worker_environment()
+        """Whether it runs, with the environment that a new one would get, and its folder stands:
+        what cleans temporary folders may come by between two jobs.
+        """
+        runs = self.process.poll() is None and self._log.exists()
+        return runs and self.environment == worker_environment()
 
     def run(self, job: Path, timeout: float) -> None:
         """Has a job's folder worked on; returns when its answer lies there.

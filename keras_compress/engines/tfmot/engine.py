@@ -100,7 +100,7 @@ class Tfmot(Engine):
         )
         if quantization is None:
             self._stock = True
-            # Schemes of other widths than ours are driven too; their report says 8 bits or 4.
+            # So that it counts as quantized; nobody asked for it, and `asked` does not show it.
             return pruning, Quantization(delay=0, weight_bits=4 if bits <= 4 else 8)
         for name, given, own in (
             ("weight_bits", quantization.weight_bits, bits),
@@ -112,6 +112,10 @@ class Tfmot(Engine):
                     f"around its layers before. Received: {name}={given!r}"
                 )
         return pruning, quantization
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        return {**super().asked, **({"quantization": None} if self._stock else {})}
 
     def _carried(self, wrappers: dict[str, Any]) -> Pruning:
         pruned = {path: w for path, w in wrappers.items() if w.pruning_vars}
@@ -148,7 +152,7 @@ class Tfmot(Engine):
         super().attach()
         self._go_on()
         self._undo.append(wrap_method(self.model, "save", self._refusing))
-        # Of whole models it is asked only where a `.keras` file begins, by a function too.
+        # What `save_model`, the function, asks a model for.
         self._undo.append(wrap_method(self.model, "get_build_config", self._refusing_config))
         if self._done is not None:
             before = list(self.model.output_names)
@@ -164,6 +168,16 @@ class Tfmot(Engine):
             for target in self.pruner.targets:
                 target.started = True
             self.pruner.measure()
+
+    def read(self) -> None:
+        """Learn what the wrappers have done, and leave them as they are."""
+        self.place()
+        if self.pruner is not None:
+            self.schedules = {target.path: target.schedule for target in self.pruner.targets}
+        self._go_on()
+        self.step = self.step or self.adapter.iterations(self.model) or 0
+        while self._undo:
+            self._undo.pop()()
 
     def place(self) -> None:
         if self._done is not None:
@@ -282,7 +296,8 @@ class Tfmot(Engine):
     def _refusing_config(self, get_build_config: Callable) -> Callable:
         @functools.wraps(get_build_config)
         def refusing() -> Any:
-            self.adapter.give_up_keras_file()
+            if not self.adapter.writes_keras_file():
+                return get_build_config()
             raise ValueError(_UNLOADABLE.format(f"model={type(self.model).__name__}"))
 
         return refusing
@@ -307,8 +322,7 @@ class Tfmot(Engine):
 def reader(adapter: Adapter, model: Any) -> Tfmot:
     """An engine that was never attached, to read a model that was wrapped by hand."""
     engine = Tfmot(adapter, model, None, None)
-    if engine.quantization is not None:
-        engine.place()  # which touches nothing where nothing is pruned
+    engine.read()
     return engine
 
 
