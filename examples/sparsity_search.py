@@ -88,7 +88,7 @@ def last_table(model, winner, test, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--keras", type=int, choices=(3, 2), default=3, help="2 is tf_keras")
-    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--trials", type=int, default=12)
     parser.add_argument(
         "--max-drop", type=float, help="accuracy that may go; 0.01, a point, if not given"
     )

@@ -9,12 +9,15 @@ WIDTH = 100
 """Columns of a terminal that a table has to fit into; longer cells are folded."""
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, width: int = WIDTH
+) -> str:
     """A table as text, plain characters without colour.
 
     Args:
         columns: the headings.
         rows: as many cells each.
+        width: characters of a line, at most.
         left: so many columns, from the first on, are names and set to the left; numbers go right.
     """
     import rich.console
@@ -31,6 +34,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) 
         drawn.add_row(*row)
     text = io.StringIO()
     rich.console.Console(
-        file=text, width=WIDTH, color_system=None, markup=False, emoji=False, highlight=False
+        file=text, width=width, color_system=None, markup=False, emoji=False, highlight=False
     ).print(drawn)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())

@@ -30,7 +30,7 @@ def section(title):
 def test_the_python_of_the_readme_runs(keras, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     source = "\n".join(blocks)
     if keras.__name__ == "tf_keras":
         source = source.replace("import keras\n", "import tf_keras as keras\n")
@@ -43,8 +43,12 @@ def test_the_python_of_the_readme_runs(keras, tmp_path, monkeypatch, capsys):
     assert report.sparsity == pytest.approx(0.5, abs=0.01)
     assert names["again"].written
     assert kc.compression_of(names["wrapped"]).report.sparsity == pytest.approx(0.5, abs=0.01)
+    found = names["search"].trials()
+    assert [trial.status for trial in found] == ["COMPLETED"] * 2
+    assert all(trial in found for trial in names["front"])
     printed = capsys.readouterr().out
     assert str(report) in printed
+    assert names["search"].trials_table() in printed
     accuracy = re.search(r"^0\.\d+$", printed, flags=re.MULTILINE)
     assert float(accuracy.group()) > 0.8
     written = {path.name for path in tmp_path.iterdir()}

@@ -1,8 +1,10 @@
 """`CompressionHyperModel` in KerasTuner's own tuners, for both Keras."""
 
+import gc
 import importlib.util
 import json
 import re
+import weakref
 import zipfile
 from pathlib import Path
 
@@ -273,6 +275,24 @@ def test_every_execution_keeps_its_own_file(keras, data, tmp_path):
     assert (folder / "execution_1" / "model.tflite").exists()
 
 
+def test_the_models_of_finished_trials_are_let_go(keras, data, tmp_path):
+    """Graphs, masks and ranges hang on the model, so memory stays flat if it goes."""
+    made = []
+
+    def build(hp):
+        model = builder(keras)(hp)
+        made.append(weakref.ref(model))
+        return model
+
+    hypermodel = CompressionHyperModel(build, float_epochs=1)
+    tuner = keras_tuner.RandomSearch(hypermodel, BEST_FILE, 5, seed=1, directory=str(tmp_path))
+    tuner.search(**data, epochs=1)
+    assert [trial.status for trial in tuner.oracle.trials.values()] == ["COMPLETED"] * 5
+    gc.collect()
+    assert len(made) >= 6  # one to learn the space, one for each trial
+    assert sum(reference() is not None for reference in made[:-1]) == 0
+
+
 # --- what fails
 
 
@@ -337,6 +357,29 @@ def test_what_would_fail_in_every_trial_ends_the_search(
     with pytest.raises(keras_tuner.errors.FatalError, match=re.escape(message)):
         tuner.search(**{**data, **changes}, epochs=1)
     assert fits == []
+
+
+def test_callbacks_of_the_other_keras_are_refused(data, tmp_path):
+    import keras
+    import tf_keras
+
+    hypermodel = CompressionHyperModel(builder(tf_keras), final_sparsity=[0.5])
+    tuner = keras_tuner.RandomSearch(hypermodel, BEST_FILE, 1, directory=str(tmp_path))
+    stopping = keras.callbacks.EarlyStopping()
+    with pytest.raises(keras_tuner.errors.FatalError, match="Received: keras.EarlyStopping"):
+        tuner.search(**data, epochs=1, callbacks=[stopping])
+
+
+def test_callbacks_of_the_user_take_part(keras, data, tmp_path):
+    class Writing(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            with open(tmp_path / "seen", "a") as file:
+                file.write("x")
+
+    hypermodel = CompressionHyperModel(builder(keras), final_sparsity=[0.4, 0.5], float_epochs=1)
+    tuner = keras_tuner.GridSearch(hypermodel, BEST_FILE, directory=str(tmp_path))
+    tuner.search(**data, epochs=1, callbacks=[Writing()])
+    assert (tmp_path / "seen").read_text() == "xx"  # of the trials, not of the float training
 
 
 def test_fit_is_for_tuners_only(keras):

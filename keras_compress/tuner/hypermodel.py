@@ -38,7 +38,8 @@ FILE, WEIGHTS, STATE = "model.tflite", "weights.npz", "state.npz"
 """What stands in the folder of a trial when it is through."""
 
 # The metrics of a trial besides those of the networks.
-SIZES = ("tflite_bytes", "tflite_zipped_bytes", "sparsity")
+FLOAT_SIZE = "float_bytes"
+SIZES = ("tflite_bytes", "tflite_zipped_bytes", FLOAT_SIZE, "sparsity")
 LATENCY = "tflite_latency_ms"
 # KerasTuner's hyperparameter that names the trial which a Hyperband round goes on with.
 PARENT = "tuner/trial_id"
@@ -57,8 +58,9 @@ class CompressionHyperModel(keras_tuner.HyperModel):
     A trial is one compressed `fit` of `search`'s epochs. Its metrics are, for each metric `m` that
     the model was compiled with, and for the loss: `val_m` of the quantized network at the end,
     `tflite_m` of its file run by LiteRT, and `float_m` of the network before it was compressed,
-    all on the validation data; and `tflite_bytes`, `tflite_zipped_bytes`, `sparsity`, and
-    `tflite_latency_ms` if it is asked for. The folder of a trial keeps the file (`model.tflite`,
+    all on the validation data; and `tflite_bytes`, `tflite_zipped_bytes`, `float_bytes` (of the
+    same network as a float file), `sparsity`, and `tflite_latency_ms` if it is asked for. The
+    folder of a trial keeps the file (`model.tflite`,
     with its record), the weights and the state.
 
     Hyperband's later rounds go on from the weights, masks and ranges of the round before: what was
@@ -159,6 +161,9 @@ class CompressionHyperModel(keras_tuner.HyperModel):
         model = vars(model).get(_BEHIND, model)
         adapter = adapter_of(model)
         trial = _Trial.of(given)
+        done = trial.metrics()
+        if done is not None and trial.tuner.executions_per_trial == 1:
+            return done  # it was killed on its way to the oracle's list of ended trials
         self._check_search(trial, kwargs, self._reported(adapter, model))
         if stand_in is not model:
             limit = trial.tuner.max_model_size
@@ -220,7 +225,14 @@ class CompressionHyperModel(keras_tuner.HyperModel):
             for name, value in validation.metrics[network].items():
                 if np.ndim(value) == 0:
                     metrics[f"{prefix}_{name}"] = float(value)
-        sizes = (export.bytes, export.zipped_bytes, report.sparsity)
+        if export.float_bytes is None:
+            raise keras_tuner.errors.FailedTrialError("The float file, to compare with, failed")
+        sizes = (
+            export.bytes,
+            export.zipped_bytes,
+            export.float_bytes,
+            report.sparsity,
+        )
         metrics.update(zip(SIZES, map(float, sizes), strict=True))
         if self.latency:
             metrics[LATENCY] = latency_ms(load_tflite(folder / FILE))
@@ -270,7 +282,7 @@ class _Trial:
     """What KerasTuner's own callbacks know of the trial they are for."""
 
     tuner: Any
-    id: str
+    trial: Any
     checkpoint: str
 
     @classmethod
@@ -282,7 +294,19 @@ class _Trial:
                 "without KerasTuner's own"
             )
         saver = next(each for each in callbacks if _is_tuners(each, "SaveBestEpoch"))
-        return cls(teller.tuner, teller.trial.trial_id, saver.filepath)
+        return cls(teller.tuner, teller.trial, saver.filepath)
+
+    @property
+    def id(self) -> str:
+        return str(self.trial.trial_id)
+
+    def metrics(self) -> dict[str, float] | None:
+        """What the oracle knows of a trial that it hands out once more; None if it is a new one."""
+        known = self.trial.metrics
+        if not known.exists(self.objective.name):
+            return None
+        found = {name: known.get_last_value(name) for name in known.metrics}
+        return found if np.isfinite(found[self.objective.name]) else None
 
     @property
     def objective(self) -> Any:
@@ -297,7 +321,10 @@ def _is_tuners(callback: Any, name: str) -> bool:
 
 def _for_tf_keras(adapter: Adapter, callbacks: list[Any]) -> list[Any]:
     """What of the callbacks of a search a tf_keras `fit` takes: those of its own Keras, ours, and
-    KerasTuner's news of epochs; not its TensorBoard, nor what saves weights for it.
+    KerasTuner's news of epochs; not what saves weights for it.
+
+    Raises:
+        keras_tuner.errors.FatalTypeError: the user's own are of another Keras.
     """
     teller = next(each for each in callbacks if _is_tuners(each, "TunerCallback"))
     own = adapter.keras.callbacks
@@ -310,6 +337,16 @@ def _for_tf_keras(adapter: Adapter, callbacks: list[Any]) -> list[Any]:
             teller.tuner.on_epoch_end(teller.trial, self.model, epoch, logs=logs)
 
     taken = [each for each in callbacks if isinstance(each, own.Callback | Compress)]
+    others = {
+        f"{type(each).__module__.partition('.')[0]}.{type(each).__name__}"
+        for each in callbacks
+        if each not in taken and type(each).__module__.partition(".")[0] != "keras_tuner"
+    }
+    if others:
+        raise keras_tuner.errors.FatalTypeError(
+            "CompressionHyperModel: `callbacks` must be those of tf_keras, as the model is. "
+            f"Received: {', '.join(sorted(others))}"
+        )
     return [*taken, Telling()]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,18 @@ from typing import Any
 import keras_tuner
 
 from keras_compress._checks import check_choice, check_int, type_error, value_error
-from keras_compress._tables import table
+from keras_compress._tables import WIDTH, table
 from keras_compress.frameworks.adapter import Adapter
-from keras_compress.tuner.hypermodel import FILE, CompressionHyperModel
+from keras_compress.tuner.hypermodel import FILE, FLOAT_SIZE, CompressionHyperModel
 
 OWNER = "SparsitySearch"
 SCORE = "search_score"
-"""What KerasTuner minimizes: below 1 for what keeps to the limit, at least 2 for what does not."""
+"""What KerasTuner minimizes: below 1 for what keeps to the limit, above it for what does not; both
+on a scale on which a surrogate model can tell trials apart.
+"""
+
+COLUMN = 16
+"""Characters that a column of the table of trials may take."""
 
 TUNERS = {
     "bayesian": keras_tuner.BayesianOptimization,
@@ -140,6 +147,8 @@ class SparsitySearch:
             project_name=project_name,
             overwrite=overwrite,
             seed=seed,
+            # KerasTuner's own limit of 3 would end a search whose other trials may do well.
+            max_consecutive_failed_trials=max_trials + 1,
         )
 
     def search(self, *args: Any, **kwargs: Any) -> None:
@@ -151,7 +160,7 @@ class SparsitySearch:
         """
         self.tuner.search(*args, **kwargs)
         trials = self.trials()
-        if trials and not any(trial.status == "COMPLETED" for trial in trials):
+        if trials and all(trial.status == "FAILED" for trial in trials):
             raise RuntimeError(
                 f"SparsitySearch: none of {len(trials)} trials succeeded; the last failed with: "
                 f"{trials[-1].reason}"
@@ -176,11 +185,11 @@ class SparsitySearch:
         """What KerasTuner minimizes."""
         excess = self._excess(metrics)
         if excess > 0:
-            return 2 + _squeezed(excess)
+            return 1 + _squeezed(10 * excess)
         if self.max_bytes is not None:
             value = metrics[f"tflite_{self.metric}"]
             return _squeezed(-value if self.direction == "max" else value)
-        return _squeezed(metrics["tflite_zipped_bytes"] / 2**20)
+        return _squeezed(metrics["tflite_zipped_bytes"] / metrics[FLOAT_SIZE])
 
     # --- results
 
@@ -188,8 +197,12 @@ class SparsitySearch:
         """All trials of the project, in the order of their ids; also those of other processes, and
         of a search that was stopped.
         """
-        files = sorted(Path(self.tuner.project_dir).glob("trial_*/trial.json"))
-        return [self._result(json.loads(file.read_text()), file.parent) for file in files]
+        found = []
+        for file in sorted(Path(self.tuner.project_dir).glob("trial_*/trial.json")):
+            # Another process may be writing it at this moment; then its trial is not through.
+            with contextlib.suppress(json.JSONDecodeError):
+                found.append(self._result(json.loads(file.read_text()), file.parent))
+        return found
 
     def _result(self, state: dict[str, Any], folder: Path) -> TrialResult:
         metrics = {}
@@ -287,7 +300,9 @@ class SparsitySearch:
             for trial in trials
         ]
         heads = [name for name in names if not name.startswith("tuner/")]
-        return f"limit: {self._limit}\n" + table(["trial", "verdict", *heads, *shown], rows, left=2)
+        columns = ["trial", "verdict", *heads, *shown]
+        drawn = table(columns, rows, left=2, width=max(WIDTH, COLUMN * len(columns)))
+        return f"limit: {self._limit}\n{drawn}"
 
     def plot(self, path: str | Path) -> None:
         """Write a picture of metric against zipped bytes, with the front drawn, as PNG (or what the
@@ -360,9 +375,8 @@ def _check_folder(folder: Path) -> None:
     """Refuse a project that could not be written, before anything is trained."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ValueError(
             "SparsitySearch: `directory` must be a folder that can be written to. "

@@ -118,7 +118,7 @@ def sensitivity(
     def measured() -> float:
         logs = model.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)
         if metric not in logs:
-            raise value_error(OWNER, "metric", metric, f"one of {', '.join(logs)}")
+            raise value_error(OWNER, "metric", metric, f"one of {', '.join(sorted(logs))}")
         return float(logs[metric])
 
     spec = Pruning(ConstantSparsity(target_sparsity=tried[0], begin_step=0), layers=layers)
