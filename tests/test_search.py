@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 import re
+import shutil
 
 import keras_tuner
 import numpy as np
@@ -12,7 +14,7 @@ from test_tuner import builder, data, run_by_litert  # noqa: F401  a fixture
 import keras_compress as kc
 from keras_compress.engines.base import engine_of
 from keras_compress.tuner import SparsitySearch
-from keras_compress.tuner.search import dominates
+from keras_compress.tuner.search import QUESTION, dominates
 
 TRIALS = 4
 
@@ -60,15 +62,16 @@ def test_the_smallest_that_keeps_to_the_limit_wins(found):
 
 
 @pytest.mark.parametrize("limit", [True, False], ids=["some-pass", "none-passes"])
-def test_the_best_below_a_size_wins(found, keras, limit):
+def test_the_best_below_a_size_wins(found, keras, limit, tmp_path):
     """The same trials, judged by the other question."""
     sizes = sorted(trial.metrics["tflite_zipped_bytes"] for trial in found.trials())
-    other = make(
-        keras,
-        found.tuner.directory,
-        max_accuracy_drop=None,
-        max_bytes=int(sizes[1]) if limit else 10,
-    )
+    arguments = {"max_accuracy_drop": None, "max_bytes": int(sizes[1]) if limit else 10}
+    # Where they stand it is refused: their scores are an answer to the first.
+    with pytest.raises(ValueError, match=r"`max_accuracy_drop` must be 0\.1, as in the search"):
+        make(keras, found.tuner.directory, **arguments)
+    shutil.copytree(found.tuner.project_dir, tmp_path / found.tuner.project_name)
+    (tmp_path / found.tuner.project_name / QUESTION).unlink()
+    other = make(keras, tmp_path, **arguments)
     if not limit:
         with pytest.raises(RuntimeError, match=r"no trial keeps to at most 10 .* nearest is trial"):
             other.best_trial()
@@ -90,7 +93,6 @@ def test_the_score_puts_what_breaks_the_limit_last(keras, tmp_path):
             "float_accuracy": 0.95,
             "tflite_accuracy": accuracy,
             "tflite_zipped_bytes": float(zipped),
-            "float_bytes": 20000.0,
         }
 
     better_first = [(0.9, 4000), (0.86, 4001), (1.0, 10**9), (0.84, 10), (0.5, 10)]
@@ -101,6 +103,38 @@ def test_the_score_puts_what_breaks_the_limit_last(keras, tmp_path):
     scores = [by_size.score(metrics(*each)) for each in better_first]
     assert scores == sorted(scores)
     assert len(set(scores)) == len(scores)
+
+
+def test_a_metric_that_is_no_number_keeps_to_no_limit(keras, tmp_path):
+    search = make(keras, tmp_path)
+    metrics = {"float_accuracy": 0.9, "tflite_accuracy": math.nan, "tflite_zipped_bytes": 10.0}
+    assert not search.is_feasible(metrics)
+    assert math.isnan(search.score(metrics))  # which fails the trial
+
+
+def test_the_float_model_is_the_best_of_them(keras, tmp_path):
+    """A net that is no better in float than in integers has no drop, and would win by its size."""
+    search = make(keras, tmp_path)
+    for number, (accuracy, zipped) in enumerate([(0.9, 5000.0), (0.3, 100.0)]):
+        metrics = {
+            "float_accuracy": accuracy,
+            "tflite_accuracy": accuracy,
+            "tflite_zipped_bytes": zipped,
+        }
+        state = {
+            "trial_id": str(number),
+            "status": "COMPLETED",
+            "hyperparameters": {"values": {}},
+            "metrics": {
+                "metrics": {n: {"observations": [{"value": [v]}]} for n, v in metrics.items()}
+            },
+        }
+        folder = tmp_path / "sparsity_search" / f"trial_{number}"
+        folder.mkdir()
+        (folder / "trial.json").write_text(json.dumps(state))
+    assert [trial.feasible for trial in search.trials()] == [True, False]
+    assert search.best_trial().id == "0"
+    assert not search.is_feasible({"float_accuracy": 0.5, "tflite_accuracy": 0.5})
 
 
 def test_a_metric_that_is_better_when_smaller(keras, tmp_path):

@@ -60,6 +60,17 @@ def test_layers_and_groups_have_targets_of_their_own():
     }
 
 
+def test_whole_numbers_are_fractions_too():
+    """To the specs an int is a step."""
+    hp = keras_tuner.HyperParameters()
+    pruning, quantization = Space(begin_step=0, end_step=[1, 0.9], delay=1).specs(hp)
+    assert quantization == kc.Quantization(delay=1.0)
+    assert isinstance(quantization.delay, float)
+    assert isinstance(pruning.schedule.begin_step, float)
+    assert isinstance(pruning.schedule.end_step, float)
+    assert hp.get("end_step") == 1.0
+
+
 def test_without_pruning():
     hp = keras_tuner.HyperParameters()
     pruning, quantization = Space(final_sparsity=None, weight_bits=[8, 4]).specs(hp)
@@ -90,7 +101,17 @@ def test_without_pruning():
         (
             {"begin_step": (0.1, 0.6), "end_step": (0.5, 0.7)},
             ValueError,
-            "`end_step` must be at least `begin_step`",
+            "`end_step` must be above `begin_step`",
+        ),
+        (
+            {"begin_step": [0.0, 0.5], "end_step": [0.5, 0.9]},
+            ValueError,
+            "`end_step` must be above",
+        ),
+        (
+            {"final_sparsity": {"a": 0.5, ("a", "b"): (0.1, 0.2)}},
+            ValueError,
+            "a dict that names every layer once",
         ),
         ({"weight_bits": (4, 8)}, ValueError, "`weight_bits` must be 4, 8 or [4, 8]"),
         ({"weight_bits": [8, 2]}, ValueError, "`weight_bits` must be 4, 8 or [4, 8]"),

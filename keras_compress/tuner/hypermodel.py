@@ -7,6 +7,7 @@ import functools
 import gc
 import importlib.util
 import logging
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import numpy as np
 
 from keras_compress._checks import check_bool, check_int, type_error, value_error
 from keras_compress.callbacks import Compress
+from keras_compress.engines.in_place.plan import plan_quantization
+from keras_compress.engines.prunable import plan_pruning
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.report import Report
@@ -38,8 +41,7 @@ FILE, WEIGHTS, STATE = "model.tflite", "weights.npz", "state.npz"
 """What stands in the folder of a trial when it is through."""
 
 # The metrics of a trial besides those of the networks.
-FLOAT_SIZE = "float_bytes"
-SIZES = ("tflite_bytes", "tflite_zipped_bytes", FLOAT_SIZE, "sparsity")
+SIZES = ("tflite_bytes", "tflite_zipped_bytes", "sparsity")
 LATENCY = "tflite_latency_ms"
 # KerasTuner's hyperparameter that names the trial which a Hyperband round goes on with.
 PARENT = "tuner/trial_id"
@@ -58,10 +60,12 @@ class CompressionHyperModel(keras_tuner.HyperModel):
     A trial is one compressed `fit` of `search`'s epochs. Its metrics are, for each metric `m` that
     the model was compiled with, and for the loss: `val_m` of the quantized network at the end,
     `tflite_m` of its file run by LiteRT, and `float_m` of the network before it was compressed,
-    all on the validation data; and `tflite_bytes`, `tflite_zipped_bytes`, `float_bytes` (of the
-    same network as a float file), `sparsity`, and `tflite_latency_ms` if it is asked for. The
-    folder of a trial keeps the file (`model.tflite`,
+    all on the validation data; and `tflite_bytes`, `tflite_zipped_bytes`, `sparsity`, and
+    `tflite_latency_ms` if it is asked for. The folder of a trial keeps the file (`model.tflite`,
     with its record), the weights and the state.
+
+    `load(tuner, trial)` gives the model of a trial; KerasTuner's own `get_best_models` knows
+    nothing of quantization, nor of tf_keras.
 
     Hyperband's later rounds go on from the weights, masks and ranges of the round before: what was
     reached there stays, and is trained on.
@@ -76,7 +80,8 @@ class CompressionHyperModel(keras_tuner.HyperModel):
         specs: in place of a space: a function that gets hyperparameters and returns the
             `(Pruning or None, Quantization)` of a trial.
         export: arguments of `Export` other than the path, for every trial.
-        latency: whether to measure how long LiteRT takes for one input, on one thread.
+        latency: whether to measure how long LiteRT takes for one batch of the file (one input, if
+            `export` does not say otherwise), on one thread.
         verbose: of `Compress`: 1 logs what happens in a trial.
         **space: the fields of `Space`, the search space: `final_sparsity=(0.3, 0.9)` and so on.
 
@@ -125,12 +130,16 @@ class CompressionHyperModel(keras_tuner.HyperModel):
             build = functools.partial(_copy_of, build)
         self._users = build
         self._clear: Callable[[], None] | None = None
-        self._executions: dict[str, int] = {}
+        self._execution: tuple[Any, int] = (None, 0)
         super().__init__()
 
     def build(self, hp: Any) -> Any:
         """The model of a trial, or, for tf_keras, a Keras 3 model that stands for it before
         KerasTuner, which takes no other.
+
+        Raises:
+            ValueError: the model is not built and compiled, the specs do not fit it, or there is
+                nothing to tune.
         """
         if self._clear is not None:  # KerasTuner does it for Keras 3
             self._clear()
@@ -139,7 +148,10 @@ class CompressionHyperModel(keras_tuner.HyperModel):
         adapter = _check_model(model)
         if adapter.keras is not keras:
             self._clear = adapter.keras.backend.clear_session
-        self._specs(hp)
+        pruning, quantization = self._specs(hp)
+        if pruning is not None:
+            plan_pruning(adapter, model, pruning)
+        plan_quantization(adapter, model, quantization)
         if not hp.space:
             raise ValueError(
                 "CompressionHyperModel: the space must have something to tune: a range (low, high) "
@@ -171,13 +183,25 @@ class CompressionHyperModel(keras_tuner.HyperModel):
                 raise keras_tuner.errors.FailedTrialError(
                     f"Oversized model: {model.count_params()} parameters. Skip model."
                 )
+            if trial.tuner.optimizer or trial.tuner.loss or trial.tuner.metrics:
+                raise keras_tuner.errors.FatalValueError(
+                    "CompressionHyperModel: `optimizer`, `loss` and `metrics` must be given to "
+                    "`compile` in `build`, because KerasTuner cannot compile a tf_keras model. "
+                    "Received: some of them as arguments of the tuner"
+                )
             given = _for_tf_keras(adapter, given)
         folder = self._folder(trial)
         floats: dict[str, float] = {}
         if self.float_epochs or self.trained:
             project, verbose = Path(trial.tuner.project_dir), kwargs.get("verbose", "auto")
             floats = baseline.bring(
-                adapter, model, project / "float", self.float_epochs, (args, kwargs), verbose
+                adapter,
+                model,
+                project / "float",
+                self.float_epochs,
+                (args, kwargs),
+                self._of_the_model(hp),
+                verbose,
             )
         if PARENT in hp.values:
             before = Path(trial.tuner.get_trial_dir(hp.values[PARENT]))
@@ -195,11 +219,23 @@ class CompressionHyperModel(keras_tuner.HyperModel):
         save_weights(model, folder / WEIGHTS)
         save_state(model, folder / STATE)
         if stand_in is not model:  # where Hyperband will look for the weights of this trial
-            stand_in.save_weights(trial.checkpoint)
+            stand_in.save_weights(trial.saver.filepath)
         objective = trial.objective
         if objective.name not in metrics and hasattr(objective, "objectives"):
             metrics[objective.name] = objective.get_value(metrics)  # several, as it sums them
         return metrics
+
+    def _of_the_model(self, hp: Any) -> dict[str, Any]:
+        """The hyperparameters that `build` has drawn, name -> value."""
+        ours = keras_tuner.HyperParameters()
+        ours.values = dict(hp.values)
+        self._specs(ours)
+        known = {entry.name for entry in ours.space}
+        return {
+            name: value
+            for name, value in hp.values.items()
+            if name not in known and not name.startswith("tuner/")
+        }
 
     def load(self, tuner: Any, trial: Any) -> Any:
         """The trained model of a finished trial as it answers in the end, quantized; `strip` gives
@@ -225,14 +261,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):
             for name, value in validation.metrics[network].items():
                 if np.ndim(value) == 0:
                     metrics[f"{prefix}_{name}"] = float(value)
-        if export.float_bytes is None:
-            raise keras_tuner.errors.FailedTrialError("The float file, to compare with, failed")
-        sizes = (
-            export.bytes,
-            export.zipped_bytes,
-            export.float_bytes,
-            report.sparsity,
-        )
+        sizes = (export.bytes, export.zipped_bytes, report.sparsity)
         metrics.update(zip(SIZES, map(float, sizes), strict=True))
         if self.latency:
             metrics[LATENCY] = latency_ms(load_tflite(folder / FILE))
@@ -240,6 +269,12 @@ class CompressionHyperModel(keras_tuner.HyperModel):
 
     def _check_search(self, trial: _Trial, kwargs: dict[str, Any], reported: Sequence[str]) -> None:
         """Refuse what would fail in every trial, before the first is trained."""
+        if hasattr(kwargs.get("validation_data"), "__next__"):
+            raise keras_tuner.errors.FatalTypeError(
+                "CompressionHyperModel: `validation_data` must be data that can be read again for "
+                "every network and trial: arrays or a tf.data.Dataset. Received: "
+                f"validation_data={type(kwargs['validation_data']).__name__}"
+            )
         if kwargs.get("validation_data") is None:
             raise keras_tuner.errors.FatalValueError(
                 "CompressionHyperModel: `validation_data` must be given to `search`, because the "
@@ -265,10 +300,11 @@ class CompressionHyperModel(keras_tuner.HyperModel):
 
     def _folder(self, trial: _Trial) -> Path:
         """Of a trial; of its second and later executions, folders in it."""
-        count = self._executions[trial.id] = self._executions.get(trial.id, 0) + 1
-        total = trial.tuner.executions_per_trial
         folder = Path(trial.tuner.get_trial_dir(trial.id))
-        number = (count - 1) % total  # a trial that is tried again begins anew
+        # All executions of one try share the callback that saves for KerasTuner.
+        last, number = self._execution
+        number = number + 1 if last is not None and last() is trial.saver else 0
+        self._execution = (weakref.ref(trial.saver), number)
         folder = folder / f"execution_{number}" if number else folder
         folder.mkdir(exist_ok=True)
         return folder
@@ -283,7 +319,7 @@ class _Trial:
 
     tuner: Any
     trial: Any
-    checkpoint: str
+    saver: Any
 
     @classmethod
     def of(cls, callbacks: list[Any]) -> _Trial:
@@ -294,7 +330,7 @@ class _Trial:
                 "without KerasTuner's own"
             )
         saver = next(each for each in callbacks if _is_tuners(each, "SaveBestEpoch"))
-        return cls(teller.tuner, teller.trial, saver.filepath)
+        return cls(teller.tuner, teller.trial, saver)
 
     @property
     def id(self) -> str:
@@ -340,7 +376,9 @@ def _for_tf_keras(adapter: Adapter, callbacks: list[Any]) -> list[Any]:
     others = {
         f"{type(each).__module__.partition('.')[0]}.{type(each).__name__}"
         for each in callbacks
-        if each not in taken and type(each).__module__.partition(".")[0] != "keras_tuner"
+        # KerasTuner puts one of TensorBoard's beside a TensorBoard of the user's.
+        if each not in taken
+        and type(each).__module__.partition(".")[0] not in ("keras_tuner", "tensorboard")
     }
     if others:
         raise keras_tuner.errors.FatalTypeError(

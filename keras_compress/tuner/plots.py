@@ -47,9 +47,8 @@ def plot_search(search: SparsitySearch, path: str | Path) -> None:
     )
     if search.max_bytes is not None:
         axes.axvline(search.max_bytes / 1024, color="tab:red", linestyle=":", label="limit")
-    floats = [trial.metrics.get(f"float_{search.metric}") for trial in finished]
-    if floats and None not in floats:
-        reference = floats[-1]
+    reference = search.reference()
+    if reference is not None:
         axes.axhline(reference, color="tab:green", linestyle="--", label="float model")
         if search.max_accuracy_drop is not None:
             sign = -1 if search.direction == "max" else 1

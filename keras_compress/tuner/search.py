@@ -6,6 +6,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +15,19 @@ from typing import Any
 import keras_tuner
 
 from keras_compress._checks import check_choice, check_int, type_error, value_error
+from keras_compress._files import write_atomically
 from keras_compress._tables import WIDTH, table
 from keras_compress.frameworks.adapter import Adapter
-from keras_compress.tuner.hypermodel import FILE, FLOAT_SIZE, CompressionHyperModel
+from keras_compress.tuner.hypermodel import FILE, CompressionHyperModel
 
 OWNER = "SparsitySearch"
 SCORE = "search_score"
 """What KerasTuner minimizes: below 1 for what keeps to the limit, above it for what does not; both
 on a scale on which a surrogate model can tell trials apart.
 """
+
+QUESTION = "question.json"
+"""What the scores of a project's trials are an answer to."""
 
 COLUMN = 16
 """Characters that a column of the table of trials may take."""
@@ -66,8 +71,8 @@ class SparsitySearch:
     """Searches the sparsity target, and whatever else is left open, under a hard limit.
 
     Either the smallest zipped file whose metric is at most `max_accuracy_drop` worse than the float
-    model's, or the best metric of a file of at most `max_bytes` (zipped). A trial that breaks the
-    limit never wins, however good it is otherwise.
+    model's (the best of them, where `build` makes several), or the best metric of a file of at most
+    `max_bytes` (zipped). A trial that breaks the limit never wins, however good it is otherwise.
 
     ```python
     search = SparsitySearch(build, max_accuracy_drop=0.01, float_epochs=10)
@@ -86,7 +91,7 @@ class SparsitySearch:
         tuner: "bayesian", "random" or "grid".
         max_trials: how many, at most.
         directory, project_name, overwrite: where the project is kept, and whether it begins anew.
-            Otherwise a search that was stopped or killed goes on.
+            Otherwise a search that was stopped or killed goes on; with the same question.
         seed: of the search.
         **hypermodel: the other arguments of `CompressionHyperModel`: `float_epochs`, the space ...
 
@@ -127,7 +132,16 @@ class SparsitySearch:
         self.direction = check_choice(OWNER, "direction", direction, ("max", "min"))
         kind = TUNERS[check_choice(OWNER, "tuner", tuner, TUNERS)]
         check_int(OWNER, "max_trials", max_trials, minimum=1)
-        _check_folder(Path(directory) / project_name)
+        folder = Path(directory) / project_name
+        _check_folder(folder)
+        question = {
+            "metric": metric,
+            "direction": direction,
+            "max_accuracy_drop": max_accuracy_drop,
+            "max_bytes": max_bytes,
+        }
+        if not overwrite:
+            _check_question(folder, question)
         self.hypermodel = _Judged(self, build, **hypermodel)
         if max_accuracy_drop is not None and not (
             self.hypermodel.float_epochs or self.hypermodel.trained
@@ -150,6 +164,7 @@ class SparsitySearch:
             # KerasTuner's own limit of 3 would end a search whose other trials may do well.
             max_consecutive_failed_trials=max_trials + 1,
         )
+        write_atomically(folder / QUESTION, json.dumps(question).encode())
 
     def search(self, *args: Any, **kwargs: Any) -> None:
         """Run the trials, or those that are left; the arguments are those of `fit`, with
@@ -170,60 +185,79 @@ class SparsitySearch:
 
     def is_feasible(self, metrics: dict[str, float]) -> bool:
         """Whether the metrics of a trial keep to the limit."""
-        return self._excess(metrics) <= 0
-
-    def _excess(self, metrics: dict[str, float]) -> float:
-        """By how much the limit is broken; at most 0 where it is kept."""
-        if self.max_bytes is not None:
-            return metrics["tflite_zipped_bytes"] / self.max_bytes - 1
-        worse = metrics[f"float_{self.metric}"] - metrics[f"tflite_{self.metric}"]
-        drop = worse if self.direction == "max" else -worse
-        # Differences of float32 numbers are not exact: a drop of just the limit is no excess.
-        return drop - self.max_accuracy_drop - 1e-7
+        return self._excess(metrics, self.reference(metrics)) <= 0
 
     def score(self, metrics: dict[str, float]) -> float:
-        """What KerasTuner minimizes."""
-        excess = self._excess(metrics)
-        if excess > 0:
+        """What KerasTuner minimizes; NaN, which fails the trial, where the metric is none."""
+        excess = self._excess(metrics, self.reference(metrics))
+        if not excess <= 0:
             return 1 + _squeezed(10 * excess)
         if self.max_bytes is not None:
             value = metrics[f"tflite_{self.metric}"]
             return _squeezed(-value if self.direction == "max" else value)
-        return _squeezed(metrics["tflite_zipped_bytes"] / metrics[FLOAT_SIZE])
+        return _squeezed(math.log(metrics["tflite_zipped_bytes"]) / 20)
+
+    def _excess(self, metrics: dict[str, float], reference: float | None) -> float:
+        """By how much the limit is broken; at most 0 where it is kept, NaN where nobody knows."""
+        if self.max_bytes is not None:
+            return metrics["tflite_zipped_bytes"] / self.max_bytes - 1
+        if reference is None:
+            return math.nan
+        drop = self._badness(metrics[f"tflite_{self.metric}"]) - self._badness(reference)
+        # Differences of float32 numbers are not exact: a drop of just the limit is no excess.
+        return drop - self.max_accuracy_drop - 1e-7
+
+    def reference(self, *metrics: dict[str, float]) -> float | None:
+        """The float model's metric: of the best, where trials differ in their architecture."""
+        name = f"float_{self.metric}"
+        known = [own[name] for own in (*metrics, *self._all_metrics()) if name in own]
+        return min(known, key=self._badness, default=None)
+
+    def _badness(self, value: float) -> float:
+        return -value if self.direction == "max" else value
 
     # --- results
+
+    def _states(self) -> list[tuple[dict[str, Any], Path]]:
+        """What KerasTuner has written of every trial, and its folder."""
+        found = []
+        for file in Path(self.tuner.project_dir).glob("trial_*/trial.json"):
+            # Another process may be writing it at this moment; then its trial is not through.
+            with contextlib.suppress(json.JSONDecodeError):
+                found.append((json.loads(file.read_text()), file.parent))
+        return sorted(found, key=lambda each: int(each[0]["trial_id"]))
+
+    def _all_metrics(self) -> list[dict[str, float]]:
+        return [_metrics_in(state) for state, _ in self._states()]
 
     def trials(self) -> list[TrialResult]:
         """All trials of the project, in the order of their ids; also those of other processes, and
         of a search that was stopped.
         """
-        found = []
-        for file in sorted(Path(self.tuner.project_dir).glob("trial_*/trial.json")):
-            # Another process may be writing it at this moment; then its trial is not through.
-            with contextlib.suppress(json.JSONDecodeError):
-                found.append(self._result(json.loads(file.read_text()), file.parent))
-        return found
+        states = self._states()
+        reference = self.reference(*(_metrics_in(state) for state, _ in states))
+        return [self._result(state, folder, reference) for state, folder in states]
 
-    def _result(self, state: dict[str, Any], folder: Path) -> TrialResult:
-        metrics = {}
-        if state["status"] == "COMPLETED":
-            for name, history in state["metrics"]["metrics"].items():
-                values = history["observations"][-1]["value"]
-                metrics[name] = sum(values) / len(values)
+    def _result(self, state: dict[str, Any], folder: Path, reference: float | None) -> TrialResult:
+        metrics = _metrics_in(state)
         lines = (state.get("message") or "").strip().splitlines()
         return TrialResult(
             id=state["trial_id"],
             status=state["status"],
             values=dict(state["hyperparameters"]["values"]),
             metrics=metrics,
-            feasible=bool(metrics) and self.is_feasible(metrics),
+            feasible=bool(metrics) and self._excess(metrics, reference) <= 0,
             reason=lines[-1] if lines else None,
             folder=folder,
         )
 
     def pareto(self) -> list[TrialResult]:
         """The trials that no other beats in metric and zipped bytes at once, smallest first."""
-        finished = [trial for trial in self.trials() if trial.metrics]
+        finished = [
+            trial
+            for trial in self.trials()
+            if trial.metrics and all(map(math.isfinite, self._point(trial)))
+        ]
         points = [self._point(trial) for trial in finished]
         front = [
             trial
@@ -234,8 +268,8 @@ class SparsitySearch:
 
     def _point(self, trial: TrialResult) -> tuple[float, float]:
         """(bytes, badness): both better when smaller."""
-        value = trial.metrics[f"tflite_{self.metric}"]
-        return trial.metrics["tflite_zipped_bytes"], -value if self.direction == "max" else value
+        badness = self._badness(trial.metrics[f"tflite_{self.metric}"])
+        return trial.metrics["tflite_zipped_bytes"], badness
 
     def best_trial(self) -> TrialResult:
         """The winner: of the trials that keep to the limit the smallest, or the best.
@@ -246,7 +280,12 @@ class SparsitySearch:
         feasible = [trial for trial in self.trials() if trial.feasible]
         if not feasible:
             finished = [trial for trial in self.trials() if trial.metrics]
-            nearest = min(finished, key=lambda trial: self._excess(trial.metrics), default=None)
+            reference = self.reference()
+            nearest = min(
+                (t for t in finished if math.isfinite(self._excess(t.metrics, reference))),
+                key=lambda trial: self._excess(trial.metrics, reference),
+                default=None,
+            )
             known = (
                 f"the nearest is trial {nearest.id}, {_told(nearest)}" if nearest else "none ran"
             )
@@ -340,6 +379,32 @@ class _Judged(CompressionHyperModel):
                 f"{', '.join(names)}. Received: metric={self._search.metric!r}"
             )
         return [*reported, SCORE]
+
+
+def _metrics_in(state: dict[str, Any]) -> dict[str, float]:
+    """The metrics of a completed trial; of any other none."""
+    metrics = {}
+    if state["status"] == "COMPLETED":
+        for name, history in state["metrics"]["metrics"].items():
+            values = history["observations"][-1]["value"]
+            metrics[name] = sum(values) / len(values)
+    return metrics
+
+
+def _check_question(folder: Path, question: dict[str, Any]) -> None:
+    """Refuse to go on with a project whose scores answer another question."""
+    if not (folder / QUESTION).exists():
+        return
+    asked = json.loads((folder / QUESTION).read_text())
+    for name, value in question.items():
+        if asked.get(name) != value:
+            raise value_error(
+                OWNER,
+                name,
+                value,
+                f"{asked.get(name)!r}, as in the search that stands in {str(folder)!r}; or give "
+                "another `project_name`, or `overwrite=True`",
+            )
 
 
 def dominates(one: Sequence[float], other: Sequence[float]) -> bool:

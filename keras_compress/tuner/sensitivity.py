@@ -54,7 +54,7 @@ class Sensitivity:
         for layer in self.values:
             drops = self.drops(layer)
             tried = sorted(drops)
-            broken = next((i for i, at in enumerate(tried) if drops[at] > max_drop), None)
+            broken = next((i for i, at in enumerate(tried) if not drops[at] <= max_drop), None)
             high = tried[-1] if broken is None else tried[broken]
             if broken == 0:
                 high = tried[0] / 2

@@ -46,10 +46,13 @@ class Space:
             _check(name, values)
         _, last_begin = _ends(self.begin_step)
         first_end, _ = _ends(self.end_step)
-        if self.final_sparsity is not None and last_begin > first_end:
+        if self.final_sparsity is not None and last_begin >= first_end:
             raise value_error(
-                OWNER, "end_step", self.end_step, f"at least `begin_step`, {self.begin_step!r}"
+                OWNER, "end_step", self.end_step, f"above `begin_step`, {self.begin_step!r}"
             )
+        named = [layer for _, group, _ in self._entries() for layer in group or ()]
+        if twice := sorted({layer for layer in named if named.count(layer) > 1}):
+            raise value_error(OWNER, SPARSITY, twice, "a dict that names every layer once")
         self.specs(_First())  # what the specs refuse, they refuse now
 
     def _entries(self) -> Iterator[tuple[str, Any, Any]]:
@@ -67,11 +70,6 @@ class Space:
             yield "end_step", None, self.end_step
         yield "delay", None, self.delay
         yield "weight_bits", None, self.weight_bits
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether there is nothing to search."""
-        return not any(isinstance(values, tuple | list) for _, _, values in self._entries())
 
     def specs(self, hp: Any) -> tuple[Pruning | None, Quantization]:
         """The specs at one point of the space, which is declared on the way.
@@ -114,11 +112,13 @@ class _First:
 
 
 def _drawn(hp: Any, name: str, values: Any) -> Any:
+    # Floats, because an int would be a step and no fraction.
+    kind = int if name == "weight_bits" else float
     if isinstance(values, tuple):
         return hp.Float(name, *map(float, values))
     if isinstance(values, list):
-        return hp.Choice(name, values)
-    return values
+        return hp.Choice(name, [kind(value) for value in values])
+    return kind(values)
 
 
 def _ends(values: Any) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The weights of a model in a file of their own, without an optimizer's: a trial begins anew."""
+"""The weights of a model in a file of their own, without those of its optimizer."""
 
 from __future__ import annotations
 
