@@ -93,6 +93,8 @@ def die():
 
 
 def interrupt():
+    # What is started in the background ignores Ctrl-C, and its children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.kill(os.getpid(), signal.SIGINT)
 
 

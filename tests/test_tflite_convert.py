@@ -337,7 +337,15 @@ def test_a_timeout_replaces_the_worker(quantized, tmp_path, monkeypatch):
     assert worker_pid() != first
 
 
-def test_control_c_ends_the_worker_and_goes_on(quantized):
+@pytest.fixture
+def interruptible():
+    """A suite that runs in the background ignores Ctrl-C, and Python then leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_control_c_ends_the_worker_and_goes_on(quantized, interruptible):
     convert(quantized, mode="int8", quantized=True)
     first = worker_pid()
     os.kill(first, signal.SIGSTOP)

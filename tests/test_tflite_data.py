@@ -130,7 +130,7 @@ def test_data_that_does_not_fit_is_refused(data, shapes, message):
 def test_other_kinds_are_refused_with_the_reason():
     with pytest.raises(TypeError, match=r"Received: .*a generator.*can be read only once"):
         batches((row for row in X), ONE)
-    with pytest.raises(TypeError, match=OWNER + "an array, a list or dict"):
+    with pytest.raises(TypeError, match=OWNER + r"array\(s\), a tf.data.Dataset"):
         batches(3.0, ONE)
     with pytest.raises(TypeError, match="a callable that returns an iterable"):
         batches(lambda: 3, ONE)
