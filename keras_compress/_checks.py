@@ -96,6 +96,16 @@ def check_fraction(owner: str, name: str, value: Any) -> float:
     return float(value)
 
 
+def check_pair(owner: str, name: str, value: Any, what: str) -> tuple[float, float]:
+    """`value` as two finite floats; `what` names them, as "(mean, std)"."""
+    rule = f"{what}, two finite numbers"
+    if not isinstance(value, list | tuple) or not all(map(is_number, value)):
+        raise type_error(owner, name, value, rule)
+    if len(value) != 2 or not all(map(math.isfinite, value)):
+        raise value_error(owner, name, value, rule)
+    return float(value[0]), float(value[1])
+
+
 def check_step(owner: str, name: str, value: Any, *, allow_forever: bool = False) -> int | float:
     """`value` as a plain int >= 0 (updates) or a plain float in [0, 1] (fraction of a fit).
 

@@ -19,11 +19,12 @@ from keras_compress.record import forget_record, write_record
 from keras_compress.report import ExportReport, FloatOpReport, Report
 from keras_compress.specs import Export
 from keras_compress.tflite import (
+    Conversion,
     ConversionError,
     FloatOp,
     convert,
     inspect_tflite,
-    zipped_size,
+    measure,
 )
 from keras_compress.verification import SAMPLES, read_rows, specs_of, verify
 
@@ -94,15 +95,14 @@ def write_file(model: Any, export: Export) -> ExportReport:
         representative = read_rows(
             specs, given, "representative_dataset", CALIBRATION_SAMPLES, export.batch_size
         )
-    data = convert(
-        function,
-        mode=export.mode,
+    how = Conversion(
+        export.mode,
         quantized=quantized,
         input_type=export.input_type,
         output_type=export.output_type,
-        representative=representative,
         timeout=export.timeout,
     )
+    data = convert(function, how, representative=representative)
     report = ExportReport(export.path, export.mode, bytes=len(data))
     contents = inspect_tflite(data)
     report.zipped_bytes = contents.zipped_bytes
@@ -173,12 +173,10 @@ def _measure_float(report: ExportReport, export: Export, network: Any) -> None:
         report.float_bytes, report.float_zipped_bytes = report.bytes, report.zipped_bytes
         return
     try:
-        function = network(quantized=False)
-        data = convert(function, mode="float32", quantized=False, timeout=export.timeout)
+        how = Conversion("float32", timeout=export.timeout)
+        report.float_bytes, report.float_zipped_bytes = measure(network(quantized=False), how)
     except Exception as error:  # a size to compare with must not cost the file
         logger.warning("No float file to compare sizes with: %s", error)
-        return
-    report.float_bytes, report.float_zipped_bytes = len(data), zipped_size(data)
 
 
 def check_source(engine: Any, export: Export) -> None:

@@ -15,8 +15,15 @@ from keras_compress._checks import Layers
 from keras_compress.schedules import Schedule, as_schedule, resolve_step, schedule_from_config
 
 # The types that may stand at the two ends of a file, the default first.
-_END_TYPES = {"int8": ("int8", "uint8", "float32"), "float32": ("float32",)}
-_NOT_BUILT_MODES = ("float16", "dynamic", "int16x8")
+END_TYPES = {
+    "float32": ("float32",),
+    "float16": ("float32",),
+    "dynamic": ("float32",),
+    "int8": ("int8", "uint8", "float32"),
+    "int16x8": ("int16", "float32"),
+}
+"""Mode of a file -> the types that its inputs and outputs can have, the usual one first."""
+
 
 _DATA_FIELDS = ("representative_dataset", "verify_data")
 
@@ -260,17 +267,30 @@ class Export:
 
     Args:
         path: where the file goes; ends in ".tflite". Stored as a string.
-        mode: "int8" (integers throughout) or "float32".
+        mode: "int8" (integers throughout), "int16x8" (activations of 16 bits, weights of 8),
+            "dynamic" (weights of 8 bits, activations float), "float16" (weights) or "float32".
         inference_input_type: type of the file's inputs, as a string or a dtype. None is int8 in
-            mode "int8", where "uint8" and "float32" are possible too, and float32 in "float32".
+            mode "int8", where "uint8" and "float32" are possible too, int16 or "float32" in
+            "int16x8", and float32 in the others.
         inference_output_type: type of its outputs, likewise.
         representative_dataset: inputs to calibrate ranges with where training has none: array(s),
             `tf.data.Dataset`, the path of a `.npz` file, or a callable without arguments that
             returns an iterable. A generator object can be neither copied nor read twice: refused.
         verify_data: inputs to compare the finished file with the model on, in the same forms.
-        quantized_input_stats: not built yet, None.
-        default_ranges_stats: not built yet, None.
+        quantized_input_stats: TF1's (mean, std) of the inputs, in mode "int8": `real = (q - mean) /
+            std` for uint8 `q`, so that scale and zero point of the file's inputs are
+            `keras_compress.ranges.quantization_of_stats(mean, std)`. For all inputs, as a dict for
+            those named, or "auto": from the smallest and the largest number in
+            `representative_dataset` (`input_stats`). None: the range that was watched or
+            calibrated.
+        default_ranges_stats: (min, max) of every tensor whose range nobody knows, in mode "int8".
+            A guess, as the accuracy then is; the report names the tensors.
         allow_float_ops: write the file even if some of its ops stay in float.
+        allow_custom_ops: write the file even if TFLite has no kernel for some of its ops, which
+            whoever runs it then has to bring. Such a file is not verified.
+        sparse: store only what is not zero, in mode "float32", the only one that LiteRT then runs.
+        c_array: write a pair of C files beside it, for firmware: `.h` and `.cc` in the place of
+            ".tflite".
         batch_size: the file's fixed batch size, int >= 1.
         timeout: seconds that the conversion may take, above 0.
 
@@ -286,28 +306,33 @@ class Export:
     inference_output_type: str | None = None
     representative_dataset: Any = dataclasses.field(default=None, compare=False, repr=False)
     verify_data: Any = dataclasses.field(default=None, compare=False, repr=False)
-    quantized_input_stats: None = None
-    default_ranges_stats: None = None
+    quantized_input_stats: tuple[float, float] | dict[str, tuple[float, float]] | str | None = None
+    default_ranges_stats: tuple[float, float] | None = None
     allow_float_ops: bool = False
+    allow_custom_ops: bool = False
+    sparse: bool = False
+    c_array: bool = False
     batch_size: int = 1
     timeout: int | float = 600
 
     def __post_init__(self) -> None:
         owner = "Export"
         _set(self, "path", _checks.check_path(owner, "path", self.path, ".tflite"))
-        _check_mode(owner, self.mode)
+        _checks.check_choice(owner, "mode", self.mode, END_TYPES)
         for name in ("inference_input_type", "inference_output_type"):
             value = getattr(self, name)
             if value is not None:
-                choices, where = _END_TYPES[self.mode], f" in mode {self.mode!r}"
+                choices, where = END_TYPES[self.mode], f" in mode {self.mode!r}"
                 _set(self, name, _checks.check_type(owner, name, value, choices, where))
         for name in _DATA_FIELDS:
             _set(self, name, _checks.check_data(owner, name, getattr(self, name)))
-        for name in ("quantized_input_stats", "default_ranges_stats"):
-            value = getattr(self, name)
-            if value is not None:
-                raise _checks.value_error(owner, name, value, "None: it is not built yet")
-        _checks.check_bool(owner, "allow_float_ops", self.allow_float_ops)
+        _set(self, "quantized_input_stats", _check_stats(owner, self))
+        _set(self, "default_ranges_stats", _check_default_range(owner, self))
+        for name in ("allow_float_ops", "allow_custom_ops", "sparse", "c_array"):
+            _checks.check_bool(owner, name, getattr(self, name))
+        if self.sparse and self.mode != "float32":
+            rule = f"False in mode {self.mode!r}: LiteRT cannot run such a file"
+            raise _checks.value_error(owner, "sparse", True, rule)
         batch_size = _checks.check_int(owner, "batch_size", self.batch_size, minimum=1)
         _set(self, "batch_size", batch_size)
         seconds = _checks.check_positive(owner, "timeout", self.timeout, what="seconds")
@@ -320,12 +345,12 @@ class Export:
     @property
     def input_type(self) -> str:
         """The type of the file's inputs, the mode's default filled in."""
-        return self.inference_input_type or _END_TYPES[self.mode][0]
+        return self.inference_input_type or END_TYPES[self.mode][0]
 
     @property
     def output_type(self) -> str:
         """The type of the file's outputs, the mode's default filled in."""
-        return self.inference_output_type or _END_TYPES[self.mode][0]
+        return self.inference_output_type or END_TYPES[self.mode][0]
 
     def check_folder(self) -> None:
         """Raise now what would otherwise fail after the training: can a file be written at `path`?
@@ -400,8 +425,40 @@ def _freeze_error(spec: Quantization, delay: float, freeze_step: float) -> Value
     return _checks.order_error("Quantization", "at least `delay`", first, second)
 
 
-def _check_mode(owner: str, mode: Any) -> None:
-    if isinstance(mode, str) and mode in _NOT_BUILT_MODES:
-        rule = _checks.listing(_END_TYPES)
-        raise _checks.value_error(owner, "mode", mode, rule, hint="this mode is not built yet")
-    _checks.check_choice(owner, "mode", mode, _END_TYPES)
+def _check_stats(owner: str, export: Export) -> Any:
+    """The input statistics of an export, with tuples of floats in them."""
+    name, value = "quantized_input_stats", export.quantized_input_stats
+    if value is None:
+        return None
+    if export.mode != "int8":
+        rule = f"None in mode {export.mode!r}: only integers of 8 bits have such statistics"
+        raise _checks.value_error(owner, name, value, rule)
+    if isinstance(value, str):
+        _checks.check_choice(owner, name, value, ("auto",))
+        if export.representative_dataset is None:
+            rule = "numbers, unless `representative_dataset` is given to take them from"
+            raise _checks.value_error(owner, name, value, rule)
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _stats(owner, f"{name}[{key!r}]", each) for key, each in value.items()}
+    return _stats(owner, name, value)
+
+
+def _stats(owner: str, name: str, value: Any) -> tuple[float, float]:
+    mean, std = _checks.check_pair(owner, name, value, "(mean, std)")
+    if not (0 <= mean <= 255 and std > 0):
+        rule = "(mean, std) with a mean in [0, 255] and a std above 0"
+        raise _checks.value_error(owner, name, value, rule)
+    return mean, std
+
+
+def _check_default_range(owner: str, export: Export) -> tuple[float, float] | None:
+    name, value = "default_ranges_stats", export.default_ranges_stats
+    if value is None:
+        return None
+    if export.mode != "int8":
+        raise _checks.value_error(owner, name, value, f"None in mode {export.mode!r}")
+    low, high = _checks.check_pair(owner, name, value, "(min, max)")
+    if not low <= 0 <= high or low == high:
+        raise _checks.value_error(owner, name, value, "(min, max) with min <= 0 <= max, not both 0")
+    return low, high

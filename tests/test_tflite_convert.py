@@ -18,6 +18,7 @@ import pytest
 import tensorflow as tf
 
 from keras_compress.tflite import (
+    Conversion,
     ConversionError,
     agreement,
     convert,
@@ -101,7 +102,7 @@ def quantized():
 
 @pytest.mark.parametrize("ends", ["int8", "uint8", "float32"])
 def test_a_fake_quantized_graph_becomes_an_integer_file_that_answers_alike(quantized, ends):
-    data = convert(quantized, mode="int8", quantized=True, input_type=ends, output_type=ends)
+    data = convert(quantized, Conversion("int8", quantized=True, input_type=ends, output_type=ends))
     report, model = inspect_tflite(data), load_tflite(data)
     assert report.float_ops == ()
     assert report.op_counts["CONV_2D"] == 1
@@ -110,7 +111,9 @@ def test_a_fake_quantized_graph_becomes_an_integer_file_that_answers_alike(quant
 
 
 def test_names_and_order_are_the_models_own(quantized):
-    data = convert(quantized, mode="int8", quantized=True, input_type="uint8", output_type="uint8")
+    data = convert(
+        quantized, Conversion("int8", quantized=True, input_type="uint8", output_type="uint8")
+    )
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=data)
@@ -125,7 +128,7 @@ def test_names_and_order_are_the_models_own(quantized):
 
 
 def test_the_signature_runs(quantized):
-    data = convert(quantized, mode="int8", quantized=True)
+    data = convert(quantized, Conversion("int8", quantized=True))
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(model_content=data).get_signature_runner("serving_default")
@@ -144,7 +147,7 @@ def test_keyword_inputs_and_shared_outputs_keep_their_names():
 
     specs = {name: tf.TensorSpec((1, 4), name=name) for name in ("b", "a")}
     model = load_tflite(
-        convert(function.get_concrete_function(**specs), mode="int8", quantized=True)
+        convert(function.get_concrete_function(**specs), Conversion("int8", quantized=True))
     )
     assert {info.name for info in model.inputs} == {"a", "b"}
     assert [info.name for info in model.outputs] == ["first", "again"]
@@ -158,7 +161,7 @@ def test_inputs_in_a_dict_keep_its_order():
         return {"y": fake_quant(fake_quant(inputs["z"], -1.0, 1.0) * 1.0, -1.0, 1.0), **inputs}
 
     specs = {"z": tf.TensorSpec((1, 4), name="z"), "a": tf.TensorSpec((1, 2), name="a")}
-    data = convert(function.get_concrete_function(specs), mode="float32", quantized=False)
+    data = convert(function.get_concrete_function(specs), Conversion("float32"))
     model = load_tflite(data)
     assert [(info.name, info.shape) for info in model.inputs] == [("z", (1, 4)), ("a", (1, 2))]
     assert [info.name for info in model.outputs] == ["y", "z", "a"]
@@ -167,7 +170,7 @@ def test_inputs_in_a_dict_keep_its_order():
 @pytest.mark.parametrize("batch", [1, 4])
 def test_float32_mode_answers_as_the_function(batch):
     net = Net(quantized=False)
-    data = convert(net.function(batch), mode="float32", quantized=False)
+    data = convert(net.function(batch), Conversion("float32"))
     model = load_tflite(data)
     assert model.batch_size == batch
     columns = rows(6)
@@ -182,7 +185,7 @@ def test_post_training_quantization_uses_the_representative_data():
     samples = [
         {"bias/in": columns[1][i : i + 1], "second image": columns[0][i : i + 1]} for i in range(32)
     ]
-    data = convert(function, mode="int8", quantized=False, representative=iter(samples))
+    data = convert(function, Conversion("int8"), representative=iter(samples))
     model = load_tflite(data)
     assert inspect_tflite(data).all_integer
     # The range of the first input is that of the data, [-1, 1].
@@ -192,7 +195,7 @@ def test_post_training_quantization_uses_the_representative_data():
 
 def test_four_bit_weights_are_four_bit_in_the_file():
     function = Net(weight_bits=4).function()
-    data = convert(function, mode="int8", quantized=True)
+    data = convert(function, Conversion("int8", quantized=True))
     report = inspect_tflite(data)
     kernels = [tensor for tensor in report.tensors if tensor.bits == 4]
     assert sorted(tensor.shape for tensor in kernels) == [(3, 256), (4, 3, 3, 2)]
@@ -203,10 +206,10 @@ def test_four_bit_weights_are_four_bit_in_the_file():
 def test_the_variables_of_the_function_are_left_alone():
     net = Net()
     before = net.kernel.numpy()
-    first = convert(net.function(), mode="int8", quantized=True)
+    first = convert(net.function(), Conversion("int8", quantized=True))
     np.testing.assert_array_equal(net.kernel.numpy(), before)
     net.kernel.assign(-net.kernel)
-    assert convert(net.function(), mode="int8", quantized=True) != first
+    assert convert(net.function(), Conversion("int8", quantized=True)) != first
 
 
 # Errors.
@@ -219,7 +222,7 @@ def test_an_op_without_a_tflite_kernel_is_named():
 
     concrete = tf.function(function).get_concrete_function(tf.TensorSpec((1, 4, 4), name="x"))
     with pytest.raises(ConversionError) as caught:
-        convert(concrete, mode="float32", quantized=False)
+        convert(concrete, Conversion("float32"))
     assert caught.value.reason == (
         "'tf.MatrixInverse' op is neither a custom op nor a flex op (at 'my_layer/MatrixInverse')"
     )
@@ -233,7 +236,7 @@ def test_channel_axes_that_do_not_fit_are_named_with_the_layer():
             return super().weight(kernel, axes or [0])
 
     with pytest.raises(ConversionError, match=r"mismatched quantized axes.*'head/MatMul'"):
-        convert(PerChannelDense().function(), mode="int8", quantized=True)
+        convert(PerChannelDense().function(), Conversion("int8", quantized=True))
 
 
 def test_an_input_with_two_quantizers_is_refused_not_shipped_broken():
@@ -245,7 +248,9 @@ def test_an_input_with_two_quantizers_is_refused_not_shipped_broken():
 
     specs = [tf.TensorSpec((1, 4), name=name) for name in "ab"]
     with pytest.raises(ConversionError, match="which nothing defines"):
-        convert(tf.function(function).get_concrete_function(*specs), mode="int8", quantized=True)
+        convert(
+            tf.function(function).get_concrete_function(*specs), Conversion("int8", quantized=True)
+        )
 
 
 @pytest.mark.parametrize(
@@ -271,7 +276,7 @@ def test_long_converter_messages_become_one_line():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "int4", "quantized": True}, "`mode` must be 'float32' or 'int8'"),
+        ({"mode": "int4", "quantized": True}, "`mode` must be 'float32', 'float16', 'dynamic'"),
         ({"mode": "float32", "quantized": True}, "`quantized` must be False in mode 'float32'"),
         ({"mode": "int8", "quantized": False}, "`representative` must be given"),
         ({"mode": "int8", "quantized": True, "representative": []}, "`representative` must be"),
@@ -281,8 +286,9 @@ def test_long_converter_messages_become_one_line():
     ],
 )
 def test_arguments_that_do_not_go_together(quantized, arguments, message):
+    how = {name: value for name, value in arguments.items() if name != "representative"}
     with pytest.raises(ValueError, match=message):
-        convert(quantized, **arguments)
+        convert(quantized, Conversion(**how), representative=arguments.get("representative"))
 
 
 def test_functions_without_names_or_fixed_shapes_are_refused():
@@ -292,11 +298,11 @@ def test_functions_without_names_or_fixed_shapes_are_refused():
 
     free = function.get_concrete_function(tf.TensorSpec((None, 4), name="x"))
     with pytest.raises(ValueError, match=r"fixed shapes.*Received: function='x \(None, 4\)'"):
-        convert(free, mode="float32", quantized=False)
+        convert(free, Conversion("float32"))
     bare = tf.function(lambda values: values * 2.0)
     bare = bare.get_concrete_function(tf.TensorSpec((1, 4), name="x"))
     with pytest.raises(ValueError, match="returns a dict"):
-        convert(bare, mode="float32", quantized=False)
+        convert(bare, Conversion("float32"))
 
 
 # The worker.
@@ -311,29 +317,29 @@ def test_a_crash_of_the_converter_is_an_error_and_the_next_conversion_works(quan
     )
     sample = {"x": np.random.default_rng(0).normal(size=(1, 8, 3)).astype("float32")}
     with pytest.raises(ConversionError, match="killed by SIG.*LSTM") as caught:
-        convert(function, mode="int8", quantized=False, representative=[sample] * 4)
+        convert(function, Conversion("int8"), representative=[sample] * 4)
     assert "mode 'float32'" in caught.value.remedy
     shown = "".join(traceback.format_exception(caught.value))
     assert "The converter printed at the end:" in shown
     assert caught.value.chatter.strip().splitlines()[-1] in shown
     assert worker_pid() is None
-    assert convert(quantized, mode="int8", quantized=True)
-    assert convert(function, mode="float32", quantized=False)
+    assert convert(quantized, Conversion("int8", quantized=True))
+    assert convert(function, Conversion("float32"))
 
 
 def test_a_timeout_replaces_the_worker(quantized, tmp_path, monkeypatch):
     stop_worker()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    convert(quantized, mode="int8", quantized=True)
+    convert(quantized, Conversion("int8", quantized=True))
     first = worker_pid()
     os.kill(first, signal.SIGSTOP)
     begin = time.monotonic()
     with pytest.raises(ConversionError, match=r"longer than 0\.4 seconds.*`timeout`"):
-        convert(quantized, mode="int8", quantized=True, timeout=0.4)
+        convert(quantized, Conversion("int8", quantized=True, timeout=0.4))
     assert time.monotonic() - begin < 5
     assert not _alive(first)
     assert list(tmp_path.iterdir()) == []
-    assert convert(quantized, mode="int8", quantized=True)
+    assert convert(quantized, Conversion("int8", quantized=True))
     assert worker_pid() != first
 
 
@@ -346,27 +352,27 @@ def interruptible():
 
 
 def test_control_c_ends_the_worker_and_goes_on(quantized, interruptible):
-    convert(quantized, mode="int8", quantized=True)
+    convert(quantized, Conversion("int8", quantized=True))
     first = worker_pid()
     os.kill(first, signal.SIGSTOP)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        convert(quantized, mode="int8", quantized=True)
+        convert(quantized, Conversion("int8", quantized=True))
     timer.join()
     assert worker_pid() is None
     assert not _alive(first)
-    assert convert(quantized, mode="int8", quantized=True)
+    assert convert(quantized, Conversion("int8", quantized=True))
 
 
 def test_a_worker_whose_folder_was_cleaned_away_is_replaced(quantized, tmp_path, monkeypatch):
     stop_worker()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    convert(quantized, mode="int8", quantized=True)
+    convert(quantized, Conversion("int8", quantized=True))
     first = worker_pid()
     (folder,) = tmp_path.iterdir()
     shutil.rmtree(folder)
-    assert convert(quantized, mode="int8", quantized=True)
+    assert convert(quantized, Conversion("int8", quantized=True))
     assert worker_pid() != first
     stop_worker()
     assert list(tmp_path.iterdir()) == []
@@ -377,7 +383,7 @@ def test_a_worker_that_cannot_be_started_leaves_no_folder(quantized, tmp_path, m
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError):
-        convert(quantized, mode="int8", quantized=True)
+        convert(quantized, Conversion("int8", quantized=True))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -385,32 +391,32 @@ def test_a_worker_that_cannot_be_started_leaves_no_folder(quantized, tmp_path, m
 def test_the_child_runs_in_that_environment_and_is_replaced_when_it_changes(quantized, monkeypatch):
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    convert(quantized, mode="int8", quantized=True)
+    convert(quantized, Conversion("int8", quantized=True))
     first = worker_pid()
     environment = pathlib.Path(f"/proc/{first}/environ").read_text().split("\0")
     assert "OMP_NUM_THREADS=1" in environment
     assert not [entry for entry in environment if entry.startswith("TF_USE_LEGACY_KERAS")]
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    convert(quantized, mode="int8", quantized=True)
+    convert(quantized, Conversion("int8", quantized=True))
     assert worker_pid() != first
 
 
 def test_a_worker_that_died_idle_is_replaced_without_an_error(quantized):
-    convert(quantized, mode="int8", quantized=True)
+    convert(quantized, Conversion("int8", quantized=True))
     os.kill(worker_pid(), signal.SIGKILL)
     while worker_pid() is not None:
         time.sleep(0.01)
-    assert convert(quantized, mode="int8", quantized=True)
+    assert convert(quantized, Conversion("int8", quantized=True))
 
 
 def test_thirty_conversions_leave_nothing_behind(quantized, tmp_path, monkeypatch):
     stop_worker()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     descriptors = len(os.listdir("/proc/self/fd"))
-    convert(quantized, mode="int8", quantized=True)
+    convert(quantized, Conversion("int8", quantized=True))
     first, held = worker_pid(), len(os.listdir("/proc/self/fd"))
     for _ in range(29):
-        convert(quantized, mode="int8", quantized=True)
+        convert(quantized, Conversion("int8", quantized=True))
     assert worker_pid() == first
     assert len(os.listdir("/proc/self/fd")) == held
     assert [entry.name for entry in tmp_path.glob("*/*")] == ["chatter"]
@@ -424,7 +430,7 @@ def test_threads_take_turns(quantized):
     results = []
     threads = [
         threading.Thread(
-            target=lambda: results.append(convert(quantized, mode="int8", quantized=True))
+            target=lambda: results.append(convert(quantized, Conversion("int8", quantized=True)))
         )
         for _ in range(4)
     ]
@@ -446,7 +452,7 @@ def test_the_environment_of_the_child_is_its_own(monkeypatch):
 
 
 def test_another_search_path_replaces_the_worker(quantized, tmp_path, monkeypatch):
-    convert(quantized, mode="int8", quantized=True)
+    convert(quantized, Conversion("int8", quantized=True))
     first = worker_pid()
     monkeypatch.syspath_prepend(tmp_path)
     with Session():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_compress.tflite import FloatOp, convert, inspect_tflite, zipped_size
+from keras_compress.tflite import Conversion, FloatOp, convert, inspect_tflite, zipped_size
 
 fake_quant = tf.quantization.fake_quant_with_min_max_vars
 
@@ -30,7 +30,9 @@ def conv(bits=8, tail=lambda y: y, quantized=True):
 
 def quantized_file(**options):
     ends = options.pop("ends", "int8")
-    return convert(conv(**options), mode="int8", quantized=True, input_type=ends, output_type=ends)
+    return convert(
+        conv(**options), Conversion("int8", quantized=True, input_type=ends, output_type=ends)
+    )
 
 
 def the_kernel(report):
@@ -59,7 +61,7 @@ def test_four_bit_numbers_are_unpacked_low_half_first_with_their_sign():
         return {"y": fake_quant(tf.matmul(fake_quant(x, -1.0, 1.0), kernel), -9.0, 9.0)}
 
     concrete = tf.function(function).get_concrete_function(tf.TensorSpec((1, 15), name="x"))
-    report = inspect_tflite(convert(concrete, mode="int8", quantized=True))
+    report = inspect_tflite(convert(concrete, Conversion("int8", quantized=True)))
     (kernel,) = (t for t in report.tensors if t.bits == 4)
     np.testing.assert_array_equal(report.kernel(kernel.name), [np.arange(-7, 8)])
     assert kernel.zeros == pytest.approx(1 / 15)
@@ -89,7 +91,7 @@ def test_float_ops_in_the_middle_are_named_with_their_output():
 
 
 def test_a_float_file_is_float_all_over():
-    data = convert(conv(quantized=False), mode="float32", quantized=False)
+    data = convert(conv(quantized=False), Conversion("float32"))
     report = inspect_tflite(data)
     assert [op.op for op in report.float_ops] == ["CONV_2D"]
     kernel = the_kernel(report)

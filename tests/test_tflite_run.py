@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_compress.tflite import convert, load_tflite
+from keras_compress.tflite import Conversion, convert, load_tflite
 
 fake_quant = tf.quantization.fake_quant_with_min_max_vars
 
@@ -26,7 +26,7 @@ def sums(left, right):
 def file_of(function, batch, ends="uint8", names=("x",)):
     specs = [tf.TensorSpec((batch, 3), name=name) for name in names]
     concrete = tf.function(function).get_concrete_function(*specs)
-    return convert(concrete, mode="int8", quantized=True, input_type=ends, output_type=ends)
+    return convert(concrete, Conversion("int8", quantized=True, input_type=ends, output_type=ends))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import keras_compress as kc
 from keras_compress.engines.base import engine_of
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.naming import Naming
-from keras_compress.tflite import ComputedTensor, computed_tensors, convert
+from keras_compress.tflite import ComputedTensor, Conversion, computed_tensors, convert
 
 fake_quant = tf.quantization.fake_quant_with_min_max_vars
 
@@ -30,7 +30,7 @@ def test_the_numbers_between_the_ops_are_read_for_every_row(ends):
 
     spec = tf.TensorSpec((2, 2), name="x")
     concrete = tf.function(function).get_concrete_function(spec)
-    data = convert(concrete, mode="int8", quantized=True, input_type=ends, output_type=ends)
+    data = convert(concrete, Conversion("int8", quantized=True, input_type=ends, output_type=ends))
     rows = [{"x": np.array([[1, 2.1], [3, -4]])}, {"x": np.array([[5, 6], [7, 8]])}]
     inputs, tensors = computed_tensors(data, rows)
     rounded = np.array([[1, 2], [3, -4], [5, 6], [7, 8]])

@@ -3,7 +3,7 @@
 Importing this package loads neither TensorFlow nor LiteRT.
 """
 
-from keras_compress.tflite.convert import ConversionError, convert
+from keras_compress.tflite.convert import Conversion, ConversionError, convert, measure
 from keras_compress.tflite.data import batches
 from keras_compress.tflite.inspect import (
     FileReport,
@@ -20,6 +20,7 @@ from keras_compress.tflite.verify import OutputAgreement, agreement
 
 __all__ = [
     "ComputedTensor",
+    "Conversion",
     "ConversionError",
     "FileReport",
     "FloatOp",
@@ -34,6 +35,7 @@ __all__ = [
     "convert",
     "inspect_tflite",
     "load_tflite",
+    "measure",
     "stop_worker",
     "zipped_size",
 ]

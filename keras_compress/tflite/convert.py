@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_compress._checks import check_choice, check_positive, value_error
+from keras_compress.specs import END_TYPES
 from keras_compress.tflite.process import Session, WorkerCrash, WorkerTimeout
 
-MODES = ("float32", "int8")
+MODES = tuple(END_TYPES)
+
 CHATTER_LINES = 20
 """How much of what the converter printed is shown when it fails."""
-END_TYPES = ("int8", "uint8", "float32")
+
+Progress = Callable[[int, int], None]
 
 
 class ConversionError(RuntimeError):
@@ -43,15 +47,66 @@ class ConversionError(RuntimeError):
         return "\n".join(["The converter printed at the end:", *lines]) if lines else ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """How a function becomes a file.
+
+    Args:
+        mode: one of `MODES`.
+        quantized: the function carries fake-quant ops whose ranges become the file's; mode "int8".
+        input_type, output_type: of the integer modes: one of `END_TYPES[mode]`; None is the first.
+        input_ranges: input name -> (minimum, maximum) of the real numbers that its integers stand
+            for, in mode "int8" without `quantized`; others are calibrated.
+        default_range: (minimum, maximum) for every tensor whose range nobody knows, in mode "int8".
+        sparse: encode zeros, in mode "float32".
+        allow_custom_ops: leave ops that TFLite does not know in the file, by their names.
+        timeout: in seconds, for all that the child does.
+
+    Raises:
+        ValueError: arguments that cannot be, or do not go together.
+    """
+
+    mode: str
+    _: dataclasses.KW_ONLY
+    quantized: bool = False
+    input_type: str | None = None
+    output_type: str | None = None
+    input_ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    default_range: tuple[float, float] | None = None
+    sparse: bool = False
+    allow_custom_ops: bool = False
+    timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        owner = "convert"
+        check_choice(owner, "mode", self.mode, MODES)
+        check_positive(owner, "timeout", self.timeout, what="a number of seconds")
+        if self.quantized and self.mode != "int8":
+            raise value_error(owner, "quantized", True, f"False in mode {self.mode!r}")
+        for name in ("input_type", "output_type"):
+            value = getattr(self, name)
+            if value is not None:
+                check_choice(owner, name, value, END_TYPES[self.mode])
+        if self.default_range is not None and self.mode != "int8":
+            raise value_error(owner, "default_range", self.default_range, "None but in mode 'int8'")
+        if self.input_ranges and (self.mode != "int8" or self.quantized):
+            rule = "empty but in mode 'int8' of a function that is not quantized"
+            raise value_error(owner, "input_ranges", self.input_ranges, rule)
+        if self.sparse and self.mode != "float32":
+            raise value_error(owner, "sparse", True, f"False in mode {self.mode!r}")
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the ranges come from representative data."""
+        return self.mode == "int16x8" or (self.mode == "int8" and not self.quantized)
+
+
 def convert(
     function: Any,
+    how: Conversion,
     *,
-    mode: str,
-    quantized: bool,
-    input_type: str = "int8",
-    output_type: str = "int8",
     representative: Iterable[Mapping[str, np.ndarray]] | None = None,
-    timeout: float = 600.0,
+    progress: Progress | None = None,
 ) -> bytes:
     """Converts a ConcreteFunction in a child process.
 
@@ -62,67 +117,91 @@ def convert(
 
     Args:
         function: captured variables become constants; nothing in it is changed.
-        mode: "float32", or "int8": then either `quantized` or `representative` says the ranges.
-        quantized: the function carries fake-quant ops whose ranges become the file's.
-        input_type, output_type: "int8", "uint8" or "float32"; unused in mode "float32".
-        representative: for post-training quantization; dicts of input name -> one batch.
-        timeout: in seconds, for all that the child does.
+        representative: to calibrate on; dicts of input name -> one batch. Without it, where it
+            could be used, every range is the `default_range`.
+        progress: called with how many batches have been calibrated on, and of how many.
 
     Raises:
-        ConversionError: the converter failed, crashed or took longer than `timeout`.
+        ConversionError: the converter failed, crashed or took longer than the time-out.
         ValueError: arguments that do not go together; an input without name or fixed shape.
     """
-    owner = "convert"
-    check_choice(owner, "mode", mode, MODES)
-    check_choice(owner, "input_type", input_type, END_TYPES)
-    check_choice(owner, "output_type", output_type, END_TYPES)
-    check_positive(owner, "timeout", timeout, what="a number of seconds")
-    if mode == "float32" and quantized:
-        raise value_error(owner, "quantized", quantized, "False in mode 'float32'")
-    if (mode == "int8" and not quantized) != (representative is not None):
-        rule = "given in mode 'int8' of a function that is not quantized, and only there"
-        raise value_error(owner, "representative", representative, rule)
-    graph, inputs, outputs = freeze(function)
+    if how.calibrates and representative is None and how.default_range is None:
+        rule = f"given in mode {how.mode!r} of a function that is not quantized"
+        raise value_error("convert", "representative", None, rule)
+    if representative is not None and not how.calibrates:
+        rule = f"None in mode {how.mode!r}{' of a quantized function' * how.quantized}"
+        raise value_error("convert", "representative", representative, rule)
+    return _run(function, how, "model.tflite", representative, progress)
+
+
+def measure(function: Any, how: Conversion) -> tuple[int, int]:
+    """How large the file of a function would be: (bytes, zipped bytes). It is made in the child
+    process and stays there. Arguments and errors as of `convert`.
+    """
+    size, zipped = json.loads(_run(function, how, "sizes.json"))
+    return size, zipped
+
+
+def _run(
+    function: Any,
+    how: Conversion,
+    result: str,
+    representative: Iterable[Mapping[str, np.ndarray]] | None = None,
+    progress: Progress | None = None,
+) -> bytes:
+    """The bytes of the file `result` that the child makes."""
+    inputs, outputs = _ends(function)
+    types = [how.input_type, how.output_type]
+    input_type, output_type = (given or END_TYPES[how.mode][0] for given in types)
     job = {
         "inputs": inputs,
         "outputs": outputs,
-        "mode": mode,
+        "mode": how.mode,
+        "quantized": how.quantized,
         "input_type": input_type,
         "output_type": output_type,
-        "timeout": timeout,
+        "input_ranges": [how.input_ranges.get(end["name"]) for end in inputs],
+        "default_range": how.default_range,
+        "sparse": how.sparse,
+        "allow_custom_ops": how.allow_custom_ops,
+        "sizes_only": result == "sizes.json",
+        "timeout": how.timeout,
         "samples": 0,
     }
     with Session() as session:
-        (session.folder / "graph.pb").write_bytes(graph)
-        del graph  # as large as the model
+        job["captures"] = _write_function(session.folder, function)
         if representative is not None:
             names = [end["name"] for end in inputs]
             job["samples"] = _write_samples(session.folder, representative, names)
         (session.folder / "job.json").write_text(json.dumps(job))
+
+        def told(count: int) -> None:
+            if progress is not None:
+                progress(count, job["samples"])
+
         try:
-            session.run(timeout)
+            session.run(how.timeout, told)
         except WorkerTimeout as error:
             raise ConversionError(
                 str(error), "Give it more with `timeout`, or export a smaller model", error.chatter
             ) from None
         except WorkerCrash as error:
-            remedy = remedy_for_crash(str(error), quantized)
+            remedy = remedy_for_crash(str(error), how.quantized)
             raise ConversionError(str(error), remedy, error.chatter) from None
         failure = session.folder / "error.json"
         if failure.exists():
             report = json.loads(failure.read_text())
             raise translate(report["kind"], report["message"])
-        return (session.folder / "model.tflite").read_bytes()
+        return (session.folder / result).read_bytes()
 
 
-def freeze(function: Any) -> tuple[bytes, list[dict[str, str]], list[dict[str, str]]]:
-    """The function as a GraphDef with constants, and name and tensor of each input and output.
+def _ends(function: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Name, tensor, shape and dtype of each input, name and tensor of each output, in the model's
+    order.
 
     Raises:
         ValueError: an input without name or with a free dimension, or no dict of outputs.
     """
-    from tensorflow.python.framework import convert_to_constants
-
     arguments = list(_in_order(function.structured_input_signature, flat=True))
     # What is captured comes behind the arguments.
     tensors = {
@@ -140,24 +219,42 @@ def freeze(function: Any) -> tuple[bytes, list[dict[str, str]], list[dict[str, s
         raise value_error("convert", "function", type(function.structured_outputs).__name__, rule)
     # TensorFlow flattens a dict by its sorted keys; the dict itself has the model's order.
     flat = dict(zip(sorted(function.structured_outputs), function.outputs, strict=True))
-    # The two halves of `convert_variables_to_constants_v2`, private, without the third, which makes
-    # a function of the graph again: it holds all weights six times over, and for long.
-    # Loops stay loops: the converter wants them so.
-    variables = convert_to_constants._FunctionConverterDataInEager(
-        func=function, lower_control_flow=False, aggressive_inlining=False
-    )
-    graph_def, _ = convert_to_constants._replace_variables_by_constants(variables)
-    del variables
-    for node in [*graph_def.node, *(n for f in graph_def.library.function for n in f.node_def)]:
-        node.device = ""  # the child has one device only
     return (
-        graph_def.SerializeToString(),
         [
-            {"name": spec.name, "tensor": tensors[spec.name]}
+            {
+                "name": spec.name,
+                "tensor": tensors[spec.name],
+                "shape": spec.shape.as_list(),
+                "dtype": spec.dtype.name,
+            }
             for spec in _in_order(function.structured_input_signature, flat=False)
         ],
         [{"name": name, "tensor": flat[name].name} for name in function.structured_outputs],
     )
+
+
+def _write_function(folder: Path, function: Any) -> list[dict[str, Any]]:
+    """Write the graph without its weights, and the weights one by one: so the parent never holds a
+    second copy of them all. Returns what is captured, in the order of the files.
+    """
+    graph = function.graph.as_graph_def()
+    for node in [*graph.node, *(n for f in graph.library.function for n in f.node_def)]:
+        node.device = ""  # the child has one device only
+    (folder / "graph.pb").write_bytes(graph.SerializeToString())
+    variables = {id(variable.handle): variable for variable in function.graph.variables}
+    captures = []
+    for position, (outer, inner) in enumerate(function.graph.captures):
+        variable = variables.get(id(outer))
+        value = outer if variable is None else variable.read_value()
+        np.save(folder / f"capture_{position}.npy", value.numpy())
+        captures.append(
+            {
+                "node": inner.op.name,
+                "dtype": value.dtype.base_dtype.name,
+                "variable": variable is not None,
+            }
+        )
+    return captures
 
 
 def _in_order(structure: Any, *, flat: bool) -> Iterator[Any]:

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+from keras_compress._checks import type_error, value_error
 
 IDENTIFIER = b"TFL3"
 SIGNATURE = "serving_default"
@@ -19,18 +21,34 @@ def read_bytes(source: str | os.PathLike[str] | bytes, owner: str) -> bytes:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: these bytes are no TFLite file.
+        TypeError: it is neither a path nor bytes.
+        ValueError: it is no file, or these bytes are no TFLite file.
     """
     if isinstance(source, bytes | bytearray | memoryview):
-        data, received = bytes(source), f"{len(source)} bytes"
+        data = bytes(source)
+    elif not isinstance(source, str | os.PathLike):
+        raise type_error(owner, "source", source, "the path of a TFLite file, or its bytes")
+    elif os.path.exists(source) and not os.path.isfile(source):
+        raise value_error(owner, "source", os.fspath(source), "a file, not a folder or device")
     else:
-        data, received = Path(source).read_bytes(), repr(os.fspath(source))
+        with open(source, "rb") as file:
+            # Not all of it at once: what is no such file may be very large.
+            data = file.read(8)
+            if data[4:8] == IDENTIFIER:
+                data += file.read()
     if data[4:8] != IDENTIFIER:
         raise ValueError(
             f"{owner}: `source` must be a TFLite file (its bytes 4 to 8 are 'TFL3'). "
-            f"Received: source={received}"
+            f"Received: source={described(source)}"
         )
     return data
+
+
+def described(source: str | os.PathLike[str] | bytes) -> str:
+    """A source as errors quote it: the path, or how many bytes."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"{len(source)} bytes"
+    return repr(os.fspath(source))
 
 
 def unpack(data: bytes, owner: str) -> Any:
@@ -41,21 +59,39 @@ def unpack(data: bytes, owner: str) -> Any:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    try:
+    with refusing_damage(data, owner):
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
         if not model.subgraphs or model.operatorCodes is None:
             raise ValueError("no graph")
-    except Exception as error:  # the generated reader raises whatever a bad offset leads to
+    return model
+
+
+@contextlib.contextmanager
+def refusing_damage(data: bytes, owner: str) -> Iterator[None]:
+    """Within it, whatever a bad number in the file leads to is one ValueError."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
         raise ValueError(
             f"{owner}: `source` must be a whole TFLite file; this one is cut off or damaged "
-            f"({error}). Received: source={len(data)} bytes"
+            f"({type(error).__name__}: {error}). Received: source={len(data)} bytes"
         ) from error
-    return model
+
+
+def pack(model: Any, size: int) -> bytes:
+    """The file of a `ModelT`; `size` is about how many bytes it will have."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(size + 4096)
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
+    return bytes(builder.Output())
 
 
 def text(value: bytes | str | None) -> str:
     """A name of the schema library, which gives bytes."""
-    return value.decode() if isinstance(value, bytes) else (value or "")
+    return value.decode(errors="replace") if isinstance(value, bytes) else (value or "")
 
 
 def end_names(model: Any) -> tuple[list[str], list[str]]:
@@ -110,7 +146,6 @@ def name_ends(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> byt
     one name only, the first; the signature names it rightly every time. An inner tensor that
     already has one of the names gets `_inner` appended.
     """
-    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     model = unpack(data, "name_ends")
@@ -142,6 +177,4 @@ def name_ends(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> byt
             subgraphIndex=0,
         )
     ]
-    builder = flatbuffers.Builder(len(data) + 4096)
-    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
-    return bytes(builder.Output())
+    return pack(model, len(data))

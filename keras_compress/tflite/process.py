@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from keras_compress.tflite import worker as child
@@ -81,8 +82,12 @@ class Worker:
         runs = self.process.poll() is None and self._log.exists()
         return runs and self.environment == worker_environment()
 
-    def run(self, job: Path, timeout: float) -> None:
+    def run(
+        self, job: Path, timeout: float, progress: Callable[[int], None] | None = None
+    ) -> None:
         """Has a job's folder worked on; returns when its answer lies there.
+
+        `progress` is told how many batches the child has calibrated on.
 
         Raises:
             WorkerCrash, WorkerTimeout: there is no answer, and the child is gone.
@@ -103,7 +108,9 @@ class Worker:
             with contextlib.suppress(BrokenPipeError):  # then the answer is missing too
                 self.process.stdin.write(f"{job}\n")
                 self.process.stdin.flush()
-            answer = self.process.stdout.readline()
+            while (answer := self.process.stdout.readline()).strip().isdecimal():
+                if progress is not None:
+                    progress(int(answer))
         finally:
             timer.cancel()
             timer.join()
@@ -197,10 +204,10 @@ class Session:
             raise
         return self
 
-    def run(self, timeout: float) -> None:
+    def run(self, timeout: float, progress: Callable[[int], None] | None = None) -> None:
         """Has the job in `folder` done; see `Worker.run` for what it raises."""
         try:
-            self._worker.run(self.folder, timeout)
+            self._worker.run(self.folder, timeout, progress)
         except BaseException:  # Ctrl-C too: the child is in the middle of something
             _keeper.stop()
             raise
