@@ -14,7 +14,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from keras_compress.tflite import worker as child
+CHILD = "keras_compress.tflite.worker"
+DONE = "done\n"
+"""The child's last line about a job."""
 
 _INHERITED = (
     "PATH", "HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP",
@@ -63,7 +65,7 @@ class Worker:
         try:
             with self._log.open("wb") as log:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", child.__name__, str(self.folder)],
+                    [sys.executable, "-P", "-m", CHILD, str(self.folder)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -114,9 +116,9 @@ class Worker:
         finally:
             timer.cancel()
             timer.join()
-        if answer == child.DONE and not late.is_set():
+        if answer == DONE and not late.is_set():
             return
-        if answer != child.DONE:
+        if answer != DONE:
             self.process.kill()
             self.process.wait()
         if late.is_set():

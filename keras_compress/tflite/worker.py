@@ -21,8 +21,7 @@ from pathlib import Path
 
 from keras_compress.tflite.converter import convert_job
 from keras_compress.tflite.inspect import zipped_size
-
-DONE = "done\n"
+from keras_compress.tflite.process import DONE
 
 
 def _read_jobs(jobs: queue.SimpleQueue[str], folder: str) -> None:
