@@ -58,55 +58,41 @@ def load_data(repeat):
     return train_test_split(images, digits.target, test_size=450, random_state=0)
 
 
-def lenet(keras):
+def building(keras, network):
     """A `build` for KerasTuner: the same network for every trial, with the same first weights."""
 
     def build(hp):
         keras.utils.set_random_seed(SEED)
-        layers = keras.layers
-        return compiled(
-            keras.Sequential(
-                [
-                    layers.Input((24, 24, 1), name="image"),
-                    layers.Conv2D(6, 5, padding="same", activation="relu"),
-                    layers.MaxPooling2D(),
-                    layers.Conv2D(16, 5, padding="same", activation="relu"),
-                    layers.MaxPooling2D(),
-                    layers.Flatten(),
-                    layers.Dense(120, activation="relu"),
-                    layers.Dense(84, activation="relu"),
-                    layers.Dense(10, activation="softmax", name="digit"),
-                ]
-            )
-        )
+        head = keras.layers.Dense(10, activation="softmax", name="digit")
+        model = keras.Sequential([*network(keras.layers), head])
+        # Without XLA, which would spend most of a short trial compiling.
+        loss = "sparse_categorical_crossentropy"
+        model.compile("adam", loss, metrics=["accuracy"], jit_compile=False)
+        return model
 
     return build
 
 
-def small(keras):
-    def build(hp):
-        keras.utils.set_random_seed(SEED)
-        layers = keras.layers
-        return compiled(
-            keras.Sequential(
-                [
-                    layers.Input((8, 8, 1), name="image"),
-                    layers.Conv2D(8, 3, strides=2, activation="relu"),
-                    layers.Flatten(),
-                    layers.Dense(32, activation="relu"),
-                    layers.Dense(10, activation="softmax", name="digit"),
-                ]
-            )
-        )
-
-    return build
+def lenet(layers):
+    return [
+        layers.Input((24, 24, 1), name="image"),
+        layers.Conv2D(6, 5, padding="same", activation="relu"),
+        layers.MaxPooling2D(),
+        layers.Conv2D(16, 5, padding="same", activation="relu"),
+        layers.MaxPooling2D(),
+        layers.Flatten(),
+        layers.Dense(120, activation="relu"),
+        layers.Dense(84, activation="relu"),
+    ]
 
 
-def compiled(model):
-    # Without XLA, which would spend most of a short trial compiling.
-    loss = "sparse_categorical_crossentropy"
-    model.compile("adam", loss, metrics=["accuracy"], jit_compile=False)
-    return model
+def small(layers):
+    return [
+        layers.Input((8, 8, 1), name="image"),
+        layers.Conv2D(8, 3, strides=2, activation="relu"),
+        layers.Flatten(),
+        layers.Dense(32, activation="relu"),
+    ]
 
 
 # --- what it costs
@@ -135,7 +121,7 @@ def searched(keras, name, trials, epochs, data, folder):
     x, x_test, y, y_test = data
     gc.collect()
     started, used = time.perf_counter(), time.process_time()
-    hypermodel = CompressionHyperModel(lenet(keras), final_sparsity=SPARSITY, **arguments)
+    hypermodel = CompressionHyperModel(building(keras, lenet), final_sparsity=SPARSITY, **arguments)
     tuner = keras_tuner.RandomSearch(
         hypermodel,
         keras_tuner.Objective("tflite_accuracy", "max"),
@@ -236,7 +222,9 @@ class Watched(keras_tuner.RandomSearch):
 def child(keras, trials):
     """Search; print the resident memory after each trial, in MB."""
     x, x_test, y, y_test = load_data(1)
-    hypermodel = CompressionHyperModel(small(keras), float_epochs=1, final_sparsity=SPARSITY)
+    hypermodel = CompressionHyperModel(
+        building(keras, small), float_epochs=1, final_sparsity=SPARSITY
+    )
     objective = keras_tuner.Objective("tflite_accuracy", "max")
     with tempfile.TemporaryDirectory() as folder:
         tuner = Watched(hypermodel, objective, max_trials=trials, seed=SEED, directory=folder)

@@ -14,6 +14,7 @@ import sys
 import time
 
 import numpy as np
+from load_child import compile_net
 
 MEETING = "ready"
 FITS = "fits.log"
@@ -44,13 +45,7 @@ def build_with(keras):
                 layers.Dense(10, activation="softmax", name="digit"),
             ]
         )
-        model.compile(
-            keras.optimizers.Adam(0.01),
-            "sparse_categorical_crossentropy",
-            metrics=["accuracy"],
-            jit_compile=False,
-        )
-        return model
+        return compile_net(keras, model)
 
     return build
 

@@ -6,6 +6,8 @@ They touch Keras alone, never the package, so that a failure is never ours.
 """
 
 import inspect
+import json
+import pathlib
 import re
 import sys
 
@@ -924,3 +926,51 @@ def test_tfmot_the_prune_preserving_scheme_keeps_a_mask_beside_the_range(tfmot):
     ((kernel, _, variables),) = model.get_layer("quant_dense")._weight_vars
     assert set(variables) == {"min_var", "max_var", "sparsity_mask"}
     np.testing.assert_array_equal(variables["sparsity_mask"], np.ones(kernel.shape))
+
+
+# --- KerasTuner: tuner/bridge.py and tuner/trials.py
+
+
+@pytest.fixture(scope="module")
+def one_trial(tmp_path_factory):
+    """(tuner after a search of one trial, callbacks that its `HyperModel.fit` was given)."""
+    import keras_tuner
+
+    given = []
+
+    class Given(keras_tuner.HyperModel):
+        def build(self, hp):
+            hp.Boolean("free")
+            return net(keras3)
+
+        def fit(self, hp, model, *args, callbacks, **kwargs):
+            given.extend(callbacks)
+            return {"score": 0.5, "other": 2.0}
+
+    objective = keras_tuner.Objective("score", "max")
+    folder = str(tmp_path_factory.mktemp("tuner"))
+    tuner = keras_tuner.RandomSearch(Given(), objective, 1, directory=folder)
+    tuner.search(verbose=0)
+    return tuner, given
+
+
+def test_keras_tuner_the_callbacks_of_a_fit_know_the_trial(one_trial):
+    tuner, given = one_trial
+    known = {type(each).__name__: each for each in given}
+    assert set(known) == {"TunerCallback", "SaveBestEpoch"}
+    assert {type(each).__module__.partition(".")[0] for each in given} == {"keras_tuner"}
+    assert known["TunerCallback"].tuner is tuner
+    assert known["TunerCallback"].trial.trial_id == "0"
+    assert known["SaveBestEpoch"].filepath == tuner._get_checkpoint_fname("0")
+
+
+def test_keras_tuner_what_it_writes_of_a_trial(one_trial):
+    tuner, _ = one_trial
+    state = json.loads((pathlib.Path(tuner.get_trial_dir("0")) / "trial.json").read_text())
+    assert (state["trial_id"], state["status"], state["message"]) == ("0", "COMPLETED", None)
+    assert set(state["hyperparameters"]["values"]) == {"free"}
+    metrics = state["metrics"]["metrics"]
+    assert {name: m["observations"][-1]["value"] for name, m in metrics.items()} == {
+        "score": [0.5],
+        "other": [2.0],
+    }

@@ -13,8 +13,8 @@ from test_tuner import builder, data, run_by_litert  # noqa: F401  a fixture
 
 import keras_compress as kc
 from keras_compress.engines.base import engine_of
-from keras_compress.tuner import SparsitySearch
-from keras_compress.tuner.search import QUESTION, dominates
+from keras_compress.tuner import SparsitySearch, question
+from keras_compress.tuner.trials import dominates
 
 TRIALS = 4
 
@@ -70,7 +70,7 @@ def test_the_best_below_a_size_wins(found, keras, limit, tmp_path):
     with pytest.raises(ValueError, match=r"`max_accuracy_drop` must be 0\.1, as in the search"):
         make(keras, found.tuner.directory, **arguments)
     shutil.copytree(found.tuner.project_dir, tmp_path / found.tuner.project_name)
-    (tmp_path / found.tuner.project_name / QUESTION).unlink()
+    (tmp_path / found.tuner.project_name / question.FILE).unlink()
     other = make(keras, tmp_path, **arguments)
     if not limit:
         with pytest.raises(RuntimeError, match=r"no trial keeps to at most 10 .* nearest is trial"):

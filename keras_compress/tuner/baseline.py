@@ -66,28 +66,24 @@ def bring(
                     )
                 floats.fit(*args, **own, epochs=epochs, verbose=verbose)
                 save_weights(floats, weights)
-            write_atomically(metrics, json.dumps(_evaluated(floats, own)).encode())
+            write_atomically(metrics, json.dumps(_evaluated(adapter, floats, own)).encode())
         if epochs:
             load_weights(model, weights)
         return dict(json.loads(metrics.read_text()))
 
 
-def _evaluated(model: Any, named: Mapping[str, Any]) -> dict[str, float]:
-    data = named["validation_data"]
-    given = dict(zip(("x", "y", "sample_weight"), data, strict=False)) if _is_rows(data) else None
-    more = {name: named[key] for key, name in _FOR_EVALUATE.items() if named.get(key) is not None}
-    logs = model.evaluate(**(given or {"x": data}), **more, verbose=0, return_dict=True)
+def _evaluated(adapter: Adapter, model: Any, named: Mapping[str, Any]) -> dict[str, float]:
+    x, y, weights = adapter.keras.utils.unpack_x_y_sample_weight(named["validation_data"])
+    logs = model.evaluate(
+        x,
+        y,
+        sample_weight=weights,
+        batch_size=named.get("validation_batch_size"),
+        steps=named.get("validation_steps"),
+        verbose=0,
+        return_dict=True,
+    )
     return {name: float(value) for name, value in logs.items() if np.ndim(value) == 0}
-
-
-_FOR_EVALUATE = {
-    "validation_batch_size": "batch_size",
-    "validation_steps": "steps",
-}
-
-
-def _is_rows(data: Any) -> bool:
-    return isinstance(data, tuple | list)
 
 
 def _key(adapter: Adapter, model: Any, epochs: int, arguments: Any) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import gc
 import importlib.util
-import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,23 +26,17 @@ from keras_compress.specs import Export, Pruning, Quantization
 from keras_compress.stripping import strip
 from keras_compress.tflite import load_tflite
 from keras_compress.tflite.latency import latency_ms
-from keras_compress.tuner import baseline
+from keras_compress.tuner import baseline, bridge
 from keras_compress.tuner.space import OWNER, Space
+from keras_compress.tuner.trials import FILE, STATE, WEIGHTS
 from keras_compress.tuner.weights import load_weights, save_weights
-
-logger = logging.getLogger("keras_compress")
 
 Specs = Callable[[Any], tuple[Pruning | None, Quantization]]
 """KerasTuner's HyperParameters -> what to do in a trial."""
 
-FILE, WEIGHTS, STATE = "model.tflite", "weights.npz", "state.npz"
-"""What stands in the folder of a trial when it is through."""
-
 # The metrics of a trial besides those of the networks.
 SIZES = ("tflite_bytes", "tflite_zipped_bytes", "sparsity")
 LATENCY = "tflite_latency_ms"
-# KerasTuner's hyperparameter that names the trial which a Hyperband round goes on with.
-PARENT = "tuner/trial_id"
 
 
 class CompressionHyperModel(keras_tuner.HyperModel):
@@ -127,8 +119,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):
             if self.float_epochs:
                 rule = "0 for a model that is trained already"
                 raise value_error(OWNER, "float_epochs", float_epochs, rule)
-            build = functools.partial(_copy_of, build)
-        self._users = build
+        self._users = (lambda hp: strip(build)) if self.trained else build
         self._clear: Callable[[], None] | None = None
         self._execution: tuple[Any, int] = (None, 0)
         super().__init__()
@@ -157,7 +148,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):
                 "CompressionHyperModel: the space must have something to tune: a range (low, high) "
                 "or a list of values, or a hyperparameter in `build`. Received: fixed values only"
             )
-        return model if adapter.keras is keras else _stand_in(model)
+        return model if adapter.keras is keras else bridge.stand_in(model)
 
     def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Run a trial; called by KerasTuner.
@@ -169,42 +160,31 @@ class CompressionHyperModel(keras_tuner.HyperModel):
             keras_tuner.errors.FailedTrialError: no file, with the reason.
             keras_tuner.errors.FatalError: no trial could succeed.
         """
-        given, stand_in = list(kwargs.pop("callbacks", None) or []), model
-        model = vars(model).get(_BEHIND, model)
+        given, standing = list(kwargs.pop("callbacks", None) or []), model
+        model = bridge.behind(standing)
         adapter = adapter_of(model)
-        trial = _Trial.of(given)
+        trial = bridge.CurrentTrial.of(given)
         done = trial.metrics()
         if done is not None and trial.tuner.executions_per_trial == 1:
             return done  # it was killed on its way to the oracle's list of ended trials
         self._check_search(trial, kwargs, self._reported(adapter, model))
-        if stand_in is not model:
-            limit = trial.tuner.max_model_size
-            if limit and model.count_params() > limit:
-                raise keras_tuner.errors.FailedTrialError(
-                    f"Oversized model: {model.count_params()} parameters. Skip model."
-                )
-            if trial.tuner.optimizer or trial.tuner.loss or trial.tuner.metrics:
-                raise keras_tuner.errors.FatalValueError(
-                    "CompressionHyperModel: `optimizer`, `loss` and `metrics` must be given to "
-                    "`compile` in `build`, because KerasTuner cannot compile a tf_keras model. "
-                    "Received: some of them as arguments of the tuner"
-                )
-            given = _for_tf_keras(adapter, given)
+        if standing is not model:
+            bridge.check_stood_for(trial, model)
+            given = bridge.callbacks_for_tf_keras(adapter, trial, given)
         folder = self._folder(trial)
         floats: dict[str, float] = {}
         if self.float_epochs or self.trained:
-            project, verbose = Path(trial.tuner.project_dir), kwargs.get("verbose", "auto")
             floats = baseline.bring(
                 adapter,
                 model,
-                project / "float",
+                trial.project / "float",
                 self.float_epochs,
                 (args, kwargs),
                 self._of_the_model(hp),
-                verbose,
+                kwargs.get("verbose", "auto"),
             )
-        if PARENT in hp.values:
-            before = Path(trial.tuner.get_trial_dir(hp.values[PARENT]))
+        if bridge.PARENT in hp.values:
+            before = Path(trial.tuner.get_trial_dir(hp.values[bridge.PARENT]))
             load_weights(model, before / WEIGHTS)
             load_state(model, before / STATE)
         pruning, quantization = self._specs(hp)
@@ -218,8 +198,8 @@ class CompressionHyperModel(keras_tuner.HyperModel):
         metrics = self._metrics(compress.report, folder, floats)
         save_weights(model, folder / WEIGHTS)
         save_state(model, folder / STATE)
-        if stand_in is not model:  # where Hyperband will look for the weights of this trial
-            stand_in.save_weights(trial.saver.filepath)
+        if standing is not model:  # where Hyperband will look for the weights of this trial
+            standing.save_weights(trial.saver.filepath)
         objective = trial.objective
         if objective.name not in metrics and hasattr(objective, "objectives"):
             metrics[objective.name] = objective.get_value(metrics)  # several, as it sums them
@@ -241,8 +221,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):
         """The trained model of a finished trial as it answers in the end, quantized; `strip` gives
         the float one.
         """
-        model = self.build(trial.hyperparameters)
-        model = vars(model).get(_BEHIND, model)
+        model = bridge.behind(self.build(trial.hyperparameters))
         folder = Path(tuner.get_trial_dir(trial.trial_id))
         load_weights(model, folder / WEIGHTS)
         load_state(model, folder / STATE)
@@ -267,7 +246,9 @@ class CompressionHyperModel(keras_tuner.HyperModel):
             metrics[LATENCY] = latency_ms(load_tflite(folder / FILE))
         return metrics
 
-    def _check_search(self, trial: _Trial, kwargs: dict[str, Any], reported: Sequence[str]) -> None:
+    def _check_search(
+        self, trial: bridge.CurrentTrial, kwargs: dict[str, Any], reported: Sequence[str]
+    ) -> None:
         """Refuse what would fail in every trial, before the first is trained."""
         if hasattr(kwargs.get("validation_data"), "__next__"):
             raise keras_tuner.errors.FatalTypeError(
@@ -298,9 +279,9 @@ class CompressionHyperModel(keras_tuner.HyperModel):
         found = [f"{prefix}_{name}" for prefix in prefixes for name in names]
         return [*found, *SIZES, *([LATENCY] if self.latency else [])]
 
-    def _folder(self, trial: _Trial) -> Path:
+    def _folder(self, trial: bridge.CurrentTrial) -> Path:
         """Of a trial; of its second and later executions, folders in it."""
-        folder = Path(trial.tuner.get_trial_dir(trial.id))
+        folder = trial.folder
         # All executions of one try share the callback that saves for KerasTuner.
         last, number = self._execution
         number = number + 1 if last is not None and last() is trial.saver else 0
@@ -308,91 +289,6 @@ class CompressionHyperModel(keras_tuner.HyperModel):
         folder = folder / f"execution_{number}" if number else folder
         folder.mkdir(exist_ok=True)
         return folder
-
-
-_BEHIND = "_keras_compress_model"
-
-
-@dataclasses.dataclass
-class _Trial:
-    """What KerasTuner's own callbacks know of the trial they are for."""
-
-    tuner: Any
-    trial: Any
-    saver: Any
-
-    @classmethod
-    def of(cls, callbacks: list[Any]) -> _Trial:
-        teller = next((each for each in callbacks if _is_tuners(each, "TunerCallback")), None)
-        if teller is None:
-            raise keras_tuner.errors.FatalRuntimeError(
-                "CompressionHyperModel: `fit` is called by a tuner's `search`. Received: callbacks "
-                "without KerasTuner's own"
-            )
-        saver = next(each for each in callbacks if _is_tuners(each, "SaveBestEpoch"))
-        return cls(teller.tuner, teller.trial, saver)
-
-    @property
-    def id(self) -> str:
-        return str(self.trial.trial_id)
-
-    def metrics(self) -> dict[str, float] | None:
-        """What the oracle knows of a trial that it hands out once more; None if it is a new one."""
-        known = self.trial.metrics
-        if not known.exists(self.objective.name):
-            return None
-        found = {name: known.get_last_value(name) for name in known.metrics}
-        return found if np.isfinite(found[self.objective.name]) else None
-
-    @property
-    def objective(self) -> Any:
-        return self.tuner.oracle.objective
-
-
-def _is_tuners(callback: Any, name: str) -> bool:
-    """Whether a callback is that of KerasTuner's, whose classes for it are private."""
-    kind = type(callback)
-    return kind.__name__ == name and kind.__module__.partition(".")[0] == "keras_tuner"
-
-
-def _for_tf_keras(adapter: Adapter, callbacks: list[Any]) -> list[Any]:
-    """What of the callbacks of a search a tf_keras `fit` takes: those of its own Keras, ours, and
-    KerasTuner's news of epochs; not what saves weights for it.
-
-    Raises:
-        keras_tuner.errors.FatalTypeError: the user's own are of another Keras.
-    """
-    teller = next(each for each in callbacks if _is_tuners(each, "TunerCallback"))
-    own = adapter.keras.callbacks
-
-    class Telling(own.Callback):
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            teller.tuner.on_epoch_begin(teller.trial, self.model, epoch, logs=logs)
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            teller.tuner.on_epoch_end(teller.trial, self.model, epoch, logs=logs)
-
-    taken = [each for each in callbacks if isinstance(each, own.Callback | Compress)]
-    others = {
-        f"{type(each).__module__.partition('.')[0]}.{type(each).__name__}"
-        for each in callbacks
-        # KerasTuner puts one of TensorBoard's beside a TensorBoard of the user's.
-        if each not in taken
-        and type(each).__module__.partition(".")[0] not in ("keras_tuner", "tensorboard")
-    }
-    if others:
-        raise keras_tuner.errors.FatalTypeError(
-            "CompressionHyperModel: `callbacks` must be those of tf_keras, as the model is. "
-            f"Received: {', '.join(sorted(others))}"
-        )
-    return [*taken, Telling()]
-
-
-def _stand_in(model: Any) -> Any:
-    """A Keras 3 model of a single weight, with a model of tf_keras behind it."""
-    made = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    vars(made)[_BEHIND] = model  # past the tracker of Keras, which would take it for state
-    return made
 
 
 def _check_model(model: Any) -> Adapter:
@@ -405,7 +301,3 @@ def _check_model(model: Any) -> Adapter:
             f"Received: {type(model).__name__} that is not {lacks}"
         )
     return adapter
-
-
-def _copy_of(model: Any, hp: Any) -> Any:
-    return strip(model)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_compress.tuner.question import Question
+from keras_compress.tuner.trials import TrialResult, front
+
 if TYPE_CHECKING:
-    from keras_compress.tuner.search import SparsitySearch
     from keras_compress.tuner.sensitivity import Sensitivity
 
 
@@ -22,11 +25,11 @@ def _figure() -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-def plot_search(search: SparsitySearch, path: str | Path) -> None:
+def plot_search(trials: Sequence[TrialResult], question: Question, path: str | Path) -> None:
     """Metric against zipped bytes, with the Pareto front."""
     figure, axes = _figure()
-    name = f"tflite_{search.metric}"
-    finished = [trial for trial in search.trials() if trial.metrics]
+    name = f"tflite_{question.metric}"
+    finished = [trial for trial in trials if trial.metrics]
     for feasible, label, marker in ((True, "keeps to the limit", "o"), (False, "breaks it", "x")):
         group = [trial for trial in finished if trial.feasible is feasible]
         axes.scatter(
@@ -37,25 +40,25 @@ def plot_search(search: SparsitySearch, path: str | Path) -> None:
             label=f"{label} ({len(group)})",
             zorder=3,
         )
-    front = search.pareto()
+    best = front(finished, question)
     axes.step(
-        [trial.metrics["tflite_zipped_bytes"] / 1024 for trial in front],
-        [trial.metrics[name] for trial in front],
+        [trial.metrics["tflite_zipped_bytes"] / 1024 for trial in best],
+        [trial.metrics[name] for trial in best],
         where="post",
         color="tab:gray",
         label="Pareto front",
     )
-    if search.max_bytes is not None:
-        axes.axvline(search.max_bytes / 1024, color="tab:red", linestyle=":", label="limit")
-    reference = search.reference()
+    if question.max_bytes is not None:
+        axes.axvline(question.max_bytes / 1024, color="tab:red", linestyle=":", label="limit")
+    reference = question.reference(trial.metrics for trial in finished)
     if reference is not None:
         axes.axhline(reference, color="tab:green", linestyle="--", label="float model")
-        if search.max_accuracy_drop is not None:
-            sign = -1 if search.direction == "max" else 1
-            limit = reference + sign * search.max_accuracy_drop
+        if question.max_accuracy_drop is not None:
+            sign = -1 if question.direction == "max" else 1
+            limit = reference + sign * question.max_accuracy_drop
             axes.axhline(limit, color="tab:red", linestyle=":", label="limit")
     axes.set_xlabel("zipped file (KiB)")
-    axes.set_ylabel(f"{search.metric} of the integer file")
+    axes.set_ylabel(f"{question.metric} of the integer file")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)

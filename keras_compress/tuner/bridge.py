@@ -1,0 +1,141 @@
+"""All that is private to KerasTuner, and how a tf_keras model gets past it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+
+from keras_compress.callbacks import Compress
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.tuner.space import OWNER
+
+PARENT = "tuner/trial_id"
+"""KerasTuner's hyperparameter that names the trial which a Hyperband round goes on with."""
+
+_TELLER, _SAVER = "TunerCallback", "SaveBestEpoch"
+"""KerasTuner's classes for the callbacks that it gives to every fit."""
+
+_BEHIND = "_keras_compress_model"
+
+
+@dataclasses.dataclass
+class CurrentTrial:
+    """The trial that a fit is for, as KerasTuner's own callbacks in it know it."""
+
+    tuner: Any
+    trial: Any
+    saver: Any
+
+    @classmethod
+    def of(cls, callbacks: list[Any]) -> CurrentTrial:
+        """
+        Raises:
+            keras_tuner.errors.FatalRuntimeError: they are not those of a tuner.
+        """
+        teller = next((each for each in callbacks if _is_tuners(each, _TELLER)), None)
+        if teller is None:
+            raise keras_tuner.errors.FatalRuntimeError(
+                f"{OWNER}: `fit` is called by a tuner's `search`. Received: callbacks without "
+                "KerasTuner's own"
+            )
+        saver = next(each for each in callbacks if _is_tuners(each, _SAVER))
+        return cls(teller.tuner, teller.trial, saver)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.tuner.get_trial_dir(self.trial.trial_id))
+
+    @property
+    def project(self) -> Path:
+        return Path(self.tuner.project_dir)
+
+    @property
+    def objective(self) -> Any:
+        return self.tuner.oracle.objective
+
+    def metrics(self) -> dict[str, float] | None:
+        """What the oracle knows of a trial that it hands out once more; None if it is a new one."""
+        known = self.trial.metrics
+        if not known.exists(self.objective.name):
+            return None
+        found = {name: known.get_last_value(name) for name in known.metrics}
+        return found if np.isfinite(found[self.objective.name]) else None
+
+
+def _is_tuners(callback: Any, name: str) -> bool:
+    kind = type(callback)
+    return kind.__name__ == name and kind.__module__.partition(".")[0] == "keras_tuner"
+
+
+# --- tf_keras, which KerasTuner does not take
+
+
+def stand_in(model: Any) -> Any:
+    """A Keras 3 model of a single weight, with a model of tf_keras behind it."""
+    made = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    vars(made)[_BEHIND] = model  # past the tracker of Keras, which would take it for state
+    return made
+
+
+def behind(model: Any) -> Any:
+    """The model that another stands for: itself, mostly."""
+    return vars(model).get(_BEHIND, model)
+
+
+def check_stood_for(trial: CurrentTrial, model: Any) -> None:
+    """Do with a tf_keras model what KerasTuner does with a Keras 3 one that is built.
+
+    Raises:
+        keras_tuner.errors.FailedTrialError: it has too many parameters.
+        keras_tuner.errors.FatalValueError: the tuner would compile it.
+    """
+    limit = trial.tuner.max_model_size
+    if limit and model.count_params() > limit:
+        raise keras_tuner.errors.FailedTrialError(
+            f"Oversized model: {model.count_params()} parameters. Skip model."
+        )
+    if trial.tuner.optimizer or trial.tuner.loss or trial.tuner.metrics:
+        raise keras_tuner.errors.FatalValueError(
+            f"{OWNER}: `optimizer`, `loss` and `metrics` must be given to `compile` in `build`, "
+            "because KerasTuner cannot compile a tf_keras model. Received: some of them as "
+            "arguments of the tuner"
+        )
+
+
+def callbacks_for_tf_keras(
+    adapter: Adapter, trial: CurrentTrial, callbacks: list[Any]
+) -> list[Any]:
+    """What of the callbacks of a search a tf_keras `fit` takes: those of its own Keras, ours, and
+    KerasTuner's news of epochs; not what saves weights for it.
+
+    Raises:
+        keras_tuner.errors.FatalTypeError: the user's own are of another Keras.
+    """
+    own = adapter.keras.callbacks
+
+    class Telling(own.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            trial.tuner.on_epoch_begin(trial.trial, self.model, epoch, logs=logs)
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            trial.tuner.on_epoch_end(trial.trial, self.model, epoch, logs=logs)
+
+    taken = [each for each in callbacks if isinstance(each, own.Callback | Compress)]
+    others = {
+        f"{type(each).__module__.partition('.')[0]}.{type(each).__name__}"
+        for each in callbacks
+        # KerasTuner puts one of TensorBoard's beside a TensorBoard of the user's.
+        if each not in taken
+        and type(each).__module__.partition(".")[0] not in ("keras_tuner", "tensorboard")
+    }
+    if others:
+        raise keras_tuner.errors.FatalTypeError(
+            f"{OWNER}: `callbacks` must be those of tf_keras, as the model is. Received: "
+            f"{', '.join(sorted(others))}"
+        )
+    return [*taken, Telling()]

@@ -1,0 +1,178 @@
+"""What the trials of a project came to, read from the files that KerasTuner keeps of them."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_compress._tables import WIDTH, table
+from keras_compress.tuner.question import Question
+
+FILE, WEIGHTS, STATE = "model.tflite", "weights.npz", "state.npz"
+"""What stands in the folder of a trial when it is through."""
+
+COLUMN = 16
+"""Characters that a column of the table of trials may take."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialResult:
+    """One trial of a search.
+
+    Attributes:
+        id: KerasTuner's.
+        status: "COMPLETED", "FAILED", "RUNNING" (in another process, or killed), ...
+        values: hyperparameter -> value.
+        metrics: metric -> value; empty unless it is completed.
+        feasible: whether it keeps to the limit of the search.
+        reason: the last line of what went wrong; None if nothing did.
+        folder: where its file, weights and state stand.
+    """
+
+    id: str
+    status: str
+    values: dict[str, Any]
+    metrics: dict[str, float]
+    feasible: bool
+    reason: str | None
+    folder: Path
+
+    @property
+    def export(self) -> Path:
+        """The integer file."""
+        return self.folder / FILE
+
+
+# --- reading
+
+
+def states(project: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The folder of every trial, in the order of their ids, and what KerasTuner has written of it,
+    in whatever process.
+    """
+    found = []
+    for file in project.glob("trial_*/trial.json"):
+        # Another process may be writing it at this moment; then its trial is not through.
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append((file.parent, json.loads(file.read_text())))
+    return sorted(found, key=lambda each: int(each[1]["trial_id"]))
+
+
+def metrics_in(state: dict[str, Any]) -> dict[str, float]:
+    """The metrics of a completed trial; of any other none."""
+    if state["status"] != "COMPLETED":
+        return {}
+    last = {
+        name: history["observations"][-1]["value"]
+        for name, history in state["metrics"]["metrics"].items()
+    }
+    return {name: sum(values) / len(values) for name, values in last.items()}
+
+
+def results(project: Path, question: Question) -> list[TrialResult]:
+    """All trials of a project, judged."""
+    found = [(folder, state, metrics_in(state)) for folder, state in states(project)]
+    reference = question.reference(metrics for _, _, metrics in found)
+    return [
+        TrialResult(
+            id=state["trial_id"],
+            status=state["status"],
+            values=dict(state["hyperparameters"]["values"]),
+            metrics=metrics,
+            feasible=bool(metrics) and question.excess(metrics, reference) <= 0,
+            reason=_last_line(state.get("message")),
+            folder=folder,
+        )
+        for folder, state, metrics in found
+    ]
+
+
+def _last_line(message: str | None) -> str | None:
+    lines = (message or "").strip().splitlines()
+    return lines[-1] if lines else None
+
+
+# --- the front
+
+
+def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether a point is nowhere larger than another, and somewhere smaller."""
+    return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
+
+
+def front(trials: Sequence[TrialResult], question: Question) -> list[TrialResult]:
+    """The trials that no other beats in metric and zipped bytes at once, smallest first."""
+    finished = [(question.point(trial.metrics), trial) for trial in trials if trial.metrics]
+    finished = [(point, trial) for point, trial in finished if all(map(math.isfinite, point))]
+    kept = [
+        (point, trial)
+        for point, trial in finished
+        if not any(dominates(other, point) for other, _ in finished)
+    ]
+    return [trial for _, trial in sorted(kept, key=lambda each: each[0])]
+
+
+# --- for people
+
+
+def drawn(trials: Sequence[TrialResult], question: Question) -> str:
+    """A table of trials."""
+    on_front = {trial.id for trial in front(trials, question)}
+    names = [name for name in _names(trials, "values") if not name.startswith("tuner/")]
+    shown = [f"tflite_{question.metric}", "tflite_zipped_bytes", "sparsity"]
+    rows = [
+        [
+            trial.id,
+            _verdict(trial, trial.id in on_front),
+            *(_cell(trial.values.get(name)) for name in names),
+            *(_cell(trial.metrics.get(name)) for name in shown),
+        ]
+        for trial in trials
+    ]
+    columns = ["trial", "verdict", *names, *shown]
+    text = table(columns, rows, left=2, width=max(WIDTH, COLUMN * len(columns)))
+    return f"limit: {question.limit}\n{text}"
+
+
+def write_csv(trials: Sequence[TrialResult], question: Question, path: str | Path) -> None:
+    """Write all hyperparameters and metrics of trials."""
+    on_front = {trial.id for trial in front(trials, question)}
+    names, metrics = _names(trials, "values"), _names(trials, "metrics")
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", "status", "feasible", "pareto", *names, *metrics, "reason"])
+        for trial in trials:
+            cells = [trial.values.get(name, "") for name in names]
+            cells += [trial.metrics.get(name, "") for name in metrics]
+            own = [trial.id, trial.status, trial.feasible, trial.id in on_front]
+            writer.writerow([*own, *cells, trial.reason or ""])
+
+
+def told(trial: TrialResult) -> str:
+    """The metrics of a trial in a line."""
+    return ", ".join(f"{name} {_cell(value)}" for name, value in trial.metrics.items())
+
+
+def _names(trials: Sequence[TrialResult], field: str) -> list[str]:
+    """All keys of a field of trials, each once."""
+    return list(dict.fromkeys(name for trial in trials for name in getattr(trial, field)))
+
+
+def _verdict(trial: TrialResult, on_front: bool) -> str:
+    if not trial.metrics:
+        return trial.status.lower()
+    return ("feasible" if trial.feasible else "breaks the limit") + (", pareto" if on_front else "")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
