@@ -17,8 +17,8 @@ def table(
     Args:
         columns: the headings.
         rows: as many cells each.
-        width: characters of a line, at most.
         left: so many columns, from the first on, are names and set to the left; numbers go right.
+        width: characters of a line, at most.
     """
     import rich.console
     import rich.table

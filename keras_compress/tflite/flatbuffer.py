@@ -75,8 +75,8 @@ def refusing_damage(data: bytes, owner: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ValueError(
-            f"{owner}: `source` must be a whole TFLite file; this one is cut off or damaged "
-            f"({type(error).__name__}: {error}). Received: source={len(data)} bytes"
+            f"{owner}: `source` must be a whole TFLite file, not cut off or damaged. "
+            f"Received: source={len(data)} bytes ({type(error).__name__}: {error})"
         ) from error
 
 

@@ -5,158 +5,77 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import io
 import os
-import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from keras_compress.tflite.flatbuffer import read_bytes, text, unpack
+from keras_compress.tflite.file_report import MOVING as MOVING
+from keras_compress.tflite.file_report import FileReport, FloatOp, OpReport, TensorReport
+from keras_compress.tflite.file_report import zipped_size as zipped_size
+from keras_compress.tflite.flatbuffer import read_bytes, refusing_damage, text, unpack
+from keras_compress.tflite.probing import check_harmless
+from keras_compress.tflite.stored import bits_of, index_bytes, numbers_of
 
 _FLOATS = ("float32", "float16", "float64", "bfloat16")
-# What only moves or picks numbers.
-MOVING = {
-    "EXPAND_DIMS", "MAX_POOL_2D", "PAD", "PADV2", "REDUCE_MAX", "RESHAPE",
-    "RESIZE_NEAREST_NEIGHBOR", "SLICE", "SQUEEZE", "STRIDED_SLICE", "TRANSPOSE",
-}  # fmt: skip
-_BITS = {"int4": 4, "uint4": 4, "int2": 2, "bool": 8, "bfloat16": 16}
+# The inputs of an op that are weights, where they are constants.
+_KERNEL_INPUTS = {
+    "BATCH_MATMUL": (0, 1),
+    "CONV_2D": (1,),
+    "CONV_3D": (1,),
+    "CONV_3D_TRANSPOSE": (1,),
+    "DEPTHWISE_CONV_2D": (1,),
+    "EMBEDDING_LOOKUP": (1,),
+    "FULLY_CONNECTED": (1,),
+    "GATHER": (0,),  # what an Embedding becomes
+    "LSTM": range(1, 9),
+    "RNN": (1, 2),
+    "SVDF": (1, 2),
+    "TRANSPOSE_CONV": (1,),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": range(1, 9),
+    "UNIDIRECTIONAL_SEQUENCE_RNN": (1, 2),
+}
+# Weights in another form than the op computes with go through one of these.
+_EXPANDING = ("DEQUANTIZE", "DENSIFY")
 
 
-@dataclasses.dataclass(frozen=True)
-class OpReport:
-    """One op: its name in the TFLite schema and the dtypes it takes and gives.
-
-    `output` names its (first) output tensor; in files of this package it begins with the path of
-    the layer it came from, those of fused ops joined with ";".
-    """
-
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    output: str
-
-
-@dataclasses.dataclass(frozen=True)
-class FloatOp:
-    """An op that computes in float: its name and its (first) output tensor's.
-
-    `beside` names the output tensors of the other float ops that share a float tensor with it: for
-    a QUANTIZE or DEQUANTIZE those on whose account it is there.
-    """
-
-    op: str
-    tensor: str
-    beside: tuple[str, ...] = dataclasses.field(default=(), compare=False)
-
-    @property
-    def converts(self) -> bool:
-        """Whether it only leads from integers to floats or back."""
-        return self.op in ("QUANTIZE", "DEQUANTIZE")
-
-    @property
-    def moves(self) -> bool:
-        """Whether it only moves or picks numbers, which the converter does on either side of a
-        QUANTIZE.
-        """
-        return self.op in MOVING
-
-
-@dataclasses.dataclass(frozen=True)
-class TensorReport:
-    """One tensor.
-
-    Attributes:
-        bits: of one element; 4 for int4.
-        scales, zero_points: one for the tensor or one per channel; empty when not quantized.
-        axis: the channel axis of `scales` when there are several, else None.
-        bytes: what it takes in the file, 0 for a tensor that is computed.
-        zeros: fraction in [0, 1] of a constant's elements that mean 0.0; None when computed.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    bits: int
-    scales: tuple[float, ...]
-    zero_points: tuple[int, ...]
-    axis: int | None
-    bytes: int
-    zeros: float | None
-
-    @property
-    def constant(self) -> bool:
-        """Whether its values stand in the file."""
-        return self.zeros is not None
-
-
-@dataclasses.dataclass(frozen=True)
-class FileReport:
-    """What `inspect_tflite` found.
-
-    Attributes:
-        ops: in the order of execution.
-        float_ops: every op with a float input or output, but for the QUANTIZE and DEQUANTIZE that
-            stand directly at a float input or output of the file. In a float file that is every op.
-        output_scales: the step between two values of each output, in the order of `outputs`; None
-            where it computes in float. A float output that a DEQUANTIZE gives has that one's step.
-        bytes, zipped_bytes: size as it is, and as the only entry of a zip at level 9.
-    """
-
-    ops: tuple[OpReport, ...]
-    tensors: tuple[TensorReport, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    output_scales: tuple[float | None, ...]
-    float_ops: tuple[FloatOp, ...]
-    bytes: int
-    zipped_bytes: int
-    _values: dict[str, np.ndarray] = dataclasses.field(repr=False, compare=False)
-
-    @property
-    def all_integer(self) -> bool:
-        """Whether no op computes in float."""
-        return not self.float_ops
-
-    @functools.cached_property
-    def op_counts(self) -> dict[str, int]:
-        """How often each op occurs, most frequent first."""
-        return dict(collections.Counter(op.name for op in self.ops).most_common())
-
-    def tensor(self, name: str) -> TensorReport:
-        """The tensor of that name; KeyError if there is none."""
-        for tensor in self.tensors:
-            if tensor.name == name:
-                return tensor
-        raise KeyError(f"no tensor {name!r}; there are {[t.name for t in self.tensors]}")
-
-    def kernel(self, name: str) -> np.ndarray:
-        """The stored numbers of a constant tensor, int4 unpacked to int8.
-
-        Raises:
-            KeyError: there is no constant of that name.
-        """
-        if name not in self._values:
-            raise KeyError(f"no constant {name!r}; there are {sorted(self._values)}")
-        return self._values[name]
-
-
-def inspect_tflite(source: str | os.PathLike[str] | bytes) -> FileReport:
+def inspect_tflite(source: str | os.PathLike[str] | bytes, *, probe: bool = True) -> FileReport:
     """Reads a `.tflite` file, given as path or as bytes, without running it.
+
+    Args:
+        probe: read it in a process of its own first, which a damaged file can make crash or run
+            out of time or memory in this one's place. Files exported by this package with their
+            record beside them are read straight away.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no TFLite file, or a damaged one.
     """
     data = read_bytes(source, "inspect_tflite")
+    if probe:
+        check_harmless(source, data, "inspect", "inspect_tflite")
+    return read_report(data)
+
+
+def read_report(data: bytes) -> FileReport:
+    """`inspect_tflite` of these bytes, in this process."""
     model = unpack(data, "inspect_tflite")
+    with refusing_damage(data, "inspect_tflite"):
+        return _report_of(model, data)
+
+
+def _report_of(model: Any, data: bytes) -> FileReport:
     values: dict[str, np.ndarray] = {}
     ops: list[OpReport] = []
     tensors: list[TensorReport] = []
     found: list[FloatOp] = []
     for position, graph in enumerate(model.subgraphs):
-        reports = [_tensor(tensor, model.buffers, values) for tensor in graph.tensors]
+        kernels = _kernels(model, graph)
+        reports = [
+            _tensor(tensor, model.buffers, index in kernels, values)
+            for index, tensor in enumerate(_indices(graph.tensors))
+        ]
         tensors += reports
         main = position == 0
         float_ops: list[tuple[FloatOp, set[int]]] = []  # with its float tensors
@@ -180,18 +99,34 @@ def inspect_tflite(source: str | os.PathLike[str] | bytes) -> FileReport:
                 own = {i for i in taken + given if reports[i].dtype in _FLOATS}
                 float_ops.append((FloatOp(op.name, op.output), own))
         found += _with_neighbours(float_ops)
-    main_graph = model.subgraphs[0]
+    graph = model.subgraphs[0]
     return FileReport(
         ops=tuple(ops),
         tensors=tuple(tensors),
-        inputs=tuple(text(main_graph.tensors[i].name) for i in main_graph.inputs),
-        outputs=tuple(text(main_graph.tensors[i].name) for i in main_graph.outputs),
+        inputs=tuple(text(graph.tensors[i].name) for i in _indices(graph.inputs)),
+        outputs=tuple(text(graph.tensors[i].name) for i in _indices(graph.outputs)),
         output_scales=tuple(_output_scales(model)),
         float_ops=tuple(found),
-        bytes=len(data),
-        zipped_bytes=zipped_size(data),
+        _data=data,
         _values=values,
     )
+
+
+def _kernels(model: Any, graph: Any) -> set[int]:
+    """The constant tensors of a graph that are weights of its ops."""
+    expanded: dict[int, int] = {}
+    found = set()
+    for operator in graph.operators or []:
+        name = op_name(model.operatorCodes[operator.opcodeIndex])
+        taken = [int(i) for i in _indices(operator.inputs)]
+        if name in _EXPANDING:
+            expanded[int(operator.outputs[0])] = expanded.get(taken[0], taken[0])
+        for position in _KERNEL_INPUTS.get(name, ()):
+            if position < len(taken) and taken[position] >= 0:
+                index = expanded.get(taken[position], taken[position])
+                if len(_raw(graph.tensors[index], model.buffers)):
+                    found.add(index)
+    return found
 
 
 def _with_neighbours(ops: list[tuple[FloatOp, set[int]]]) -> Iterator[FloatOp]:
@@ -219,14 +154,6 @@ def _output_scales(model: Any) -> Iterator[float | None]:
         yield float(scales[0]) if len(scales) else None
 
 
-def zipped_size(data: bytes) -> int:
-    """Bytes of a zip (deflate, level 9) that holds this one file."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        archive.writestr(zipfile.ZipInfo("model.tflite"), data, zipfile.ZIP_DEFLATED, 9)
-    return buffer.getbuffer().nbytes
-
-
 def _indices(values: Any) -> Any:
     return [] if values is None else values
 
@@ -246,10 +173,15 @@ def op_name(code: Any) -> str:
     return text(code.customCode) if name == "CUSTOM" else name
 
 
-def _tensor(tensor: Any, buffers: Any, values: dict[str, np.ndarray]) -> TensorReport:
+def _raw(tensor: Any, buffers: Any) -> np.ndarray:
+    """The bytes of a tensor in the file, none for one that is computed."""
+    data = buffers[tensor.buffer].data
+    return np.zeros(0, np.uint8) if data is None else np.asarray(data, np.uint8)
+
+
+def _tensor(tensor: Any, buffers: Any, kernel: bool, values: dict[str, np.ndarray]) -> TensorReport:
     name = text(tensor.name)
     dtype = _names_of("TensorType").get(tensor.type, f"type_{tensor.type}").lower()
-    bits = _BITS.get(dtype) or _bits_of(dtype)
     shape = tuple(int(size) for size in _indices(tensor.shape))
     scales: tuple[float, ...] = ()
     zero_points: tuple[int, ...] = ()
@@ -259,38 +191,29 @@ def _tensor(tensor: Any, buffers: Any, values: dict[str, np.ndarray]) -> TensorR
         scales = tuple(float(scale) for scale in quantization.scale)
         zero_points = tuple(int(zero) for zero in _indices(quantization.zeroPoint))
         axis = int(quantization.quantizedDimension) if len(scales) > 1 else None
-    raw = buffers[tensor.buffer].data
+    raw = _raw(tensor, buffers)
+    numbers = numbers_of(raw, dtype, shape, tensor.sparsity) if len(raw) else None
     zeros = None
-    if raw is not None and len(raw):
-        numbers = _unpack_values(np.asarray(raw, np.uint8), dtype, shape)
-        if numbers is not None:
-            values[name] = numbers
-            zero = zero_points[0] if len(set(zero_points)) == 1 else 0
-            zeros = float(np.mean(numbers == zero)) if numbers.size else 0.0
-        else:
-            zeros = 0.0
-    size = 0 if raw is None else len(raw)
-    return TensorReport(name, dtype, shape, bits, scales, zero_points, axis, size, zeros)
+    if numbers is not None:
+        values[name] = numbers
+        zeros = float(np.mean(numbers == _zero(zero_points, axis, shape))) if numbers.size else 0.0
+    return TensorReport(
+        name=name,
+        dtype=dtype,
+        shape=shape,
+        bits=bits_of(dtype),
+        scales=scales,
+        zero_points=zero_points,
+        axis=axis,
+        bytes=len(raw) + index_bytes(tensor.sparsity),
+        zeros=zeros,
+        kernel=kernel,
+        sparse=tensor.sparsity is not None,
+    )
 
 
-def _bits_of(dtype: str) -> int:
-    try:
-        return np.dtype(dtype).itemsize * 8
-    except TypeError:
-        return 0  # strings, resources, variants
-
-
-def _unpack_values(raw: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The numbers of a buffer; None for kinds that are no plain numbers, or sparse ones."""
-    count = int(np.prod(shape, dtype=np.int64))
-    if dtype in ("int4", "int2"):
-        bits = _BITS[dtype]
-        shifts = np.arange(0, 8, bits, dtype=np.uint8)  # the lowest bits come first
-        fields = ((raw[:, None] >> shifts) & (2**bits - 1)).reshape(-1)[:count].astype(np.int8)
-        numbers = np.where(fields >= 2 ** (bits - 1), fields - 2**bits, fields).astype(np.int8)
-    else:
-        try:
-            numbers = raw.view(np.dtype(dtype))
-        except (TypeError, ValueError):
-            return None
-    return numbers.reshape(shape) if numbers.size == count else None
+def _zero(zero_points: tuple[int, ...], axis: int | None, shape: tuple[int, ...]) -> Any:
+    """The numbers that mean 0.0: one, or one for each channel along `axis`."""
+    if len(set(zero_points)) < 2 or axis is None:
+        return zero_points[0] if zero_points else 0
+    return np.reshape(zero_points, [-1 if i == axis else 1 for i in range(len(shape))])

@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from keras_compress.tflite.flatbuffer import end_names, read_bytes, unpack
+from keras_compress._checks import check_int
+from keras_compress.tflite.flatbuffer import (
+    described,
+    end_names,
+    read_bytes,
+    refusing_damage,
+    unpack,
+)
+from keras_compress.tflite.metrics import Metrics, scores
+from keras_compress.tflite.probing import check_harmless
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +39,23 @@ class TensorInfo:
     scale: float | None
     zero_point: int | None
 
+    def __str__(self) -> str:
+        text = f"{self.name} {self.dtype}{list(self.shape)}"
+        if self.scale is None:
+            return text
+        return f"{text} (scale {self.scale:.4g}, zero point {self.zero_point})"
+
 
 class TFLiteModel:
-    """A TFLite file loaded into LiteRT by `load_tflite`; for one thread at a time.
+    """A TFLite file in LiteRT, as `load_tflite` gives it; for one thread at a time.
 
+    Made directly, a file is loaded without being tried in a process of its own first.
     `keep_all` keeps every inner tensor for `tensor`; LiteRT then runs its own kernels, not those of
     the XNNPACK delegate, which has no tensors between the ops that it takes together.
+
+    Attributes:
+        inputs, outputs: a `TensorInfo` each, in the file's order.
+        num_threads: that LiteRT computes with.
     """
 
     def __init__(
@@ -46,31 +66,59 @@ class TFLiteModel:
     ) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+        check_int("load_tflite", "num_threads", num_threads, minimum=1)
         data = read_bytes(source, "load_tflite")
-        names = end_names(unpack(data, "load_tflite"))
+        model = unpack(data, "load_tflite")
         options: dict[str, Any] = {}
         if keep_all:
             options["experimental_preserve_all_tensors"] = True
             options["experimental_op_resolver_type"] = (
                 OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
             )
-        self._interpreter = Interpreter(model_content=data, num_threads=num_threads, **options)
-        self._interpreter.allocate_tensors()
+        try:
+            self._interpreter = Interpreter(model_content=data, num_threads=num_threads, **options)
+            self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                "load_tflite: `source` must be a TFLite file that LiteRT can run. "
+                f"Received: source={described(source)} ({' '.join(str(error).split())})"
+            ) from error
         details = (
             self._interpreter.get_input_details(),
             self._interpreter.get_output_details(),
         )
-        self.inputs, self.outputs = (
-            tuple(map(_info, ends, end)) for ends, end in zip(details, names, strict=True)
-        )
+        with refusing_damage(data, "load_tflite"):
+            self.inputs, self.outputs = (
+                tuple(map(_info, ends, end))
+                for ends, end in zip(details, end_names(model), strict=True)
+            )
+            if not self.outputs:
+                raise ValueError("no outputs")
         self._input_indices, self._output_indices = (
             [end["index"] for end in ends] for ends in details
         )
+        self.num_threads = num_threads
+        self._source = described(source)
+
+    def __repr__(self) -> str:
+        inputs, outputs = (", ".join(map(str, ends)) for ends in (self.inputs, self.outputs))
+        return f"<TFLiteModel {self._source}: {inputs} -> {outputs}>"
 
     @property
     def batch_size(self) -> int:
-        """Rows that the file takes at once."""
-        return self.inputs[0].shape[0]
+        """Rows that the file takes at once.
+
+        Raises:
+            ValueError: its inputs have no common first axis, so that it knows no rows.
+        """
+        sizes = {info.shape[:1] for info in self.inputs}
+        if len(sizes) != 1 or sizes == {()}:
+            shapes = {info.name: info.shape for info in self.inputs}
+            raise ValueError(
+                "TFLiteModel: the inputs must have the same number of rows along the first axis. "
+                f"Received: shapes={shapes}"
+            )
+        return sizes.pop()[0]
 
     def predict(self, x: Any, raw: bool = False) -> np.ndarray | dict[str, np.ndarray]:
         """Answers for any number of rows: an array for one output, a dict by name for several.
@@ -87,6 +135,7 @@ class TFLiteModel:
         Raises:
             ValueError: names, shapes, row counts or dtypes that do not fit, or NaN.
         """
+        batch_size = self.batch_size
         given = self._by_name(x)
         columns = [_column(info, given[info.name], raw) for info in self.inputs]
         rows = len(columns[0])
@@ -99,8 +148,8 @@ class TFLiteModel:
                 f"Received: rows={lengths}"
             )
         chunks: list[list[np.ndarray]] = [
-            self._invoke([column[start : start + self.batch_size] for column in columns])
-            for start in range(0, rows, self.batch_size)
+            self._invoke([column[start : start + batch_size] for column in columns], batch_size)
+            for start in range(0, rows, batch_size)
         ]
         answers = {}
         for position, info in enumerate(self.outputs):
@@ -108,6 +157,42 @@ class TFLiteModel:
             values = np.concatenate(parts) if parts else np.empty((0, *info.shape[1:]), info.dtype)
             answers[info.name] = values[:rows] if raw else _dequantize(info, values[:rows])
         return answers if len(answers) > 1 else answers[self.outputs[0].name]
+
+    def evaluate(self, x: Any, y: Any, metrics: Metrics = "accuracy") -> dict[str, float]:
+        """Scores `predict(x)` against `y`; TensorFlow is not needed, unless a metric is Keras'.
+
+        Args:
+            x: as for `predict`.
+            y: as many rows of labels; with several outputs a dict of output name -> labels, or a
+                list in the order of `outputs`.
+            metrics: one or a list of these, or for several outputs a dict of output name -> one or
+                a list (otherwise each output gets them all):
+                "accuracy": fraction of rows, or of positions, whose largest class is the label's.
+                Labels are integers or one-hot. For outputs of one number per row, labels are 0 or
+                1 and the number a probability, above 0.5 for 1 (for logits, give a callable).
+                "mse": mean of the squared differences.
+                A callable `(y_true, y_pred) -> number` of NumPy arrays.
+                A Keras metric object, of Keras 3 or tf_keras; it is reset first.
+
+        Returns:
+            The metrics by name, a callable's being its `__name__`; with several outputs
+            `"{output}_{metric}"`.
+
+        Raises:
+            TypeError, ValueError: metrics or labels that do not fit, before the file is run where
+                that can be known; and what `predict` raises.
+        """
+        return scores([info.name for info in self.outputs], metrics, y, lambda: self.predict(x))
+
+    def run_on_zeros(self) -> None:
+        """Computes once, for the time it takes; every input is all zeros.
+
+        Raises:
+            ValueError: LiteRT fails.
+        """
+        for info, index in zip(self.inputs, self._input_indices, strict=True):
+            self._interpreter.set_tensor(index, np.zeros(info.shape, info.dtype))
+        self._run()
 
     def tensor(self, index: int) -> np.ndarray:
         """The file's own numbers of a tensor, by its place in the main graph, after the last chunk
@@ -144,25 +229,50 @@ class TFLiteModel:
             x = x[0]  # a list of one array
         return {expected[0]: x}
 
-    def _invoke(self, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _invoke(self, columns: Sequence[np.ndarray], batch_size: int) -> list[np.ndarray]:
         for index, column in zip(self._input_indices, columns, strict=True):
-            missing = self.batch_size - len(column)
+            missing = batch_size - len(column)
             if missing:
                 column = np.concatenate([column, np.repeat(column[-1:], missing, axis=0)])
             self._interpreter.set_tensor(index, column)
-        self._interpreter.invoke()
-        return [self._interpreter.get_tensor(index) for index in self._output_indices]
+        self._run()
+        answers = [self._interpreter.get_tensor(index) for index in self._output_indices]
+        for info, values in zip(self.outputs, answers, strict=True):
+            if values.shape[:1] != (batch_size,):
+                raise ValueError(
+                    f"TFLiteModel: output {info.name!r} must have one row for each of the file's "
+                    f"{batch_size}. Received: {info.name}={values.shape}"
+                )
+        return answers
+
+    def _run(self) -> None:
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise ValueError(
+                f"TFLiteModel: LiteRT must be able to run {self._source}. "
+                f"Received: {' '.join(str(error).split())}"
+            ) from error
 
 
-def load_tflite(source: str | os.PathLike[str] | bytes, num_threads: int = 1) -> TFLiteModel:
+def load_tflite(
+    source: str | os.PathLike[str] | bytes, num_threads: int = 1, *, probe: bool = True
+) -> TFLiteModel:
     """Loads a `.tflite` file, given as path or as bytes, into LiteRT.
 
-    `num_threads` is pinned, because LiteRT's own choice depends on the machine.
+    Args:
+        num_threads: is not left to LiteRT, whose own choice depends on the machine.
+        probe: run it once on zeros in a process of its own first, which a damaged file can make
+            crash or run out of time or memory in this one's place. Files exported by this package
+            with their record beside them are loaded straight away.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no TFLite file, or one whose ops LiteRT does not know.
+        ValueError: it is no TFLite file, a damaged one, or one that LiteRT cannot run.
     """
+    if probe:
+        data = read_bytes(source, "load_tflite")
+        check_harmless(source, data, "load", "load_tflite")
     return TFLiteModel(source, num_threads)
 
 

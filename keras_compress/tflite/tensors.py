@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_compress.tflite.file_report import MOVING
 from keras_compress.tflite.flatbuffer import text, unpack
-from keras_compress.tflite.inspect import MOVING, op_name
+from keras_compress.tflite.inspect import op_name
 from keras_compress.tflite.run import TFLiteModel
 
 
