@@ -45,8 +45,8 @@ def check_export(engine: Engine | None, export: Export) -> None:
     """Refuse an export for what it says of itself."""
     export.check_folder()
     export.check_data_files()
-    if engine is None or engine.quantization is None:
-        exporting.check_source(None, export)
+    if engine is None or engine.quantization is None or export.mode != "int8":
+        exporting.check_ranges(None, export)
 
 
 def check_export_of(model: Any, engine: Engine | None, export: Export) -> None:
@@ -54,6 +54,8 @@ def check_export_of(model: Any, engine: Engine | None, export: Export) -> None:
     exporting.check_data(model, export)
     if export.mode != "int8" or export.allow_float_ops or engine is None:
         return
+    if export.default_ranges_stats is not None:
+        return  # a range for what would have none
     left_out = engine.left_out["quantization"]
     if engine.quantization is not None and left_out and not engine.left_by_user:
         what = "; ".join(f"{path} ({reason})" for path, reason in left_out.items())

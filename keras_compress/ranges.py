@@ -94,6 +94,16 @@ def stats_of_quantization(
     return float(zero_point - _ENDS[dtype][0]), 1 / scale
 
 
+def stats_of_range(minimum: float, maximum: float) -> tuple[float, float]:
+    """(mean, std) of uint8 inputs over the real range, nudged as `quantization_of_range` does:
+    (0, 255) is (0, 1), (0, 1) is (0, 255), and (-1, 1) is (128, 127.5).
+
+    Raises:
+        ValueError: if the range is empty or not finite.
+    """
+    return stats_of_quantization(*quantization_of_range(minimum, maximum, "uint8"), "uint8")
+
+
 def _ends(owner: str, dtype: str, narrow: bool) -> tuple[int, int]:
     """The lowest and the highest integer of `dtype`."""
     low, high = _ENDS[_checks.check_choice(owner, "dtype", dtype, _ENDS)]

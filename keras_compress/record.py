@@ -29,7 +29,7 @@ def record_path(path: str) -> str:
 def record(report: Report, keras: Any) -> dict[str, Any]:
     """The report with its specs and the versions that made it, as plain values.
 
-    `keras`: the package that the model belongs to.
+    `keras`: the package that the model belongs to; None where there is no model.
     """
     return {"format": FORMAT, "versions": versions(keras), "report": report.to_dict()}
 
@@ -46,9 +46,10 @@ def versions(keras: Any) -> dict[str, str]:
         "keras_compress": __version__,
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
-        keras.__name__: keras.__version__,
         "ai_edge_litert": litert,
     }
+    if keras is not None:
+        found[keras.__name__] = keras.__version__
     tfmot = sys.modules.get("tensorflow_model_optimization")
     if tfmot is not None:
         found["tensorflow_model_optimization"] = tfmot.__version__

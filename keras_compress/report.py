@@ -6,12 +6,32 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+from collections.abc import Sequence
 from typing import Any
 
+from keras_compress._plain import plain
 from keras_compress._tables import table
+from keras_compress.plots import plot_report
 
 LISTED_LAYERS = 5
 """How many layers of a comparison are printed; `to_dict` has all of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightHistogram:
+    """How many weights of a kernel lie where, before a fit and after it.
+
+    Attributes:
+        limit: the bins are of equal width from -limit to limit; the outermost ones also hold what
+            lies beyond.
+        before: counts when the fit began.
+        after: counts when it ended, masked weights as the zeros that they are.
+    """
+
+    limit: float
+    before: tuple[int, ...]
+    after: tuple[int, ...]
 
 
 @dataclasses.dataclass
@@ -26,6 +46,7 @@ class LayerReport:
         bits: of an integer that stands for a weight; None where it stays in float.
         scale: what one integer step is worth, in the unit of the weights: (scale,) of the whole
             kernel, or (smallest, largest) over its output channels. None where it stays in float.
+        histogram: of its weights; None outside of a fit.
     """
 
     path: str
@@ -34,6 +55,7 @@ class LayerReport:
     sparsity: float
     bits: int | None
     scale: tuple[float, ...] | None = None
+    histogram: WeightHistogram | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +102,7 @@ class ExportReport:
 
     Attributes:
         path: where it stands.
-        mode: "int8" or "float32".
+        mode: "int8", "int16x8", "dynamic", "float16" or "float32".
         error: what went wrong and what to do about it; None if nothing did.
         skipped: why none was made, because the fit ended before a target; None if one was.
         bytes: of the file.
@@ -89,7 +111,11 @@ class ExportReport:
         float_bytes: of the same network, masks and all, as a float32 file; None if it could not be
             made.
         float_zipped_bytes: of that one zipped.
-        float_ops: what in an integer file computes in float; empty in mode "float32".
+        float_ops: what in an integer file computes in float; empty in the modes that compute so.
+        guessed: the tensors whose range is `default_ranges_stats`, because nobody knew theirs.
+        inputs, outputs: name -> "dtype", "shape", "scale" and "zero_point" (None where it is no
+            quantized number); empty for a file that LiteRT cannot run.
+        c_files: the pair of C files beside it, if they were asked for.
         verified_on: which inputs the file was compared with its network on.
         samples: how many of them.
         largest_steps: per output, the largest difference between the network and the file run by
@@ -112,6 +138,10 @@ class ExportReport:
     float_bytes: int | None = None
     float_zipped_bytes: int | None = None
     float_ops: tuple[FloatOpReport, ...] = ()
+    guessed: tuple[str, ...] = ()
+    inputs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    outputs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    c_files: tuple[str, ...] = ()
     verified_on: str | None = None
     samples: int = 0
     largest_steps: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -132,6 +162,17 @@ class ExportReport:
         if self.float_ops:
             named = dict.fromkeys(str(op) for op in self.float_ops)  # one op of one layer once
             parts.append(f"float ops: {', '.join(named)}")
+        if self.guessed:
+            parts.append(
+                f"ACCURACY IS A GUESS: {len(self.guessed)} tensors have the default range, because "
+                f"nothing told theirs: {', '.join(self.guessed)}"
+            )
+        if self.inputs or self.outputs:
+            parts.append(_ends(self))
+        if self.c_files:
+            parts.append(f"C files: {', '.join(self.c_files)}")
+        if self.verified_on and not self.largest_steps:
+            parts.append(f"verified on {self.verified_on}")
         if self.largest_steps:
             unit = "in output steps" if self.mode.startswith("int") else "as they are"
             data = f"{self.samples} samples, {self.verified_on}"
@@ -189,6 +230,22 @@ class ValidationReport:
         return "\n".join(parts)
 
 
+@dataclasses.dataclass(frozen=True)
+class EpochReport:
+    """One epoch.
+
+    Attributes:
+        epoch: its number, as Keras counts, from 0.
+        step: updates done when it ended, over the whole compressed training; None for a model that
+            is not compressed.
+        logs: name -> value as `History` has it, of what is a single number.
+    """
+
+    epoch: int
+    step: int | None
+    logs: dict[str, float]
+
+
 @dataclasses.dataclass
 class Report:
     """One fit.
@@ -206,6 +263,7 @@ class Report:
         validation: None if `fit` had no validation data.
         export: None if no file was asked for.
         specs: the plain dicts of "pruning", "quantization" and "export" as they were given.
+        history: the epochs of this fit.
     """
 
     step: int
@@ -219,6 +277,7 @@ class Report:
     validation: ValidationReport | None = None
     export: ExportReport | None = None
     specs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    history: list[EpochReport] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of_plain_model(cls) -> Report:
@@ -227,8 +286,27 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, ready for JSON: what is not finite is None."""
-        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
-        return plain
+        values: dict[str, Any] = plain(dataclasses.asdict(self))
+        return values
+
+    def plot(
+        self, path: str | os.PathLike[str] | None = None, *, kernels: Sequence[str] | None = None
+    ) -> Any:
+        """A picture: loss, metric and sparsity over the updates, with a line where the delay ended;
+        zeros and error layer by layer; the weights of kernels before the fit and after it.
+
+        Args:
+            path: writes it there as PNG, whole or not at all.
+            kernels: paths of the layers whose weights are shown; None for the 12 with the most.
+
+        Returns:
+            The `matplotlib.figure.Figure`, which a notebook shows.
+
+        Raises:
+            ImportError: matplotlib is not installed; the extra "plot" brings it.
+            ValueError: there is nothing to draw, or `kernels` names a layer that is not there.
+        """
+        return plot_report(self, path, kernels)
 
     def __str__(self) -> str:
         parts = [self._title()]
@@ -269,10 +347,25 @@ def _cells(layer: LayerReport) -> tuple[str, ...]:
 
 def _sizes(report: ExportReport) -> str:
     rows = [("this file", report.bytes, report.zipped_bytes)]
-    if report.mode != "float32":
+    if report.bytes != report.float_bytes:
         rows.append(("as a float file", report.float_bytes, report.float_zipped_bytes))
     cells = [(name, *("-" if n is None else f"{n:,}" for n in sizes)) for name, *sizes in rows]
     return table(("", "bytes", "zipped"), cells)
+
+
+def _ends(report: ExportReport) -> str:
+    rows = [
+        (
+            f"{what} {name}",
+            end["dtype"],
+            "x".join(map(str, end["shape"])),
+            "-" if end["scale"] is None else f"{end['scale']:.6g}",
+            "-" if end["zero_point"] is None else str(end["zero_point"]),
+        )
+        for what, ends in (("input", report.inputs), ("output", report.outputs))
+        for name, end in ends.items()
+    ]
+    return table(("", "dtype", "shape", "scale", "zero point"), rows)
 
 
 def _agreements(report: ExportReport) -> str:
@@ -292,16 +385,3 @@ def _value(value: Any) -> str:
 
 def _steps(*values: float) -> tuple[str, ...]:
     return tuple(f"{value:.3g}" for value in values)
-
-
-def _plain(value: Any) -> Any:
-    """`value` out of dicts, lists and what JSON has; what is not finite as None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if hasattr(value, "item"):  # a number of NumPy's
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

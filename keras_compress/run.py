@@ -22,7 +22,9 @@ from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.record import write_record
+from keras_compress.recording import Recording
 from keras_compress.report import ExportReport, Report, ValidationReport
+from keras_compress.sources import ModelSource
 from keras_compress.specs import Export, Pruning, Quantization
 from keras_compress.state import Phase, State
 from keras_compress.stripping import strip
@@ -56,6 +58,7 @@ class Run:
         self._reset_due: list[str] = []
         self._best: dict[int, tuple[int, State]] = {}
         self._validation: Validation | None = None
+        self._recording = Recording()
 
     @classmethod
     def of(cls, member: Any, model: Any) -> Run:
@@ -206,6 +209,7 @@ class Run:
                 preflight.check_export_of(self.model, engine, export)
             if self.drives and updates is not None and not self._partial:
                 preflight.check_reach(engine, updates)
+            self._recording.begin(engine)
 
         if engine.is_placed:
             check()
@@ -303,8 +307,9 @@ class Run:
             return False
         return bool(schedules) and step >= max(schedule.last_step for schedule in schedules)
 
-    def _after_epoch_end(self, epoch: int, *_: Any) -> None:
+    def _after_epoch_end(self, epoch: int, logs: Any = None, *_: Any) -> None:
         """Keep masks and ranges beside the weights that an EarlyStopping has just kept."""
+        self._recording.epoch_end(epoch, self.engine and self.engine.step, logs)
         if self.engine is None:
             return
         for callback in self.callbacks.callbacks:
@@ -362,23 +367,25 @@ class Run:
         return missed
 
     def _report(self, missed: list[str], export: Export | None) -> Report:
-        report = exporting.report_on(self.model, export)
+        source = ModelSource(self.model)
+        report = exporting.report_on(source, export)
         report.missed = list(missed)
+        self._recording.write(report, self.engine)
         if export is not None:
-            report.export = self._export(missed, export)
+            report.export = self._export(source, missed, export)
         report.validation = self._validate(report.export)
         write_record(report, self.adapter.keras)
         return report
 
-    def _export(self, missed: list[str], export: Export) -> ExportReport:
+    def _export(self, source: ModelSource, missed: list[str], export: Export) -> ExportReport:
         if missed:
             why = f"the fit ended before {' and '.join(missed)}"
             return ExportReport(export.path, export.mode, skipped=why)
         try:
-            return exporting.write_file(self.model, export)
+            return exporting.write_file(source, export)
         except Exception as error:  # a failing export never costs the training
-            chatter = getattr(error, "chatter_tail", "")
-            logger.error("No file at %s: %s%s", export.path, error, chatter and f"\n{chatter}")
+            notes = getattr(error, "__notes__", [])  # what the converter printed
+            logger.error("No file at %s: %s", export.path, "\n".join([str(error), *notes]))
             return ExportReport(export.path, export.mode, error=f"{type(error).__name__}: {error}")
 
     def _validate(self, export: ExportReport | None) -> ValidationReport | None:

@@ -24,6 +24,8 @@ END_TYPES = {
 }
 """Mode of a file -> the types that its inputs and outputs can have, the usual one first."""
 
+INTEGER_MODES = ("int8", "int16x8")
+
 
 _DATA_FIELDS = ("representative_dataset", "verify_data")
 
@@ -288,7 +290,8 @@ class Export:
         allow_float_ops: write the file even if some of its ops stay in float.
         allow_custom_ops: write the file even if TFLite has no kernel for some of its ops, which
             whoever runs it then has to bring. Such a file is not verified.
-        sparse: store only what is not zero, in mode "float32", the only one that LiteRT then runs.
+        sparse: store only what is not zero, where LiteRT runs such a file (in mode "float32"); it
+            is tried, and refused where not.
         c_array: write a pair of C files beside it, for firmware: `.h` and `.cc` in the place of
             ".tflite".
         batch_size: the file's fixed batch size, int >= 1.
@@ -296,7 +299,7 @@ class Export:
 
     Raises:
         TypeError: for a value of the wrong type.
-        ValueError: for a value outside its range, or something that is not built yet.
+        ValueError: for a value outside its range, or fields that do not go together.
     """
 
     path: str
@@ -330,9 +333,6 @@ class Export:
         _set(self, "default_ranges_stats", _check_default_range(owner, self))
         for name in ("allow_float_ops", "allow_custom_ops", "sparse", "c_array"):
             _checks.check_bool(owner, name, getattr(self, name))
-        if self.sparse and self.mode != "float32":
-            rule = f"False in mode {self.mode!r}: LiteRT cannot run such a file"
-            raise _checks.value_error(owner, "sparse", True, rule)
         batch_size = _checks.check_int(owner, "batch_size", self.batch_size, minimum=1)
         _set(self, "batch_size", batch_size)
         seconds = _checks.check_positive(owner, "timeout", self.timeout, what="seconds")

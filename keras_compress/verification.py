@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,10 @@ from keras_compress.report import ExportReport
 from keras_compress.specs import Export
 from keras_compress.tflite import (
     FileReport,
+    TFLiteModel,
     agreement,
     batches,
     computed_tensors,
-    load_tflite,
 )
 
 logger = logging.getLogger("keras_compress")
@@ -26,9 +26,9 @@ LAYER_SAMPLES = 8  # of them those on which it is compared layer by layer
 
 
 def read_rows(
-    specs: list[Any], data: Any, field: str, samples: int, batch_size: int = 1
+    specs: Sequence[Any], data: Any, field: str, samples: int | None, batch_size: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
-    """An export's data as dicts of input name -> one batch, at most so many rows.
+    """An export's data as dicts of input name -> one batch, at most so many rows (None: all).
 
     Raises:
         ValueError, TypeError: naming the field, the input and what was found.
@@ -49,6 +49,7 @@ def verify(
     function: Any,
     data: bytes,
     contents: FileReport,
+    ranges: Sequence[tuple[float, float] | None],
     engine: Any,
 ) -> None:
     """Fill in how far the file is from its network, output by output and layer by layer.
@@ -56,9 +57,10 @@ def verify(
     Args:
         function: the network in inference, of flat inputs, that returns name -> tensor.
         data: the file, `contents` what it consists of.
+        ranges: of the flat inputs, from which inputs are drawn if no data is given.
         engine: that of a file with its ranges; None of any other.
     """
-    rows, report.samples, report.verified_on = _rows(export, function, engine)
+    rows, report.samples, report.verified_on = _rows(export, function, ranges)
     _compare_outputs(report, function, data, contents, rows)
     if engine is not None:
         _compare_layers(report, engine, data, rows[: -(-LAYER_SAMPLES // export.batch_size)])
@@ -70,7 +72,7 @@ def specs_of(function: Any) -> list[Any]:
 
 
 def _rows(
-    export: Export, function: Any, engine: Any
+    export: Export, function: Any, ranges: Sequence[tuple[float, float] | None]
 ) -> tuple[list[dict[str, np.ndarray]], int, str]:
     """Whole batches to compare on, how many rows of them count, and where they are from."""
     specs = specs_of(function)
@@ -79,7 +81,6 @@ def _rows(
         if given is not None:
             count = sum(1 for _ in read_rows(specs, given, field, SAMPLES))
             return list(read_rows(specs, given, field, SAMPLES, export.batch_size)), count, field
-    ranges = [None if engine is None else engine.input_range(i) for i in range(len(specs))]
     batches = -(-SAMPLES // export.batch_size)
     rows = list(_drawn(specs, ranges, batches))
     if None not in ranges:
@@ -92,7 +93,7 @@ def _rows(
 
 
 def _drawn(
-    specs: list[Any], ranges: list[tuple[float, float] | None], batches: int
+    specs: Sequence[Any], ranges: Sequence[tuple[float, float] | None], batches: int
 ) -> Iterator[dict[str, np.ndarray]]:
     generator = np.random.default_rng(0)
     for _ in range(batches):
@@ -109,7 +110,7 @@ def _drawn(
 def _compare_outputs(
     report: ExportReport, function: Any, data: bytes, contents: FileReport, rows: list[Any]
 ) -> None:
-    file = load_tflite(data)
+    file = TFLiteModel(data)
     names = [output.name for output in file.outputs]
     steps = dict(zip(names, contents.output_scales, strict=True))
     expected: dict[str, list[np.ndarray]] = {name: [] for name in names}

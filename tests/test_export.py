@@ -235,14 +235,10 @@ def test_the_size_of_the_float_file_is_that_of_the_file_in_mode_float32(trained,
 
 
 def test_a_float_file_that_fails_costs_only_its_size(trained, tmp_path, monkeypatch, caplog):
-    convert = exporting.convert
+    def failing(function, how):
+        raise kc.tflite.ConversionError("no such luck", "Try again")
 
-    def failing(function, **options):
-        if options["mode"] == "float32":
-            raise kc.tflite.ConversionError("no such luck", "Try again")
-        return convert(function, **options)
-
-    monkeypatch.setattr(exporting, "convert", failing)
+    monkeypatch.setattr(exporting, "measure", failing)
     report = kc.export_tflite(trained, kc.Export(tmp_path / "net.tflite"))
     assert report.written
     assert report.bytes == (tmp_path / "net.tflite").stat().st_size
@@ -307,7 +303,7 @@ def test_a_model_of_a_mixed_policy_ships_in_integers(keras, digits, tmp_path):
     assert model.layers[1].compute_dtype == "float16"  # as before
 
 
-@pytest.mark.parametrize("step", ["_measure_float", "write_record"])
+@pytest.mark.parametrize("step", ["exporting._measure_float", "converting.write_record"])
 def test_a_file_never_stands_beside_the_record_of_another(trained, tmp_path, monkeypatch, step):
     path, beside = tmp_path / "model.tflite", tmp_path / "model.tflite.json"
     path.write_bytes(b"older")
@@ -316,7 +312,7 @@ def test_a_file_never_stands_beside_the_record_of_another(trained, tmp_path, mon
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"keras_compress.exporting.{step}", interrupted)
+    monkeypatch.setattr(f"keras_compress.{step}", interrupted)
     with pytest.raises(KeyboardInterrupt):
         kc.export_tflite(trained, kc.Export(path))
     if path.read_bytes() == b"older":

@@ -32,6 +32,9 @@ ROUND_TRIPS = [
         delay=0.8, weight_bits=4, calibration_steps=0, freeze_step=1.0, layers=("conv1", "dense")
     ),
     Export("lenet.tflite"),
+    Export("lenet.tflite", quantized_input_stats=(127.5, 127.5), default_ranges_stats=(0, 6)),
+    Export("lenet.tflite", quantized_input_stats={"image": [0, 255]}, c_array=True),
+    Export("lenet.tflite", mode="float32", sparse=True, allow_custom_ops=True),
     Export(
         "out/lenet.tflite",
         inference_input_type="uint8",
@@ -400,27 +403,10 @@ REFUSED = [
         "Received: path=b'lenet.tflite'",
     ),
     (
-        lambda: Export("a.tflite", mode="float16"),
-        ValueError,
-        "Export: `mode` must be 'int8' or 'float32'. "
-        "Received: mode='float16' (this mode is not built yet)",
-    ),
-    (
-        lambda: Export("a.tflite", mode="dynamic"),
-        ValueError,
-        "Export: `mode` must be 'int8' or 'float32'. "
-        "Received: mode='dynamic' (this mode is not built yet)",
-    ),
-    (
-        lambda: Export("a.tflite", mode="int16x8"),
-        ValueError,
-        "Export: `mode` must be 'int8' or 'float32'. "
-        "Received: mode='int16x8' (this mode is not built yet)",
-    ),
-    (
         lambda: Export("a.tflite", mode="int4"),
         ValueError,
-        "Export: `mode` must be 'int8' or 'float32'. Received: mode='int4'",
+        "Export: `mode` must be 'float32', 'float16', 'dynamic', 'int8' or 'int16x8'. "
+        "Received: mode='int4'",
     ),
     (
         lambda: Export("a.tflite", inference_input_type="int16"),
@@ -441,16 +427,69 @@ REFUSED = [
         "Received: inference_output_type=8",
     ),
     (
-        lambda: Export("a.tflite", quantized_input_stats={"x": (0, 1)}),
+        lambda: Export("a.tflite", mode="float16", quantized_input_stats=(0, 1)),
         ValueError,
-        "Export: `quantized_input_stats` must be None: it is not built yet. "
-        "Received: quantized_input_stats={'x': (0, 1)}",
+        "Export: `quantized_input_stats` must be None in mode 'float16': only integers of 8 bits "
+        "have such statistics. Received: quantized_input_stats=(0, 1)",
     ),
     (
-        lambda: Export("a.tflite", default_ranges_stats=(0, 6)),
+        lambda: Export("a.tflite", quantized_input_stats="auto"),
         ValueError,
-        "Export: `default_ranges_stats` must be None: it is not built yet. "
+        "Export: `quantized_input_stats` must be numbers, unless `representative_dataset` is given "
+        "to take them from. Received: quantized_input_stats='auto'",
+    ),
+    (
+        lambda: Export("a.tflite", quantized_input_stats="automatic"),
+        ValueError,
+        "Export: `quantized_input_stats` must be 'auto'. "
+        "Received: quantized_input_stats='automatic'",
+    ),
+    (
+        lambda: Export("a.tflite", quantized_input_stats=127.5),
+        TypeError,
+        "Export: `quantized_input_stats` must be (mean, std), two finite numbers. "
+        "Received: quantized_input_stats=127.5",
+    ),
+    (
+        lambda: Export("a.tflite", quantized_input_stats=(300, 1)),
+        ValueError,
+        "Export: `quantized_input_stats` must be (mean, std) with a mean in [0, 255] and a std "
+        "above 0. Received: quantized_input_stats=(300, 1)",
+    ),
+    (
+        lambda: Export("a.tflite", quantized_input_stats={"x": (0, -1)}),
+        ValueError,
+        "Export: `quantized_input_stats['x']` must be (mean, std) with a mean in [0, 255] and a "
+        "std above 0. Received: quantized_input_stats['x']=(0, -1)",
+    ),
+    (
+        lambda: Export("a.tflite", default_ranges_stats=(1, 6)),
+        ValueError,
+        "Export: `default_ranges_stats` must be (min, max) with min <= 0 <= max, not both 0. "
+        "Received: default_ranges_stats=(1, 6)",
+    ),
+    (
+        lambda: Export("a.tflite", default_ranges_stats=(0, float("inf"))),
+        ValueError,
+        "Export: `default_ranges_stats` must be (min, max), two finite numbers. "
+        "Received: default_ranges_stats=(0, inf)",
+    ),
+    (
+        lambda: Export("a.tflite", mode="int16x8", default_ranges_stats=(0, 6)),
+        ValueError,
+        "Export: `default_ranges_stats` must be None in mode 'int16x8'. "
         "Received: default_ranges_stats=(0, 6)",
+    ),
+    (
+        lambda: Export("a.tflite", mode="int16x8", inference_input_type="uint8"),
+        ValueError,
+        "Export: `inference_input_type` must be 'int16' or 'float32' in mode 'int16x8'. "
+        "Received: inference_input_type='uint8'",
+    ),
+    (
+        lambda: Export("a.tflite", c_array="yes"),
+        TypeError,
+        "Export: `c_array` must be True or False. Received: c_array='yes'",
     ),
     (
         lambda: Export("a.tflite", representative_dataset=GENERATOR),

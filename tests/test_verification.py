@@ -284,11 +284,11 @@ def test_layers_in_tfmots_wrappers_are_compared_by_the_users_names(wrapped, tmp_
 
 
 def test_a_wrapped_layer_that_differs_is_found(wrapped, tmp_path):
-    from keras_compress.exporting import _engine_for
+    from keras_compress.sources import ModelSource
 
     path = tmp_path / "net.tflite"
     kc.export_tflite(wrapped, kc.Export(path))
-    engine = _engine_for(wrapped)
+    engine = ModelSource(wrapped).engine
     rows = np.random.default_rng(0).uniform(size=(8, 1, 8, 8, 1)).astype("float32")
     inputs, tensors = computed_tensors(path.read_bytes(), [{"image": row} for row in rows])
     answer = wrapped.predict(rows[:, 0], verbose=0)

@@ -438,6 +438,27 @@ class Engine(abc.ABC):
         """The watched range of a flat input; None for one that is not rounded."""
         return None if self.quantizers is None else self.quantizers.input_range(position)
 
+    @contextlib.contextmanager
+    def rounding_inputs(self, ranges: Mapping[int, tuple[float, float]]) -> Iterator[None]:
+        """While inside, flat inputs are rounded over these ranges instead of those watched.
+
+        Raises:
+            ValueError: an input that is not rounded.
+        """
+        watched = {position: self.input_range(position) for position in ranges}
+        if None in watched.values():
+            raise ValueError(
+                "Export: `quantized_input_stats` must be for inputs that the quantized network "
+                "rounds. Received: statistics of one that goes into a layer left out"
+            )
+        try:
+            for position, limits in ranges.items():
+                self.quantizers.set_input_range(position, limits)
+            yield
+        finally:
+            for position, limits in watched.items():
+                self.quantizers.set_input_range(position, limits)
+
 
 def naming(spec: Any, chosen: list[str]) -> Any:
     """The same spec with the names of what it chose."""

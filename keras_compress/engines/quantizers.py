@@ -148,3 +148,7 @@ class Quantizers(abc.ABC):
     @abc.abstractmethod
     def input_range(self, position: int) -> tuple[float, float] | None:
         """The watched range of a flat input; None for one that is not rounded."""
+
+    @abc.abstractmethod
+    def set_input_range(self, position: int, limits: tuple[float, float]) -> None:
+        """Give a flat input that is rounded another range."""

@@ -58,7 +58,7 @@ class Conversion:
         input_ranges: input name -> (minimum, maximum) of the real numbers that its integers stand
             for, in mode "int8" without `quantized`; others are calibrated.
         default_range: (minimum, maximum) for every tensor whose range nobody knows, in mode "int8".
-        sparse: encode zeros, in mode "float32".
+        sparse: store only what is not zero.
         allow_custom_ops: leave ops that TFLite does not know in the file, by their names.
         timeout: in seconds, for all that the child does.
 
@@ -92,8 +92,6 @@ class Conversion:
         if self.input_ranges and (self.mode != "int8" or self.quantized):
             rule = "empty but in mode 'int8' of a function that is not quantized"
             raise value_error(owner, "input_ranges", self.input_ranges, rule)
-        if self.sparse and self.mode != "float32":
-            raise value_error(owner, "sparse", True, f"False in mode {self.mode!r}")
 
     @property
     def calibrates(self) -> bool:

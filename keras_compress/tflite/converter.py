@@ -103,19 +103,25 @@ def _rebuilt(folder: Path, job: Job) -> tuple[Any, list[Any]]:
     return function.get_concrete_function(), values
 
 
-def _without_variables(function: Any, job: Job) -> Any:
-    """The function with constants for its variables.
+def frozen(function: Any) -> Any:
+    """The graph of a ConcreteFunction as a GraphDef with constants for its variables.
 
-    The two halves of `convert_variables_to_constants_v2`, private, and a third of our own:
-    TensorFlow's holds all weights six times over. Loops stay loops: the converter wants them so.
+    The two halves of `convert_variables_to_constants_v2`, private, without the third, which makes a
+    function of the graph again: it holds all weights six times over, and for long. Loops stay
+    loops: the converter wants them so.
     """
-    import tensorflow as tf
     from tensorflow.python.framework import convert_to_constants
 
     variables = convert_to_constants._FunctionConverterDataInEager(
         func=function, lower_control_flow=False, aggressive_inlining=False
     )
-    graph_def, _ = convert_to_constants._replace_variables_by_constants(variables)
+    return convert_to_constants._replace_variables_by_constants(variables)[0]
+
+
+def _without_variables(function: Any, job: Job) -> Any:
+    import tensorflow as tf
+
+    graph_def = frozen(function)
     wrapped = tf.compat.v1.wrap_function(
         lambda: tf.graph_util.import_graph_def(graph_def, name=""), []
     )
@@ -133,10 +139,11 @@ def _set_mode(converter: Any, job: Job) -> None:
     import tensorflow as tf
 
     mode = job["mode"]
-    if mode != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if job["sparse"]:
-        converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
+    optimize = tf.lite.Optimize
+    converter.optimizations = [
+        *([] if mode == "float32" else [optimize.DEFAULT]),
+        *([optimize.EXPERIMENTAL_SPARSITY] if job["sparse"] else []),
+    ]
     if mode == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if mode == "int16x8":
@@ -145,6 +152,8 @@ def _set_mode(converter: Any, job: Job) -> None:
             tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
             tf.lite.OpsSet.TFLITE_BUILTINS,
         ]
+        # The new one would calibrate first and then leave it to the old one, which does so again.
+        converter.experimental_new_quantizer = False
     if mode in ("int8", "int16x8"):
         converter.inference_input_type = tf.as_dtype(job["input_type"])
         converter.inference_output_type = tf.as_dtype(job["output_type"])

@@ -121,6 +121,11 @@ def end_names(model: Any) -> tuple[list[str], list[str]]:
     )
 
 
+def custom_ops(model: Any) -> list[str]:
+    """Names of the ops that TFLite does not know, and whoever runs the file has to bring."""
+    return sorted({text(code.customCode) for code in model.operatorCodes if code.customCode})
+
+
 def undefined_tensors(model: Any) -> list[str]:
     """Names of tensors that some op reads and nothing defines: such a file cannot run.
 

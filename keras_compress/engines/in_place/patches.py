@@ -319,6 +319,9 @@ class PatchedQuantizers(Quantizers):
         low, high = self.activations[key].range.numpy()
         return float(low), float(high)
 
+    def set_input_range(self, position: int, limits: tuple[float, float]) -> None:
+        self.activations[self.placement.inputs[position]].range.assign(limits)
+
 
 def _is_activation(plan: OperationPlan) -> bool:
     """Whether the operation is a bare activation with a form, not a layer that holds one."""

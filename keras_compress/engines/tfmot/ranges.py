@@ -220,12 +220,20 @@ class WrapperQuantizers(Quantizers):
                 known[key]["min_var"].assign(low)
                 known[key]["max_var"].assign(high)
 
+    def _input(self, position: int) -> dict[str, Any] | None:
+        return self._inputs.get(self._model.inputs[position]._keras_history.layer.name)
+
     def input_range(self, position: int) -> tuple[float, float] | None:
-        ranges = self._inputs.get(self._model.inputs[position]._keras_history.layer.name)
+        ranges = self._input(position)
         if ranges is None:
             return None
         low, high = _limits(ranges)
         return float(low), float(high)
+
+    def set_input_range(self, position: int, limits: tuple[float, float]) -> None:
+        ranges = self._input(position)
+        ranges["min_var"].assign(limits[0])
+        ranges["max_var"].assign(limits[1])
 
 
 def gated(quantizer: Any, mode: Mode) -> Any:

@@ -1,0 +1,238 @@
+"""What a file can be made of: a Keras model, compressed or plain, or a graph of TensorFlow's.
+
+Either gives functions that leave the process, and knows which of its inputs are rounded, how, and
+which layer a tensor came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+from keras_compress.engines.base import Engine, engine_of
+from keras_compress.engines.tfmot.engine import reader
+from keras_compress.engines.tfmot.library import is_wrapped
+from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.inference import inference_function
+from keras_compress.frameworks.naming import Naming
+
+LayersOf = Callable[[str], list[str]]
+"""The name of a file's tensor -> the paths of the layers that computed it."""
+
+Range = tuple[float, float]
+
+_FAKE_QUANT = "FakeQuant"
+
+
+class Source(Protocol):
+    """What `exporting` asks of a network.
+
+    Attributes:
+        keras: the package that the network belongs to; None for a graph.
+        engine: of a compressed model; None of anything else.
+        rounds: whether the network, as it answers, rounds its numbers.
+    """
+
+    keras: Any
+    engine: Engine | None
+
+    @property
+    def rounds(self) -> bool: ...
+
+    def function(self, batch_size: int, *, quantized: bool, for_file: bool = True) -> Any:
+        """The network in inference, as `inference_function` describes it: rounding or float."""
+
+    def layers_of(self, outputs: Sequence[str], quantized: bool) -> LayersOf:
+        """For a file with these names of outputs."""
+
+    def input_range(self, position: int) -> Range | None:
+        """The range over which a flat input is rounded; None for one that is not."""
+
+    def rounding_inputs(self, ranges: Mapping[int, Range]) -> contextlib.AbstractContextManager:
+        """While inside, flat inputs are rounded over these ranges.
+
+        Raises:
+            ValueError: the network does not round that input.
+        """
+
+
+class ModelSource:
+    """A Keras model in memory."""
+
+    def __init__(self, model: Any):
+        self._model = model
+        self._adapter = adapter_of(model)
+        self.keras = self._adapter.keras
+        attached = engine_of(model)
+        if attached is not None:
+            attached.apply_masks()
+        # Or one to read a model with that tfmot's wrappers alone have driven.
+        wrapped = attached is None and is_wrapped(model, "export_tflite")
+        self.engine = reader(self._adapter, model) if wrapped else attached
+
+    @property
+    def rounds(self) -> bool:
+        return self.engine is not None and self.engine.phase.rounds
+
+    def function(self, batch_size: int, *, quantized: bool, for_file: bool = True) -> Any:
+        if self.engine is None:
+            return inference_function(self._adapter, self._model, batch_size)
+        return self.engine.inference_function(batch_size, quantized=quantized, for_file=for_file)
+
+    def layers_of(self, outputs: Sequence[str], quantized: bool) -> LayersOf:
+        engine = self.engine
+        traced = self._model if engine is None else engine.network_behind(quantized)
+        naming = Naming(self._adapter, traced, outputs)
+
+        def layers(tensor: str) -> list[str]:
+            found = naming.layers(tensor)
+            return list(found) if engine is None else [engine.user_path(path) for path in found]
+
+        return layers
+
+    def input_range(self, position: int) -> Range | None:
+        return None if self.engine is None else self.engine.input_range(position)
+
+    def rounding_inputs(self, ranges: Mapping[int, Range]) -> contextlib.AbstractContextManager:
+        return self.engine.rounding_inputs(ranges)
+
+
+class GraphSource:
+    """A graph without variables.
+
+    Args:
+        graph: a GraphDef. Its fake-quant ops, if it has any, say how it is to be rounded.
+        inputs, outputs: name -> tensor ("image:0").
+        shapes: input name -> shape, where the graph does not say or says otherwise.
+    """
+
+    keras = None
+    engine = None
+
+    def __init__(
+        self,
+        graph: Any,
+        inputs: Mapping[str, str],
+        outputs: Mapping[str, str],
+        shapes: Mapping[str, Sequence[int | None]],
+    ):
+        self._graph = graph
+        self._inputs, self._outputs = dict(inputs), dict(outputs)
+        nodes = {node.name: node for node in graph.node}
+        self._specs = {
+            name: _spec(name, nodes[node_of(tensor)], shapes.get(name))
+            for name, tensor in inputs.items()
+        }
+        every = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+        self.rounds = any(node.op.startswith(_FAKE_QUANT) for node in every)
+        self._given: dict[int, Range] = {}
+
+    def function(self, batch_size: int, *, quantized: bool, for_file: bool = True) -> Any:
+        graph = tf.compat.v1.GraphDef()
+        graph.CopyFrom(self._graph)
+        if not quantized:
+            _round_nothing(graph)
+        taken = {node_of(tensor) for tensor in self._inputs.values()}
+        kept = [node for node in graph.node if node.name not in taken]
+        del graph.node[:]
+        graph.node.extend(kept)
+
+        def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            given = {}
+            for position, (tensor, value) in enumerate(
+                zip(self._inputs.values(), inputs, strict=True)
+            ):
+                places = [tensor]
+                if quantized and position in self._given:
+                    low, high = self._given[position]
+                    value = tf.quantization.fake_quant_with_min_max_args(value, low, high)
+                    # What rounds the input already gives way: two in a row are one too many.
+                    places += [f"{name}:0" for name in _rounding(graph, node_of(tensor))]
+                given.update(dict.fromkeys(places, value))
+            used = _read_by(graph)
+            found = tf.graph_util.import_graph_def(
+                graph,
+                input_map={place: value for place, value in given.items() if place in used},
+                return_elements=list(self._outputs.values()),
+                name="",
+            )
+            return dict(zip(self._outputs, found, strict=True))
+
+        specs = [_fixed(spec, batch_size) for spec in self._specs.values()]
+        return tf.function(answer, autograph=False).get_concrete_function(*specs)
+
+    def layers_of(self, outputs: Sequence[str], quantized: bool) -> LayersOf:
+        return lambda tensor: []  # a graph has no layers
+
+    def input_range(self, position: int) -> Range | None:
+        return self._given.get(position)
+
+    @contextlib.contextmanager
+    def rounding_inputs(self, ranges: Mapping[int, Range]) -> Iterator[None]:
+        before, self._given = self._given, dict(ranges)
+        try:
+            yield
+        finally:
+            self._given = before
+
+
+def node_of(tensor: str) -> str:
+    """The name of the node that computes a tensor: of "image:0" it is "image"."""
+    return tensor.partition(":")[0]
+
+
+def _spec(name: str, node: Any, shape: Sequence[int | None] | None) -> tf.TensorSpec:
+    """The form of an input; its shape is None where nobody tells it."""
+    own = tf.TensorShape(node.attr["shape"].shape) if "shape" in node.attr else None
+    given = own if shape is None else tf.TensorShape(shape)
+    return tf.TensorSpec(given, tf.as_dtype(node.attr["dtype"].type), name)
+
+
+def _fixed(spec: tf.TensorSpec, batch_size: int) -> tf.TensorSpec:
+    """The same with a batch of that size.
+
+    Raises:
+        ValueError: another dimension is free.
+    """
+    if spec.shape.rank is None or None in spec.shape.as_list()[1:]:
+        raise ValueError(
+            "export_tflite: every dimension of an input but the batch must be fixed; give its "
+            f"shape with `inputs={{{spec.name!r}: shape}}`. "
+            f"Received: input {spec.name!r} of shape {spec.shape}"
+        )
+    return tf.TensorSpec([batch_size, *spec.shape.as_list()[1:]], spec.dtype, spec.name)
+
+
+def _inputs_of(node: Any) -> list[str]:
+    """The tensors that a node reads, "name:0" written out."""
+    read = [name for name in node.input if not name.startswith("^")]
+    return [name if ":" in name else f"{name}:0" for name in read]
+
+
+def _read_by(graph: Any) -> set[str]:
+    return {tensor for node in graph.node for tensor in _inputs_of(node)}
+
+
+def _rounding(graph: Any, name: str) -> Iterator[str]:
+    """The fake-quant nodes that read a node, perhaps behind what only passes it on."""
+    for node in graph.node:
+        if f"{name}:0" in _inputs_of(node)[:1]:
+            if node.op.startswith(_FAKE_QUANT):
+                yield node.name
+            elif node.op == "Identity":
+                yield from _rounding(graph, node.name)
+
+
+def _round_nothing(graph: Any) -> None:
+    """Let every fake-quant op pass its input on."""
+    for node in [*graph.node, *(n for f in graph.library.function for n in f.node_def)]:
+        if node.op.startswith(_FAKE_QUANT):
+            first = node.input[0]
+            del node.input[:]
+            node.input.append(first)
+            node.op = "Identity"
+            node.attr.clear()
+            node.attr["T"].type = tf.float32.as_datatype_enum
