@@ -1,12 +1,16 @@
 """What `inspect_tflite` reads out of files whose contents are known."""
 
+import json
 import zipfile
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tflite_files import CONV, DENSE, file_of
 
 from keras_compress.tflite import Conversion, FloatOp, convert, inspect_tflite, zipped_size
+from keras_compress.tflite.flatbuffer import pack, unpack
+from keras_compress.tflite.stored import bits_of, index_bytes, numbers_of
 
 fake_quant = tf.quantization.fake_quant_with_min_max_vars
 
@@ -135,3 +139,158 @@ def test_what_is_no_tflite_file_is_refused(tmp_path, damage):
     message = "must be a whole TFLite file" if damage == "cut" else "must be a TFLite file"
     with pytest.raises(ValueError, match=f"inspect_tflite: `source` {message}"):
         inspect_tflite(path)
+
+
+# Of the kernels of `tflite_files`: conv (36 elements, none 0) and dense (1440, about 3 of 5).
+KERNELS = {
+    "float32": ("float32", 32),
+    "sparse": ("float32", 32),
+    "float16": ("float16", 16),
+    "int8": ("int8", 8),
+    "int16x8": ("int8", 8),
+}
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_kernels_of_every_kind_of_file(kind):
+    report = inspect_tflite(file_of(kind))
+    dtype, bits = KERNELS[kind]
+    conv, dense = sorted(report.kernels, key=lambda kernel: kernel.shape[0])
+    assert (conv.shape, dense.shape) == ((4, 3, 3, 1), (10, 144))
+    assert {(kernel.dtype, kernel.bits) for kernel in (conv, dense)} == {(dtype, bits)}
+    assert dense.zeros >= np.mean(DENSE == 0)
+    assert dense.zeros == pytest.approx(np.mean(DENSE == 0), abs=0.01)
+    total = (conv.zeros * CONV.size + dense.zeros * DENSE.size) / (CONV.size + DENSE.size)
+    assert report.sparsity == pytest.approx(total)
+    scale = np.reshape(dense.scales, (-1, 1)) if dense.scales else 1.0
+    values = report.kernel(dense.name).astype("float32") * scale
+    np.testing.assert_allclose(values, DENSE.T, atol=0.51 * np.max(scale) if dense.scales else 2e-3)
+    assert report.all_integer == kind.startswith("int")
+
+
+def test_a_sparse_kernel_is_counted_with_its_indices():
+    dense, sparse = (inspect_tflite(file_of(kind)) for kind in ("float32", "sparse"))
+    (kernel,) = (kernel for kernel in sparse.kernels if kernel.sparse)
+    stored = 4 * np.count_nonzero(DENSE)
+    assert stored < kernel.bytes < 4 * DENSE.size
+    assert sparse.bytes < dense.bytes
+    assert not any(kernel.sparse for kernel in dense.kernels)
+    np.testing.assert_array_equal(sparse.kernel(kernel.name), DENSE.T)
+
+
+def test_sixteen_bit_activations():
+    report = inspect_tflite(file_of("int16x8"))
+    assert (report.ops[0].inputs, report.ops[0].outputs) == (("int16", "int8", "int64"), ("int16",))
+    x = report.tensor("x")
+    assert (x.dtype, x.bits, x.zero_points, x.axis) == ("int16", 16, (0,), None)
+
+
+def test_a_blocked_sparse_tensor_by_hand():
+    """The example of TFLite's sparse format: 4x4, blocks of 2x2, two of four of them stored."""
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+
+    def level(size=0, segments=None, indices=None):
+        found = schema.DimensionMetadataT(format=int(segments is not None), denseSize=size)
+        if segments is not None:
+            found.arraySegments = schema.Uint8VectorT(values=np.array(segments, np.uint8))
+            found.arrayIndices = schema.Uint8VectorT(values=np.array(indices, np.uint8))
+        return found
+
+    sparsity = schema.SparsityParametersT(
+        traversalOrder=[0, 1, 2, 3],
+        blockMap=[0, 1],
+        dimMetadata=[level(2), level(segments=[0, 1, 2], indices=[1, 0]), level(2), level(2)],
+    )
+    raw = np.arange(1, 9, dtype=np.int8).view(np.uint8)
+    expected = [[0, 0, 1, 2], [0, 0, 3, 4], [5, 6, 0, 0], [7, 8, 0, 0]]
+    np.testing.assert_array_equal(numbers_of(raw, "int8", (4, 4), sparsity), expected)
+    assert index_bytes(sparsity) == 5
+    sparsity.dimMetadata[1].arrayIndices.values[0] = 9
+    with pytest.raises(IndexError):
+        numbers_of(raw, "int8", (4, 4), sparsity)
+    with pytest.raises(ValueError, match="reshape"):
+        numbers_of(raw, "int8", (4, 4), None)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "raw", "expected"),
+    [
+        ("int4", [0x21, 0xF8], [1, 2, -8]),
+        ("uint4", [0x21, 0xF8], [1, 2, 8]),
+        ("int2", [0b11_10_01_00], [0, 1, -2]),
+        ("bfloat16", [0x80, 0x3F, 0x00, 0xC0, 0x00, 0x00], [1.0, -2.0, 0.0]),
+        ("bool", [1, 0, 1], [1, 0, 1]),
+    ],
+)
+def test_narrow_numbers_by_hand(dtype, raw, expected):
+    found = numbers_of(np.array(raw, np.uint8), dtype, (3,), None)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_kinds_that_are_no_numbers():
+    assert numbers_of(np.zeros(8, np.uint8), "string", (2,), None) is None
+    assert [bits_of(kind) for kind in ("string", "int4", "bfloat16", "float8_e5m2")] == [
+        0,
+        4,
+        16,
+        8,
+    ]
+
+
+def test_each_channel_has_its_own_number_for_zero():
+    data = quantized_file()
+    model = unpack(data, "test")
+    kernel = next(t for t in model.subgraphs[0].tensors if list(t.shape) == [2, 1, 1, 4])
+    kernel.quantization.zeroPoint = np.array([0, 127])
+    report = inspect_tflite(pack(model, len(data)))
+    # Channel 0 is 127 * [1, 0, -1, 0]: two zeros; channel 1 is 127 * [1, -1, 0, 1]: two of 127.
+    assert the_kernel(report).zeros == 4 / 8
+
+
+def test_the_report_as_text():
+    text = str(inspect_tflite(file_of("int8")))
+    assert "all ops in integers" in text.splitlines()[0]
+    assert "% of the kernels' weights are zeros" in text.splitlines()[0]
+    (conv,) = (line for line in text.splitlines() if "CONV_2D" in line)
+    assert conv.split("│")[1:-1] == [" CONV_2D         ", " int8 int8 int32 ", " int8  ", "     1 "]
+    (x,) = (line for line in text.splitlines() if line.startswith("│ x "))
+    assert " in " in x
+    assert "1x8x8x1" in x
+    assert len([line for line in text.splitlines() if "│ kernel │" in line]) == 2
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_text_names_float_ops_in_an_integer_file():
+    report = inspect_tflite(quantized_file(tail=lambda y: fake_quant(tf.nn.elu(y), -1.0, 8.0)))
+    text = str(report)
+    assert f"{len(report.float_ops)} of {len(report.ops)} ops in float" in text
+    assert "float op" in text
+    assert "float op" not in str(inspect_tflite(file_of("float32")))  # there every one is
+
+
+def test_of_a_large_file_the_largest_tensors_are_shown(monkeypatch):
+    monkeypatch.setattr("keras_compress.tflite.file_report.TENSORS_SHOWN", 3)
+    report = inspect_tflite(file_of("int8"))
+    text = str(report)
+    assert f"and {len(report.tensors) - 3} smaller tensors" in text
+    assert [t.name for t in report.tensors if f"│ {t.name} " in text] == [
+        t.name for t in report.tensors if t.name in ("x", "y") or t.bytes == DENSE.size
+    ]
+
+
+@pytest.mark.parametrize("kind", ["int8", "float16", "sparse"])
+def test_plain_values_for_json(kind):
+    report = inspect_tflite(file_of(kind))
+    found = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert (found["bytes"], found["zipped_bytes"]) == (report.bytes, report.zipped_bytes)
+    assert found["inputs"] == ["x"]
+    assert found["op_counts"] == report.op_counts
+    assert found["sparsity"] == report.sparsity
+    assert len(found["float_ops"]) == len(report.float_ops)
+    for plain, tensor in zip(found["tensors"], report.tensors, strict=True):
+        assert (plain["name"], plain["bits"], plain["zeros"]) == (
+            tensor.name,
+            tensor.bits,
+            tensor.zeros,
+        )
+        assert plain["shape"] == list(tensor.shape)
