@@ -71,9 +71,9 @@ def write_file(source: Source, export: Export, progress: Progress | None = None)
     """
     export.check_folder()
     export.check_data_files()
-    if not source.rounds:
-        check_ranges(source.engine, export)
     quantized = export.mode == "int8" and source.rounds
+    if not quantized:
+        check_ranges(source.engine, export)
     specs = specs_of(source.function(export.batch_size, quantized=quantized))
     ranges = input_ranges(specs, export)
     with source.rounding_inputs(ranges) if quantized and ranges else contextlib.nullcontext():
