@@ -237,14 +237,17 @@ def test_kinds_that_are_no_numbers():
     ]
 
 
-def test_each_channel_has_its_own_number_for_zero():
+# Channel 0 is 127 * [1, 0, -1, 0] and channel 1 is 127 * [1, -1, 0, 1].
+@pytest.mark.parametrize(
+    ("zero_points", "zeros"),
+    [([0, 127], 4 / 8), ([-127, -127], 2 / 8), ([127], 3 / 8), ([], 3 / 8)],
+)
+def test_zeros_are_what_means_zero(zero_points, zeros):
     data = quantized_file()
     model = unpack(data, "test")
     kernel = next(t for t in model.subgraphs[0].tensors if list(t.shape) == [2, 1, 1, 4])
-    kernel.quantization.zeroPoint = np.array([0, 127])
-    report = inspect_tflite(pack(model, len(data)))
-    # Channel 0 is 127 * [1, 0, -1, 0]: two zeros; channel 1 is 127 * [1, -1, 0, 1]: two of 127.
-    assert the_kernel(report).zeros == 4 / 8
+    kernel.quantization.zeroPoint = np.array(zero_points, np.int64)
+    assert the_kernel(inspect_tflite(pack(model, len(data)))).zeros == zeros
 
 
 def test_the_report_as_text():

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from tflite_files import file_of
@@ -149,6 +150,24 @@ def test_a_child_that_is_gone_is_replaced(fresh):
     first.wait()
     inspect_tflite(file_of("int8"))
     assert fresh._process.pid != first.pid
+
+
+def test_an_interrupted_try_leaves_no_answer_for_the_next(fresh, monkeypatch):
+    data = file_of("float32")
+    inspect_tflite(data)
+    first = fresh._process
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        pipe = first.stdout
+        patch.setattr(first, "stdout", SimpleNamespace(readline=interrupted, close=pipe.close))
+        with pytest.raises(KeyboardInterrupt):
+            load_tflite(data)
+    assert first.poll() is not None
+    with pytest.raises(ValueError, match="not cut off or damaged"):
+        inspect_tflite(data[:999])
 
 
 def test_a_child_that_cannot_start_says_so(fresh, monkeypatch):

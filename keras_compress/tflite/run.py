@@ -49,7 +49,7 @@ class TensorInfo:
 class TFLiteModel:
     """A TFLite file in LiteRT, as `load_tflite` gives it; for one thread at a time.
 
-    Made directly, a file is loaded without being tried in a process of its own first.
+    Without `probe`, a file is not tried in a process of its own first.
     `keep_all` keeps every inner tensor for `tensor`; LiteRT then runs its own kernels, not those of
     the XNNPACK delegate, which has no tensors between the ops that it takes together.
 
@@ -63,11 +63,14 @@ class TFLiteModel:
         source: str | os.PathLike[str] | bytes,
         num_threads: int = 1,
         keep_all: bool = False,
+        probe: bool = False,
     ) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         check_int("load_tflite", "num_threads", num_threads, minimum=1)
         data = read_bytes(source, "load_tflite")
+        if probe:
+            check_harmless(source, data, "load", "load_tflite")
         model = unpack(data, "load_tflite")
         options: dict[str, Any] = {}
         if keep_all:
@@ -270,10 +273,7 @@ def load_tflite(
         FileNotFoundError: there is no such file.
         ValueError: it is no TFLite file, a damaged one, or one that LiteRT cannot run.
     """
-    if probe:
-        data = read_bytes(source, "load_tflite")
-        check_harmless(source, data, "load", "load_tflite")
-    return TFLiteModel(source, num_threads)
+    return TFLiteModel(source, num_threads, probe=probe)
 
 
 def _info(detail: Mapping[str, Any], name: str) -> TensorInfo:
