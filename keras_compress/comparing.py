@@ -25,6 +25,7 @@ OWNER = "compare"
 LISTED_LAYERS = 10
 """How many layers of a file are printed; `to_dict` has all of them."""
 _BATCH = 32  # rows that a Keras network gets at once
+_SOURCES = (".keras", ".h5", ".hdf5", ".pb")
 
 Columns = dict[str, np.ndarray]
 
@@ -147,8 +148,8 @@ def compare(
     is on counts as two networks, the float one and the fake-quantized one.
 
     Args:
-        networks: two or more `.tflite` files, by path or as bytes, or models of either Keras; or
-            one model whose quantization is on.
+        networks: two or more `.tflite` files, by path or as bytes, models of either Keras, or
+            files of models as `export_tflite` takes them; or one model whose quantization is on.
         data: inputs as real values: an array, a list in the order of the inputs or a dict by name,
             with rows along the first axis.
         labels: what the answers should be, as `TFLiteModel.evaluate` takes them.
@@ -161,7 +162,7 @@ def compare(
 
     Raises:
         FileNotFoundError: there is no such file.
-        TypeError: a network that is neither a file nor a Keras model.
+        TypeError: a network that is neither a file nor a model.
         ValueError: fewer than two networks, data or labels that do not fit, networks with different
             outputs.
         ConversionError: no float file could be made of a Keras model.
@@ -206,21 +207,27 @@ def _names(networks: Sequence[Any]) -> list[str]:
 
 
 def _opened(networks: Sequence[Any], names: Sequence[str], num_threads: int) -> Iterator[_Network]:
-    loaded: list[tuple[str, Any, bytes | None]] = []
-    batch_size = 1  # of the files, so that they can be compared layer by layer
-    for name, network in zip(names, networks, strict=True):
-        if isinstance(network, str | os.PathLike | bytes | bytearray | memoryview):
-            file = load_tflite(network, num_threads)
-            batch_size = file.batch_size
-            loaded.append((name, file, read_bytes(network, OWNER)))
+    files = {
+        position: load_tflite(network, num_threads)
+        for position, network in enumerate(networks)
+        if _is_tflite(network)
+    }
+    # Float files of models take as many rows, so that they can be compared layer by layer.
+    batch_size = next((file.batch_size for file in files.values()), 1)
+    for position, (name, network) in enumerate(zip(names, networks, strict=True)):
+        if position in files:
+            file = files[position]
+            answer = functools.partial(_file_answer, file)
+            inputs = tuple(info.name for info in file.inputs)
+            yield _Network(name, inputs, answer, read_bytes(network, OWNER))
         else:
-            loaded.append((name, network, None))
-    for name, network, data in loaded:
-        if data is not None:
-            inputs = tuple(info.name for info in network.inputs)
-            yield _Network(name, inputs, functools.partial(_file_answer, network), data)
-        else:
-            yield from _of_model(network, name, batch_size)
+            yield from _of_source(network, name, batch_size)
+
+
+def _is_tflite(network: Any) -> bool:
+    if isinstance(network, str | os.PathLike):
+        return not (os.path.isdir(network) or os.fspath(network).endswith(_SOURCES))
+    return isinstance(network, bytes | bytearray | memoryview)
 
 
 def _file_answer(file: TFLiteModel, columns: Columns) -> Columns:
@@ -228,38 +235,25 @@ def _file_answer(file: TFLiteModel, columns: Columns) -> Columns:
     return answer if isinstance(answer, dict) else {file.outputs[0].name: answer}
 
 
-def _of_model(model: Any, name: str, batch_size: int) -> Iterator[_Network]:
-    """The float network of a Keras model, and the fake-quantized one if its quantization is on."""
-    from keras_compress.engines.base import engine_of
-    from keras_compress.engines.tfmot.engine import reader
-    from keras_compress.engines.tfmot.library import is_wrapped
-    from keras_compress.frameworks.choose import adapter_of
-    from keras_compress.frameworks.inference import inference_function
+def _of_source(network: Any, name: str, batch_size: int) -> Iterator[_Network]:
+    """The float network of a model, and the fake-quantized one if its quantization is on."""
+    from keras_compress.loading import source_of_file
+    from keras_compress.sources import ModelSource
     from keras_compress.tflite import Conversion, convert
 
-    adapter, engine = adapter_of(model), engine_of(model)
-    if engine is not None:
-        engine.apply_masks()
-    elif is_wrapped(model, OWNER):
-        engine = reader(adapter, model)
+    is_path = isinstance(network, str | os.PathLike)
+    source = source_of_file(network) if is_path else ModelSource(network)
 
-    def function(rows: int, **how: bool) -> Any:
-        if engine is None:
-            return inference_function(adapter, model, rows)
-        return engine.inference_function(rows, **how)
-
-    def network(label: str, function: Any, file: bytes | None) -> _Network:
-        specs = function.structured_input_signature[0]
-        inputs = tuple(spec.name for spec in specs)
+    def answering(label: str, function: Any, file: bytes | None) -> _Network:
+        inputs = tuple(spec.name for spec in function.structured_input_signature[0])
         return _Network(label, inputs, functools.partial(_function_answer, function), file)
 
-    rounds = engine is not None and engine.phase.rounds
-    file = convert(function(batch_size, quantized=False), Conversion("float32"))
-    label = f"{name} (float)" if rounds else name
-    yield network(label, function(_BATCH, quantized=False), file)
-    if rounds:
-        rounding = function(_BATCH, quantized=True, for_file=False)
-        yield network(f"{name} (fake-quantized)", rounding, None)
+    file = convert(source.function(batch_size, quantized=False), Conversion("float32"))
+    label = f"{name} (float)" if source.rounds else name
+    yield answering(label, source.function(_BATCH, quantized=False), file)
+    if source.rounds:
+        rounding = source.function(_BATCH, quantized=True, for_file=False)
+        yield answering(f"{name} (fake-quantized)", rounding, None)
 
 
 def _function_answer(function: Any, columns: Columns) -> Columns:

@@ -49,7 +49,6 @@ LAYERS = {
     "loading": 14,
     "comparing": 15,
     "converting": 15,
-    "cli": 16,
     "__main__": 17,
 }
 FOLDERS = {
@@ -57,6 +56,7 @@ FOLDERS = {
     "tflite": 3,
     "engines.in_place": 7,
     "engines.tfmot": 7,
+    "cli": 16,
     "tuner": 14,
 }
 

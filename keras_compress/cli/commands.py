@@ -1,0 +1,172 @@
+"""The commands but for `convert`: a few lines each over a function of the package."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from keras_compress import ranges as notations
+from keras_compress._plain import plain
+from keras_compress._tables import table
+from keras_compress.cli.convert import convert
+from keras_compress.cli.frame import Answer, commands
+
+commands.add_command(convert)
+
+
+@commands.command(
+    examples="""
+    keras-compress inspect net.tflite
+    keras-compress inspect net.tflite --json | jq .float_ops
+    """
+)
+@click.argument("file")
+def inspect(file: str) -> Answer:
+    """Show ops, tensors, sizes and zeros of FILE."""
+    from keras_compress.tflite import inspect_tflite
+
+    report = inspect_tflite(file)
+    return Answer(report.to_dict(), str(report))
+
+
+@commands.command(
+    examples="""
+    keras-compress compare float.tflite int8.tflite --data test.npz --labels y
+    keras-compress compare net.keras net.tflite --data images.npz
+    """
+)
+@click.argument("networks", nargs=-1, required=True, metavar="A B ...")
+@click.option("--data", required=True, metavar="X.npz", help="Inputs, by name or a single one.")
+@click.option(
+    "--labels", multiple=True, metavar="[OUTPUT=]KEY", help="Which array in it are the labels."
+)
+@click.option(
+    "--metric", multiple=True, help="accuracy or mse.", default=["accuracy"], show_default=True
+)
+@click.option("--layer-rows", default=64, show_default=True, help="For the layers; 0: none.")
+@click.option("--threads", default=1, show_default=True, help="Of LiteRT.")
+@click.option("--runs", default=50, show_default=True, help="For the latency; 0: none.")
+def compare(
+    networks: tuple[str, ...],
+    data: str,
+    labels: tuple[str, ...],
+    metric: tuple[str, ...],
+    layer_rows: int,
+    threads: int,
+    runs: int,
+) -> Answer:
+    """Compare networks with the first one.
+
+    Metrics, differences, sizes, latency, and layer by layer what a file spoils. Networks are
+    .tflite files, or models as `convert` takes them.
+    """
+    from keras_compress.comparing import compare
+
+    x, y = _arrays(data, labels)
+    found = compare(
+        *networks,
+        data=x,
+        labels=y,
+        metric=list(metric),
+        layer_rows=layer_rows,
+        num_threads=threads,
+        runs=runs,
+    )
+    return Answer(found.to_dict(), str(found))
+
+
+def _arrays(path: str, labels: Sequence[str]) -> tuple[Any, Any]:
+    """The inputs and the labels out of a `.npz` file."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, AttributeError, zipfile.BadZipFile):  # a `.npy` file, or none of NumPy's
+        raise click.UsageError(f"--data must be a .npz file of arrays. Received: {path}.") from None
+    pairs = [label.rpartition("=")[::2] for label in labels]
+    missing = [key for _, key in pairs if key not in arrays]
+    if missing:
+        raise click.UsageError(f"--labels {missing[0]} is not in {path}, which has {[*arrays]}.")
+    found = {output: arrays[key] for output, key in pairs}
+    for key in {key for _, key in pairs}:
+        del arrays[key]
+    x = next(iter(arrays.values())) if len(arrays) == 1 else arrays
+    return x, found.get("", found or None)
+
+
+@commands.command(examples="keras-compress benchmark net.tflite --threads 4 --runs 200")
+@click.argument("file")
+@click.option("--threads", default=1, show_default=True, help="Of LiteRT.")
+@click.option("--runs", default=50, show_default=True, help="That are measured.")
+def benchmark(file: str, threads: int, runs: int) -> Answer:
+    """Measure how long LiteRT takes for one batch of FILE."""
+    from keras_compress.tflite import load_tflite, zipped_size
+    from keras_compress.tflite.flatbuffer import read_bytes
+    from keras_compress.tflite.latency import measure_latency
+
+    model = load_tflite(file, threads)
+    found = measure_latency(model, runs)
+    data = read_bytes(file, "benchmark")
+    sizes = {"bytes": len(data), "zipped_bytes": zipped_size(data)}
+    values = {"file": file, "rows": model.batch_size, **dataclasses.asdict(found), **sizes}
+    columns = ("file", "rows", "threads", "runs", "median ms", "least ms", "95 % ms", "bytes")
+    times = [f"{ms:.3f}" for ms in (found.median_ms, found.min_ms, found.p95_ms)]
+    counts = map(str, (model.batch_size, threads, runs))
+    return Answer(plain(values), table(columns, [(file, *counts, *times, f"{len(data):,}")]))
+
+
+@commands.command(
+    examples="""
+    keras-compress ranges --mean 127.5 --std 127.5
+    keras-compress ranges --min -1 --max 1 --dtype int8
+    keras-compress ranges --scale 0.00392157 --zero-point -128 --dtype int8
+    """
+)
+@click.option("--mean", type=float, help="TF1's: the real number is (q - mean) / std, q in uint8.")
+@click.option("--std", type=float)
+@click.option("--scale", type=float, help="TFLite's: it is scale * (q - zero_point).")
+@click.option("--zero-point", type=int)
+@click.option("--min", "minimum", type=float, help="The real numbers at the ends of the integers.")
+@click.option("--max", "maximum", type=float)
+@click.option("--dtype", type=click.Choice(["uint8", "int8"]), default="uint8", show_default=True)
+def ranges(dtype: str, **given: float | None) -> Answer:
+    """Show a quantization in its three notations.
+
+    Give one pair of options. What is shown is what a file has: 0.0 is one of its integers, so that
+    a mean is whole and a range may move by half a step.
+    """
+    pairs = [("mean", "std"), ("scale", "zero_point"), ("minimum", "maximum")]
+    chosen = [pair for pair in pairs if any(given[name] is not None for name in pair)]
+    if len(chosen) != 1 or any(given[name] is None for name in chosen[0]):
+        raise click.UsageError(
+            "Give --mean and --std, --scale and --zero-point or --min and --max."
+        )
+    first, second = (given[name] for name in chosen[0])
+    if chosen[0] == pairs[0]:
+        scale, zero_point = notations.quantization_of_stats(first, second, dtype)
+    elif chosen[0] == pairs[1]:
+        scale, zero_point = first, second
+    else:
+        scale, zero_point = notations.quantization_of_range(first, second, dtype)
+    low, high = notations.range_of_quantization(scale, zero_point, dtype)
+    mean, std = notations.stats_of_quantization(scale, zero_point, dtype)
+    values = {
+        "dtype": dtype,
+        "mean": mean,
+        "std": std,
+        "scale": scale,
+        "zero_point": zero_point,
+        "min": low,
+        "max": high,
+    }
+    rows = [
+        ("mean, std (of uint8)", f"{mean:.9g}", f"{std:.9g}"),
+        (f"scale, zero point ({dtype})", f"{scale:.9g}", str(zero_point)),
+        ("min, max", f"{low:.9g}", f"{high:.9g}"),
+    ]
+    return Answer(plain(values), table(("notation", "", ""), rows))
