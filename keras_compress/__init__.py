@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Compress": "callbacks",
     "ConstantSparsity": "schedules",
+    "ConversionError": "tflite",
     "Export": "specs",
     "PolynomialDecay": "schedules",
     "Pruning": "specs",
@@ -20,6 +21,7 @@ _PUBLIC = {
     "compare": "comparing",
     "compression_of": "callbacks",
     "export_tflite": "converting",
+    "input_stats": "tflite",
     "inspect_tflite": "tflite",
     "load_state": "saving",
     "load_tflite": "tflite",

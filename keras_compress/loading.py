@@ -87,7 +87,8 @@ def _keras_model(path: Path, state: str | os.PathLike[str] | None) -> Any:
 
             model = keras.saving.load_model(path, compile=False)
     except Exception as error:  # either Keras raises what a part of the file leads it to
-        what = " ".join(str(error).split())[:300]
+        what = " ".join(str(error).split())
+        what = what if len(what) <= 400 else f"{what[:100]} ... {what[-300:]}"  # the cause is last
         raise ValueError(
             f"{OWNER}: `source` must be a file that Keras loads by itself; load one with classes, "
             "functions or Lambda layers of your own with Keras, and give the model. "

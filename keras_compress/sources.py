@@ -139,6 +139,8 @@ class GraphSource:
         kept = [node for node in graph.node if node.name not in taken]
         del graph.node[:]
         graph.node.extend(kept)
+        for node in graph.node:
+            node.attr.pop("_class", None)  # wants to be beside a node that is gone
 
         def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
             given = {}

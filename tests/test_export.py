@@ -104,7 +104,7 @@ def test_compress_with_an_export_alone_exports_a_plain_fit(keras, digits, tmp_pa
 def test_an_older_file_survives_an_export_that_fails(trained, tmp_path):
     path = tmp_path / "net.tflite"
     path.write_bytes(b"older")
-    with pytest.raises(kc.tflite.ConversionError, match="took longer than"):
+    with pytest.raises(kc.ConversionError, match="took longer than"):
         kc.export_tflite(trained, kc.Export(path, timeout=1e-3))
     assert path.read_bytes() == b"older"
     assert [p.name for p in tmp_path.iterdir()] == ["net.tflite"]
@@ -236,7 +236,7 @@ def test_the_size_of_the_float_file_is_that_of_the_file_in_mode_float32(trained,
 
 def test_a_float_file_that_fails_costs_only_its_size(trained, tmp_path, monkeypatch, caplog):
     def failing(function, how):
-        raise kc.tflite.ConversionError("no such luck", "Try again")
+        raise kc.ConversionError("no such luck", "Try again")
 
     monkeypatch.setattr(exporting, "measure", failing)
     report = kc.export_tflite(trained, kc.Export(tmp_path / "net.tflite"))
@@ -264,7 +264,7 @@ def test_a_failed_export_leaves_an_older_record_with_its_file(trained, tmp_path)
     path, beside = tmp_path / "net.tflite", tmp_path / "net.tflite.json"
     kc.export_tflite(trained, kc.Export(path))
     before = path.read_bytes(), beside.read_bytes()
-    with pytest.raises(kc.tflite.ConversionError):
+    with pytest.raises(kc.ConversionError):
         kc.export_tflite(trained, kc.Export(path, timeout=1e-3))
     assert (path.read_bytes(), beside.read_bytes()) == before
 

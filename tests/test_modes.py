@@ -248,7 +248,7 @@ def test_default_ranges_in_the_place_of_data(plain, digits, tmp_path):
     assert kc.inspect_tflite(path).all_integer
     assert report.inputs["image"]["scale"] == pytest.approx(1 / 255, rel=1e-6)
     assert report.guessed
-    assert all("image" != name for name in report.guessed)
+    assert "image" not in report.guessed
     assert "probabilities" not in report.guessed  # of a softmax it is known
     assert "ACCURACY IS A GUESS" in str(report)
     tensors = {tensor.name: tensor for tensor in kc.inspect_tflite(path).tensors}
