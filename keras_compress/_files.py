@@ -15,7 +15,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     followed.
 
     Raises:
-        OSError: the folder is missing, not writable or full.
+        OSError: the folder is missing, not writable or full; it names the path.
     """
     target = os.path.realpath(path)
     folder, name = os.path.split(target)
@@ -27,7 +27,9 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename is None:  # as of a full disk
+            error.filename = target
         raise

@@ -1,8 +1,11 @@
 """The file at the end of fit: its ends, its names, and what happens when it cannot be made."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -319,3 +322,34 @@ def test_a_file_never_stands_beside_the_record_of_another(trained, tmp_path, mon
         assert beside.read_text() == "of the older one"
     else:
         assert not beside.exists()
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A folder with room for four kilobytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_what_was_there(trained, full_disk):
+    path = full_disk / "net.tflite"
+    path.write_bytes(b"older")
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        kc.export_tflite(trained, kc.Export(path))
+    assert path.read_bytes() == b"older"
+    assert os.listdir(full_disk) == ["net.tflite"]
+
+
+def test_a_full_temporary_folder_is_named(trained, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(kc.ConversionError, match="temporary folder .*No space left.*TMPDIR"):
+        kc.export_tflite(trained, kc.Export(tmp_path / "net.tflite"))
+    assert os.listdir(tmp_path) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -167,11 +168,19 @@ def _run(
         "samples": 0,
     }
     with Session() as session:
-        job["captures"] = _write_function(session.folder, function)
-        if representative is not None:
-            names = [end["name"] for end in inputs]
-            job["samples"] = _write_samples(session.folder, representative, names)
-        (session.folder / "job.json").write_text(json.dumps(job))
+        try:
+            job["captures"] = _write_function(session.folder, function)
+            if representative is not None:
+                names = [end["name"] for end in inputs]
+                job["samples"] = _write_samples(session.folder, representative, names)
+            (session.folder / "job.json").write_text(json.dumps(job))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise  # of whoever reads the user's data
+            raise ConversionError(
+                f"the temporary folder {session.folder} is full ({error.strerror})",
+                "Make room there, or set TMPDIR to another folder",
+            ) from error
 
         def told(count: int) -> None:
             if progress is not None:
