@@ -73,6 +73,7 @@ def histogram(limit: float, spread: np.ndarray, after: np.ndarray) -> WeightHist
     each = 2**doublings  # fine bins in one
     middle, half = len(spread) // 2, BINS // 2 * each
     before = spread[middle - half : middle + half].reshape(BINS, each).sum(axis=1)
+    before[-1] += spread[middle + half :].sum()  # the widest weight itself, if it is positive
     limit *= each
     return WeightHistogram(
         limit, tuple(before.tolist()), tuple(_counts(after, limit, BINS).tolist())
