@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import keras_tuner
 import numpy as np
 
 from keras_compress.callbacks import Compress
-from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.tuner.space import OWNER
+from keras_compress.tuner.trials import check_success
 
 PARENT = "tuner/trial_id"
 """KerasTuner's hyperparameter that names the trial which a Hyperband round goes on with."""
@@ -21,6 +23,7 @@ _TELLER, _SAVER = "TunerCallback", "SaveBestEpoch"
 """KerasTuner's classes for the callbacks that it gives to every fit."""
 
 _BEHIND = "_keras_compress_model"
+_WATCHED = "_keras_compress_watched"
 
 
 @dataclasses.dataclass
@@ -65,6 +68,26 @@ class CurrentTrial:
             return None
         found = {name: known.get_last_value(name) for name in known.metrics}
         return found if np.isfinite(found[self.objective.name]) else None
+
+
+def watch(tuner: Any) -> None:
+    """Let the `search` of a tuner raise at its end if no trial has succeeded.
+
+    KerasTuner itself does so after three failures in a row, and has no hook at the end for any but
+    the tuner. A trial that fails before its `fit` says nothing to us.
+    """
+    if _WATCHED in vars(tuner):
+        return
+    vars(tuner)[_WATCHED] = True
+
+    def checking(original: Callable) -> Callable:
+        def on_search_end() -> None:
+            original()
+            check_success(Path(tuner.project_dir), OWNER)
+
+        return on_search_end
+
+    wrap_method(tuner, "on_search_end", checking)
 
 
 def _is_tuners(callback: Any, name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import importlib.util
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from keras_compress.stripping import strip
 from keras_compress.tflite import load_tflite
 from keras_compress.tflite.latency import latency_ms
 from keras_compress.tuner import baseline, bridge
+from keras_compress.tuner.memory import forget_graphs
 from keras_compress.tuner.space import OWNER, Space
 from keras_compress.tuner.trials import FILE, STATE, WEIGHTS
 from keras_compress.tuner.weights import load_weights, save_weights
@@ -58,6 +58,9 @@ class CompressionHyperModel(keras_tuner.HyperModel):
 
     `load(tuner, trial)` gives the model of a trial; KerasTuner's own `get_best_models` knows
     nothing of quantization, nor of tf_keras.
+
+    A `search` that is through raises if no trial has succeeded. KerasTuner alone does so after
+    three failures in a row; so it remains where trials fail in `build` already.
 
     Hyperband's later rounds go on from the weights, masks and ranges of the round before: what was
     reached there stays, and is trained on.
@@ -134,7 +137,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):
         """
         if self._clear is not None:  # KerasTuner does it for Keras 3
             self._clear()
-            gc.collect()
+        forget_graphs()
         model = self._users(hp)
         adapter = _check_model(model)
         if adapter.keras is not keras:
@@ -164,6 +167,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):
         model = bridge.behind(standing)
         adapter = adapter_of(model)
         trial = bridge.CurrentTrial.of(given)
+        bridge.watch(trial.tuner)
         done = trial.metrics()
         if done is not None and trial.tuner.executions_per_trial == 1:
             return done  # it was killed on its way to the oracle's list of ended trials

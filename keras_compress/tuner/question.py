@@ -23,13 +23,14 @@ Metrics = Mapping[str, float]
 class Question:
     """How small can it get, or how good, under a limit: the arguments of a search of these names.
 
-    Exactly one of `max_accuracy_drop` and `max_bytes` is given.
+    Exactly one of `max_accuracy_drop` and `max_bytes` is given; `max_epochs` with Hyperband alone.
     """
 
     metric: str
     direction: str
     max_accuracy_drop: float | None
     max_bytes: int | None
+    max_epochs: int | None
 
     def __post_init__(self) -> None:
         check_choice(OWNER, "direction", self.direction, ("max", "min"))

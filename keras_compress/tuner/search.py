@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,11 @@ TUNERS = {
     "bayesian": keras_tuner.BayesianOptimization,
     "random": keras_tuner.RandomSearch,
     "grid": keras_tuner.GridSearch,
+    "hyperband": keras_tuner.Hyperband,
 }
+
+FACTOR = 3
+"""How many times fewer trials and more epochs a round of Hyperband has than the one before."""
 
 
 class SparsitySearch:
@@ -47,11 +52,16 @@ class SparsitySearch:
         max_bytes: how large the zipped file may be. Exactly one of the two is given.
         metric: what the model was compiled with; "accuracy" by default.
         direction: "max" or "min": which way the metric is better.
-        tuner: "bayesian", "random" or "grid".
-        max_trials: how many, at most.
+        tuner: "bayesian", "random", "grid" or "hyperband".
+        max_trials: how many, at most; 20 if it is not given. Not for "hyperband", where the number
+            follows from `max_epochs`.
+        max_epochs: only for "hyperband", and needed there: the epochs of its longest trials, at
+            least 3. Most trials end after a part of them (a third, a ninth ...), and the best go
+            on, from where they were: pruned as far as they are, their schedule and delay being
+            fractions of their first round. `search` is given no `epochs` then.
         directory, project_name, overwrite: where the project is kept, and whether it begins anew.
             Otherwise a search that was stopped or killed goes on; with the same question.
-        seed: of the search.
+        seed: of the search; 0 is none to KerasTuner, so begin with 1.
         **hypermodel: the other arguments of `CompressionHyperModel`: `float_epochs`, the space ...
 
     Raises:
@@ -68,7 +78,8 @@ class SparsitySearch:
         metric: str = "accuracy",
         direction: str = "max",
         tuner: str = "bayesian",
-        max_trials: int = 20,
+        max_trials: int | None = None,
+        max_epochs: int | None = None,
         directory: str = ".",
         project_name: str = "sparsity_search",
         overwrite: bool = False,
@@ -80,9 +91,10 @@ class SparsitySearch:
             direction=direction,
             max_accuracy_drop=max_accuracy_drop,
             max_bytes=max_bytes,
+            max_epochs=max_epochs,
         )
         kind = TUNERS[check_choice(OWNER, "tuner", tuner, TUNERS)]
-        check_int(OWNER, "max_trials", max_trials, minimum=1)
+        size = _check_size(tuner, max_trials, max_epochs)
         folder = Path(directory) / project_name
         _check_folder(folder)
         if not overwrite:
@@ -101,13 +113,13 @@ class SparsitySearch:
         self.tuner = kind(
             self.hypermodel,
             objective=keras_tuner.Objective(SCORE, "min"),
-            max_trials=max_trials,
+            **size,
             directory=str(directory),
             project_name=project_name,
             overwrite=overwrite,
             seed=seed,
             # KerasTuner's own limit of 3 would end a search whose other trials may do well.
-            max_consecutive_failed_trials=max_trials + 1,
+            max_consecutive_failed_trials=sys.maxsize,
         )
         self.question.write(folder)
 
@@ -118,13 +130,11 @@ class SparsitySearch:
         Raises:
             RuntimeError: no trial succeeded, with the reason of the last.
         """
+        if self.question.max_epochs is not None and "epochs" in kwargs:
+            rule = "left out with the tuner 'hyperband', whose trials have those of `max_epochs`"
+            raise value_error(OWNER, "epochs", kwargs["epochs"], rule)
         self.tuner.search(*args, **kwargs)
-        found = self.trials()
-        if found and all(trial.status == "FAILED" for trial in found):
-            raise RuntimeError(
-                f"SparsitySearch: none of {len(found)} trials succeeded; the last failed with: "
-                f"{found[-1].reason}"
-            )
+        trials.check_success(self._project, OWNER)  # of the chief of several processes too
 
     # --- judging
 
@@ -237,6 +247,25 @@ class _Judged(CompressionHyperModel):
                 f"{', '.join(names)}. Received: metric={metric!r}"
             )
         return [*reported, SCORE]
+
+
+def _check_size(tuner: str, max_trials: int | None, max_epochs: int | None) -> dict[str, int]:
+    """What KerasTuner is told of how long a search is."""
+    if tuner != "hyperband":
+        if max_epochs is not None:
+            rule = f"None for the tuner {tuner!r}: `search` is given the epochs of a trial"
+            raise value_error(OWNER, "max_epochs", max_epochs, rule)
+        given = 20 if max_trials is None else max_trials
+        return {"max_trials": check_int(OWNER, "max_trials", given, minimum=1)}
+    if max_trials is not None:
+        rule = "None for the tuner 'hyperband': how many trials there are follows from `max_epochs`"
+        raise value_error(OWNER, "max_trials", max_trials, rule)
+    if max_epochs is None:
+        rule = "given for the tuner 'hyperband': the epochs of its longest trials"
+        raise value_error(OWNER, "max_epochs", max_epochs, rule)
+    # Below that there is one round only, and nothing to stop.
+    check_int(OWNER, "max_epochs", max_epochs, minimum=FACTOR)
+    return {"max_epochs": max_epochs, "factor": FACTOR}
 
 
 def _check_folder(folder: Path) -> None:

@@ -93,6 +93,20 @@ def results(project: Path, question: Question) -> list[TrialResult]:
     ]
 
 
+def check_success(project: Path, owner: str) -> None:
+    """Refuse a search that is through, in which nothing has come of any trial.
+
+    Raises:
+        RuntimeError: with the reason of the last.
+    """
+    found = [state for _, state in states(project)]
+    if found and all(state["status"] == "FAILED" for state in found):
+        raise RuntimeError(
+            f"{owner}: none of {len(found)} trials succeeded; the last failed with: "
+            f"{_last_line(found[-1]['message'])}"
+        )
+
+
 def _last_line(message: str | None) -> str | None:
     lines = (message or "").strip().splitlines()
     return lines[-1] if lines else None
