@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_compress._checks import check_path, value_error
@@ -24,7 +24,7 @@ def plot_report(report: Any, path: Any = None, kernels: Sequence[str] | None = N
         path = check_path("Report.plot", "path", path, ".png")
     chosen = _with_histograms(report, kernels)
     compared = [] if report.export is None else report.export.layers
-    panels = []  # (height in inches, what draws it)
+    panels: list[tuple[float, Callable[[Any], None]]] = []  # height in inches, what draws it
     if report.history:
         panels.append((3.0, lambda part: _draw_training(part, report)))
     if report.layers or compared:
@@ -59,13 +59,12 @@ def new_figure(size: tuple[float, float]) -> Any:
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise ImportError(
             "plot: `matplotlib` is needed; install it with `pip install 'keras_compress[plot]'`."
         ) from error
-    figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
-    return figure
+    return Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
 
 
 def _with_histograms(report: Any, kernels: Sequence[str] | None) -> list[Any]:

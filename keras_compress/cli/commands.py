@@ -9,11 +9,29 @@ from typing import Any
 
 import click
 
+from keras_compress import __version__
 from keras_compress import ranges as notations
 from keras_compress._plain import plain
 from keras_compress._tables import table
 from keras_compress.cli.convert import convert
-from keras_compress.cli.frame import Answer, commands
+from keras_compress.cli.frame import Answer, Group
+
+
+@click.group(
+    cls=Group,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+        "max_content_width": 100,
+    },
+)
+@click.version_option(__version__)
+def commands() -> None:
+    """Make, question and compare TFLite files.
+
+    In the names of options hyphens and underscores are the same.
+    """
+
 
 commands.add_command(convert)
 
@@ -134,7 +152,7 @@ def benchmark(file: str, threads: int, runs: int) -> Answer:
 @click.option("--min", "minimum", type=float, help="The real numbers at the ends of the integers.")
 @click.option("--max", "maximum", type=float)
 @click.option("--dtype", type=click.Choice(["uint8", "int8"]), default="uint8", show_default=True)
-def ranges(dtype: str, **given: float | None) -> Answer:
+def ranges(dtype: str, **given: Any) -> Answer:
     """Show a quantization in its three notations.
 
     Give one pair of options. What is shown is what a file has: 0.0 is one of its integers, so that

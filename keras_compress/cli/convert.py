@@ -24,7 +24,7 @@ _OLD_TYPES = {
 _MODE_OF_TYPE = {"float32": "float32", "uint8": "int8", "int8": "int8", "int16": "int16x8"}
 
 
-def _pair_of_options(*names: str, text: str) -> Callable:
+def _pair_of_options(*names: str, text: str) -> Callable[[Any], Any]:
     return click.option(*names, multiple=True, metavar="[NAME=]NUMBER", help=text)
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import click
 
-from keras_compress import __version__
-
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
@@ -41,19 +39,3 @@ class Command(click.Command):
 
 class Group(click.Group):
     command_class = Command
-
-
-@click.group(
-    cls=Group,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "token_normalize_func": lambda token: token.replace("_", "-"),
-        "max_content_width": 100,
-    },
-)
-@click.version_option(__version__)
-def commands() -> None:
-    """Make, question and compare TFLite files.
-
-    In the names of options hyphens and underscores are the same.
-    """
