@@ -31,6 +31,7 @@ LAYERS = {
     "engines.selection": 4,
     "engines.pruner": 4,
     "engines.quantizers": 4,
+    "comparison": 5,
     "engines.prunable": 5,
     "engines.checking": 5,
     "engines.base": 6,
