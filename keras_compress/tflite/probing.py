@@ -120,7 +120,8 @@ class Prober:
 
 prober = Prober()
 atexit.register(prober.stop)
-os.register_at_fork(after_in_child=prober.forget)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=prober.forget)
 
 _harmless: set[tuple[str, str]] = set()  # (job, sha256)
 
