@@ -1,4 +1,4 @@
-"""What a file can be made of besides a model in memory: files of both Keras, SavedModels, graphs."""
+"""What a file is made of besides a model in memory: files of Keras, SavedModels, frozen graphs."""
 
 import shutil
 

@@ -182,4 +182,28 @@ def name_ends(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> byt
             subgraphIndex=0,
         )
     ]
+    _drop_waste(model)
     return pack(model, len(data))
+
+
+def _drop_waste(model: Any) -> None:
+    """Leave out what the converter writes and no runtime reads: an empty buffer for each tensor
+    that is computed (by the schema, number 0 is everybody's), the extremes of what has scales, and
+    the converter's own version, which stands in the record.
+    """
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            data = model.buffers[tensor.buffer].data
+            # A variable's empty buffer is its own: LiteRT tells variables apart by it.
+            if (data is None or not len(data)) and not tensor.isVariable:
+                tensor.buffer = 0
+            quantization = tensor.quantization
+            if quantization is not None and quantization.scale is not None:
+                quantization.min = quantization.max = None
+    model.metadata = [m for m in model.metadata or [] if text(m.name) != "CONVERSION_METADATA"]
+    entries = [*(t for graph in model.subgraphs for t in graph.tensors), *model.metadata]
+    used = sorted({0, *(entry.buffer for entry in entries)})
+    places = {old: new for new, old in enumerate(used)}
+    model.buffers = [model.buffers[old] for old in used]
+    for entry in entries:
+        entry.buffer = places[entry.buffer]
