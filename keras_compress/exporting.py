@@ -37,7 +37,6 @@ from keras_compress.tflite import (
     convert,
     inspect_tflite,
     measure,
-    trust,
     write_c_array,
 )
 from keras_compress.tflite.flatbuffer import custom_ops, unpack
@@ -112,7 +111,6 @@ def _write(
     data = convert(function, how, representative=representative, progress=progress)
     if export.sparse:
         _check_sparse(data, export)
-    trust(data)
     report = ExportReport(export.path, export.mode, bytes=len(data))
     contents = inspect_tflite(data)
     report.zipped_bytes = contents.zipped_bytes
@@ -164,7 +162,6 @@ def _guessed(
     known = set()
     if how.quantized:
         without = convert(function, dataclasses.replace(how, default_range=None))
-        trust(without)
         known = {each.name for each in inspect_tflite(without).tensors if each.scales}
     expected, zero = quantization_of_range(*how.default_range, "int8")
     for tensor in contents.tensors:

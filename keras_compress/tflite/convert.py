@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_compress._checks import check_choice, check_positive, value_error
 from keras_compress.specs import END_TYPES
+from keras_compress.tflite.probing import trust
 from keras_compress.tflite.process import Session, WorkerCrash, WorkerTimeout
 
 MODES = tuple(END_TYPES)
@@ -130,7 +131,10 @@ def convert(
     if representative is not None and not how.calibrates:
         rule = f"None in mode {how.mode!r}{' of a quantized function' * how.quantized}"
         raise value_error("convert", "representative", representative, rule)
-    return _run(function, how, "model.tflite", representative, progress)
+    data = _run(function, how, "model.tflite", representative, progress)
+    if not how.sparse:  # of such a file it has to be tried whether LiteRT runs it
+        trust(data)
+    return data
 
 
 def measure(function: Any, how: Conversion) -> tuple[int, int]:
