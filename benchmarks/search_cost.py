@@ -11,8 +11,9 @@ from one seed), and ends with its file, which is scored by LiteRT: exports are c
 sides. The searches run one after the other in this process, after a trial that warms it up. The
 CPU time beside the clock says how much of a difference is this process' and not its neighbours'.
 
-The second table is of another process, which runs small trials one after the other: its resident
-memory after each of them. Needs Linux (`/proc`).
+The second table is of two more processes, which run small trials one after the other: their
+resident memory after each of them. In one of them KerasTuner alone trains the plain network, of
+Keras 3, which is the Keras that it takes. Needs Linux (`/proc`).
 """
 
 import argparse
@@ -219,13 +220,21 @@ class Watched(keras_tuner.RandomSearch):
         self.resident.append(resident())
 
 
-def child(keras, trials):
-    """Search; print the resident memory after each trial, in MB."""
+def child(keras, alone, trials):
+    """Search, with KerasTuner `alone` or with us; print the resident memory after each trial."""
     x, x_test, y, y_test = load_data(1)
-    hypermodel = CompressionHyperModel(
-        building(keras, small), float_epochs=1, final_sparsity=SPARSITY
-    )
-    objective = keras_tuner.Objective("tflite_accuracy", "max")
+    build = building(keras, small)
+
+    def plain(hp):
+        hp.Float("of_no_use", *SPARSITY)  # a space has to have something
+        return build(hp)
+
+    if alone:
+        hypermodel, metric = plain, "val_accuracy"
+    else:
+        hypermodel = CompressionHyperModel(build, float_epochs=1, final_sparsity=SPARSITY)
+        metric = "tflite_accuracy"
+    objective = keras_tuner.Objective(metric, "max")
     with tempfile.TemporaryDirectory() as folder:
         tuner = Watched(hypermodel, objective, max_trials=trials, seed=SEED, directory=folder)
         tuner.search(
@@ -239,25 +248,37 @@ def child(keras, trials):
     print(json.dumps(tuner.resident))
 
 
-def memory(keras_number, trials):
+def memory(keras_number, trials, *flags):
     """MB after each trial, in a process of its own."""
     command = [sys.executable, __file__, "--keras", str(keras_number), "--child", str(trials)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([*command, *flags], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def memory_table(title, values):
+def memory_table(title, values, alone):
     settled = min(SETTLED, len(values))
-    base = values[settled - 1]
     made = rich.table.Table(title=title, title_justify="left", caption_justify="left")
-    for name in ("after trial", "resident MB", f"to trial {settled} (%)"):
-        made.add_column(name, justify="right")
-    for number, value in enumerate(values, start=1):
+    made.add_column("after trial", justify="right")
+    for side in ("", "KerasTuner alone: "):
+        made.add_column(f"{side}resident MB", justify="right")
+        made.add_column(f"to trial {settled} (%)", justify="right")
+    for number, pair in enumerate(zip(values, alone, strict=True), start=1):
         if number in (1, len(values)) or number % 5 == 0:
-            made.add_row(str(number), f"{value:.0f}", f"{100 * (value / base - 1):+.1f}")
-    grown = max(values[settled - 1 :]) / base - 1
-    made.caption = f"grown by {100 * grown:.1f} % (target: below {100 * GROWTH:.0f} %)"
+            cells = []
+            for value, base in zip(pair, (values[settled - 1], alone[settled - 1]), strict=True):
+                cells += [f"{value:.0f}", f"{100 * (value / base - 1):+.1f}"]
+            made.add_row(str(number), *cells)
+    ours, theirs = (
+        "by {:.1%}, {:.2f} MB a trial".format(*growth(side, settled)) for side in (values, alone)
+    )
+    made.caption = f"grown {ours} (target: below {GROWTH:.0%}); KerasTuner alone {theirs}"
     return made
+
+
+def growth(values, settled):
+    """(the most that was grown, as a part; MB for every trial) since the trial `settled`."""
+    base, later = values[settled - 1], len(values) - settled
+    return max(values[settled - 1 :]) / base - 1, (values[-1] - base) / max(later, 1)
 
 
 def main():
@@ -270,10 +291,11 @@ def main():
     parser.add_argument("--small-trials", type=int, default=30, help="of which memory is measured")
     parser.add_argument("--quick", action="store_true", help="2 trials, epochs 2 1; 3 small trials")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     keras = keras_of(arguments.keras)
     if arguments.child:
-        child(keras, arguments.child)
+        child(keras, arguments.alone, arguments.child)
         return
     trials, epochs = arguments.trials, tuple(arguments.split)
     small_trials = arguments.small_trials
@@ -287,7 +309,8 @@ def main():
     title = f"LeNet on digits, {about}, {trials} trials, epochs {epochs[0]} + {epochs[1]}"
     console.print(cost_table(title, results))
     values = memory(arguments.keras, small_trials)
-    console.print(memory_table(f"Memory, {about}, {small_trials} small trials", values))
+    alone = memory(3, small_trials, "--alone")
+    console.print(memory_table(f"Memory, {about}, {small_trials} small trials", values, alone))
 
 
 if __name__ == "__main__":

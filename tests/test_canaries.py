@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from tensorflow.python.framework import ops
 
 X, Y = np.ones((8, 3), "float32"), np.ones((8, 2), "float32")
 
@@ -974,3 +975,20 @@ def test_keras_tuner_what_it_writes_of_a_trial(one_trial):
         "score": [0.5],
         "other": [2.0],
     }
+
+
+def test_tensorflow_the_registry_of_gradients_keeps_a_graph():
+    """Of tuner/memory.py: where, and by which names, so that it can be let go."""
+    registry = ops.gradient_registry._registry
+    before = set(registry)
+
+    @tf.function
+    def traced(x):
+        return tf.custom_gradient(lambda x: (1 * x, lambda upstream: upstream))(x)
+
+    graph = traced.get_concrete_function(tf.TensorSpec((), tf.float32)).graph
+    (name,) = set(registry) - before
+    assert name.startswith("CustomGradient-")
+    inner = inspect.getclosurevars(registry[name]["type"]).nonlocals["tape_grad_fn"]
+    (result,) = tf.nest.flatten(inspect.getclosurevars(inner).nonlocals["result"])
+    assert result.graph is graph

@@ -14,9 +14,18 @@ from test_tuner import builder, data, run_by_litert  # noqa: F401  a fixture
 import keras_compress as kc
 from keras_compress.engines.base import engine_of
 from keras_compress.tuner import SparsitySearch, question
-from keras_compress.tuner.trials import dominates
+from keras_compress.tuner.trials import TrialResult, dominates, drawn
 
 TRIALS = 4
+HYPERBAND = {"tuner": "hyperband", "max_trials": None, "max_epochs": 3}
+
+
+@pytest.fixture(scope="module")
+def keras():
+    """What a search adds to its trials, which `test_tuner.py` sees with both, is the same."""
+    import keras
+
+    return keras
 
 
 def make(keras, folder, **arguments):
@@ -199,6 +208,18 @@ def test_the_table_and_its_csv(found, tmp_path):
         assert row["feasible"] == str(trial.feasible)
 
 
+def test_a_table_of_many_layers_keeps_every_word(tmp_path):
+    values = {f"final_sparsity/a_layer_of_a_long_name_{i}": 0.5 + i / 10 for i in range(5)}
+    metrics = {"tflite_accuracy": 0.91, "tflite_zipped_bytes": 5123.0, "sparsity": 0.7}
+    trial = TrialResult("07", "COMPLETED", values, metrics, True, None, tmp_path)
+    asked = question.Question(
+        metric="accuracy", direction="max", max_accuracy_drop=0.1, max_bytes=None, max_epochs=None
+    )
+    text = drawn([trial], asked)
+    for word in ("07", "feasible, pareto", *values, "0.9", "0.91", "5,123", "0.7"):
+        assert f" {word} " in text
+
+
 def test_the_plot_is_a_picture(found, tmp_path):
     from matplotlib.image import imread
 
@@ -232,7 +253,7 @@ def test_a_search_in_which_nothing_succeeds_raises(keras, data, tmp_path, monkey
         raise RuntimeError("no converter today")
 
     monkeypatch.setattr("keras_compress.exporting.write_file", failing)
-    search = make(keras, tmp_path, max_trials=2)
+    search = make(keras, tmp_path, max_trials=2, float_epochs=1, delay=0.0)
     with pytest.raises(RuntimeError, match="none of 2 trials succeeded.*no converter today"):
         search.search(**data, epochs=1)
     with pytest.raises(RuntimeError, match="no trial keeps to .*none ran"):
@@ -255,7 +276,11 @@ def test_a_metric_that_the_model_has_not_ends_the_search(keras, data, tmp_path):
         ({"max_accuracy_drop": None}, ValueError, "exactly one of"),
         ({"max_accuracy_drop": "1%"}, TypeError, "`max_accuracy_drop` must be a number"),
         ({"float_epochs": 0}, ValueError, "`float_epochs` must be at least 1"),
-        ({"tuner": "hyperband"}, ValueError, "`tuner` must be"),
+        ({"tuner": "hyper"}, ValueError, "`tuner` must be"),
+        ({"tuner": "hyperband"}, ValueError, "`max_trials` must be None for the tuner 'hyperband'"),
+        ({**HYPERBAND, "max_epochs": None}, ValueError, "`max_epochs` must be given for the tuner"),
+        ({**HYPERBAND, "max_epochs": 2}, ValueError, "`max_epochs` must be an int >= 3"),
+        ({"max_epochs": 9}, ValueError, "`max_epochs` must be None for the tuner 'random'"),
         ({"direction": "up"}, ValueError, "`direction` must be"),
         ({"max_trials": 0}, ValueError, "`max_trials` must be"),
         ({"final_sparsity": (0.9, 0.2)}, ValueError, "low < high"),
@@ -266,6 +291,17 @@ def test_a_metric_that_the_model_has_not_ends_the_search(keras, data, tmp_path):
 def test_bad_arguments_are_refused(keras, tmp_path, arguments, error, message):
     with pytest.raises(error, match=re.escape(message)):
         make(keras, tmp_path, **arguments)
+
+
+def test_hyperband_has_its_epochs_from_the_beginning(keras, data, tmp_path):  # noqa: F811
+    search = make(keras, tmp_path, **HYPERBAND)
+    with pytest.raises(ValueError, match="`epochs` must be left out .* Received: epochs=5"):
+        search.search(**data, epochs=5)
+    # KerasTuner would go on with those that it was begun with.
+    with pytest.raises(ValueError, match="`max_epochs` must be 3, as in the search that stands in"):
+        make(keras, tmp_path, **{**HYPERBAND, "max_epochs": 9})
+    with pytest.raises(ValueError, match="`max_epochs` must be 3, as in the search that stands in"):
+        make(keras, tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(keras, tmp_path):

@@ -111,25 +111,25 @@ KILLED, INTERRUPTED = ("kill", -signal.SIGKILL), ("interrupt", -signal.SIGINT)
 
 @pytest.mark.parametrize(
     ("kind", "how"),
-    [("keras3", KILLED), ("keras3", INTERRUPTED), ("tf_keras", KILLED)],
-    ids=["keras3-kill", "keras3-interrupt", "tf_keras-kill"],
+    [("keras3", INTERRUPTED), ("tf_keras", KILLED)],
+    ids=["keras3-interrupt", "tf_keras-kill"],
 )
 def test_a_search_that_ended_in_mid_trial_goes_on(kind, how, tmp_path):
     word, code = how
-    assert run(tmp_path, kind, 4, word, 2) == code
+    assert run(tmp_path, kind, 3, word, 2) == code
     before = trials(tmp_path)
     assert [state["status"] for state in before.values()] == ["COMPLETED", "RUNNING"]
     first = contents(tmp_path / "project" / "trial_0")
     floating = contents(tmp_path / "project" / "float")
 
-    assert run(tmp_path, kind, 4) == 0
-    assert_each_trial_once(tmp_path, 4)
+    assert run(tmp_path, kind, 3) == 0
+    assert_each_trial_once(tmp_path, 3)
     assert json.loads((tmp_path / "project" / "oracle.json").read_text())["ongoing_trials"] == {}
     begun = fits(tmp_path)
     assert len(begun[search_child.FLOAT]) == 1
-    # One in the first process, then the one that did not end; in the second process three.
+    # One in the first process, then the one that did not end; in the second process two.
     killed, resumed = begun[search_child.COMPRESSED][0], begun[search_child.COMPRESSED][-1]
-    assert begun[search_child.COMPRESSED] == [killed] * 2 + [resumed] * 3
+    assert begun[search_child.COMPRESSED] == [killed] * 2 + [resumed] * 2
     assert contents(tmp_path / "project" / "trial_0") == first
     assert contents(tmp_path / "project" / "float") == floating
     after = trials(tmp_path)["trial_1"]
@@ -141,22 +141,22 @@ def test_a_trial_that_has_its_metrics_is_not_run_again(tmp_path):
 
     It hands the trial out again, and keeps the metrics of the first run. So its files must stay.
     """
-    assert run(tmp_path, "keras3", 3, "kill_before_end", 2) == -signal.SIGKILL
+    assert run(tmp_path, "keras3", 2, "kill_before_end", 2) == -signal.SIGKILL
     before = trials(tmp_path)["trial_1"]
     assert before["status"] == "RUNNING"
     assert before["metrics"]["metrics"]
     files = {name: contents(tmp_path / "project" / "trial_1")[name] for name in FILES}
 
-    assert run(tmp_path, "keras3", 3) == 0
-    assert_each_trial_once(tmp_path, 3)
+    assert run(tmp_path, "keras3", 2) == 0
+    assert_each_trial_once(tmp_path, 2)
     after = contents(tmp_path / "project" / "trial_1")
     assert {name: after[name] for name in FILES} == files
-    assert len(fits(tmp_path)[search_child.COMPRESSED]) == 3
+    assert len(fits(tmp_path)[search_child.COMPRESSED]) == 2
 
 
 def test_a_killed_worker_is_started_again(tmp_path):
     """A chief and two workers; one worker dies in its first trial."""
-    count = 5
+    count = 4
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -177,9 +177,9 @@ def test_a_killed_worker_is_started_again(tmp_path):
         children.append(chief := begin("chief"))
         children.append(dying := begin("worker_0", "kill", 1))
         children.append(other := begin("worker_1"))
-        assert dying.wait(timeout=200) == -signal.SIGKILL
+        assert dying.wait(timeout=300) == -signal.SIGKILL
         children.append(again := begin("worker_0"))  # the chief keeps its trial for it
-        assert [child.wait(timeout=200) for child in (again, other, chief)] == [0, 0, 0]
+        assert [child.wait(timeout=300) for child in (again, other, chief)] == [0, 0, 0]
     finally:
         for child in children:
             child.kill()

@@ -17,9 +17,6 @@ from keras_compress.tuner.question import Question
 FILE, WEIGHTS, STATE = "model.tflite", "weights.npz", "state.npz"
 """What stands in the folder of a trial when it is through."""
 
-COLUMN = 16
-"""Characters that a column of the table of trials may take."""
-
 
 @dataclasses.dataclass(frozen=True)
 class TrialResult:
@@ -150,7 +147,9 @@ def drawn(trials: Sequence[TrialResult], question: Question) -> str:
         for trial in trials
     ]
     columns = ["trial", "verdict", *names, *shown]
-    text = table(columns, rows, left=2, width=max(WIDTH, COLUMN * len(columns)))
+    # As wide as it takes: beside long names of layers nothing would be left of a verdict.
+    widths = [max(map(len, cells)) + 3 for cells in zip(columns, *rows, strict=True)]
+    text = table(columns, rows, left=2, width=max(WIDTH, 1 + sum(widths)))
     return f"limit: {question.limit}\n{text}"
 
 
