@@ -106,6 +106,23 @@ def test_tflite_converts_own_words_are_understood(folder, monkeypatch, capfd):
     assert file.outputs[0].scale == pytest.approx(6 / 255)
 
 
+@pytest.mark.parametrize(
+    ("statistics", "scale", "zero_point"),
+    [
+        ("--mean image=128 --std image=64", 1 / 64, 128),
+        ("--input-arrays image --mean_values 128 --std_dev_values 64", 1 / 64, 128),
+        ("--mean auto", 1 / 255, 0),  # the images are in [0, 1]
+    ],
+)
+def test_statistics_of_inputs(folder, monkeypatch, capfd, statistics, scale, zero_point):
+    monkeypatch.chdir(folder)
+    command = "convert net.keras statistics.tflite --representative-dataset images.npz"
+    assert main([*command.split(), *statistics.split(), "--inference-input-type=UINT8"]) == 0
+    (image,) = kc.load_tflite("statistics.tflite").inputs
+    assert (image.dtype, image.zero_point) == ("uint8", zero_point)
+    assert image.scale == pytest.approx(scale, rel=1e-3)
+
+
 def test_tflite_convert_makes_float_files_unless_told_otherwise(folder, monkeypatch, capfd):
     monkeypatch.chdir(folder)
     command = "convert --keras_model_file=net.keras --output_file=old.tflite --json"
@@ -197,6 +214,10 @@ def test_inspect_compare_and_benchmark(folder, converted, monkeypatch, capfd):
         accuracy = kc.load_tflite("net.tflite").evaluate(data["image"], data["y"])["accuracy"]
     assert found["networks"][1]["metrics"] == {"accuracy": accuracy}
     assert found["rows"] == 453
+    found = one_object(run("compare net.keras net.tflite --data images.npz --runs 0 --json"))
+    assert [network["name"] for network in found["networks"]] == ["net.keras", "net.tflite"]
+    assert found["networks"][1]["agreement"] > 0.8
+    assert len(found["layers"]["net.tflite"]) == 4  # of the float file that was made for it
     found = one_object(run("benchmark net.tflite --threads 2 --runs 7 --json"))
     assert (found["threads"], found["runs"], found["rows"]) == (2, 7, 1)
     assert 0 < found["min_ms"] <= found["median_ms"] <= found["p95_ms"]
