@@ -16,8 +16,7 @@ def inference_function(
     """The model in inference, as a ConcreteFunction of its flat inputs that returns name -> tensor.
 
     Every shape is fixed, the batch to `batch_size`; names and order are the model's own, but for
-    `output_names` where they are given. It
-    computes in float32 whatever the policy of the model is.
+    `output_names` where they are given. It computes in float32 whatever the policy of the model is.
 
     Raises:
         ValueError: the model is subclassed, or an input has a free dimension besides the batch.

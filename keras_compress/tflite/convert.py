@@ -39,14 +39,9 @@ class ConversionError(RuntimeError):
         self.reason = reason
         self.remedy = remedy
         self.chatter = chatter
-        if self.chatter_tail:
-            self.add_note(self.chatter_tail)  # a traceback shows it
-
-    @property
-    def chatter_tail(self) -> str:
-        """The end of what the converter printed, under a heading; empty if it printed nothing."""
-        lines = self.chatter.strip().splitlines()[-CHATTER_LINES:]
-        return "\n".join(["The converter printed at the end:", *lines]) if lines else ""
+        lines = chatter.strip().splitlines()[-CHATTER_LINES:]
+        if lines:  # a traceback shows them
+            self.add_note("\n".join(["The converter printed at the end:", *lines]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,14 @@ from keras_compress._checks import DATA_RULE, check_int, type_error, value_error
 
 
 @dataclasses.dataclass(frozen=True)
-class _Inputs:
-    """What the model expects, and whom to name in an error."""
+class Inputs:
+    """What the model expects, and whom to name in an error.
+
+    Attributes:
+        owner, name: what to call the argument in errors.
+        shapes: without batch; None where any size will do.
+        dtypes: "float32" where not named.
+    """
 
     owner: str
     name: str
@@ -105,11 +111,12 @@ def batches(
     check_int(owner, "batch_size", batch_size, minimum=1)
     if samples is not None:
         check_int(owner, "samples", samples, minimum=1)
-    inputs = _Inputs(owner, name, shapes, dtypes or {})
-    return _in_batches(inputs, _elements(data, inputs), batch_size, samples)
+    inputs = Inputs(owner, name, shapes, dtypes or {})
+    return _in_batches(inputs, elements(data, inputs), batch_size, samples)
 
 
-def _elements(data: Any, inputs: _Inputs) -> Iterable[Any]:
+def elements(data: Any, inputs: Inputs) -> Iterable[Any]:
+    """What the data consists of, labels dropped: batches, samples, or all of it at once."""
     if isinstance(data, types.GeneratorType):
         hint = "a generator can be read only once: give the function that makes it"
         raise type_error(inputs.owner, inputs.name, "a generator", DATA_RULE, hint=hint)
@@ -133,7 +140,7 @@ def _without_labels(dataset: Any) -> Iterator[Any]:
         yield element[0] if isinstance(element, tuple) else element
 
 
-def _called(function: Callable[[], Any], inputs: _Inputs) -> Iterable[Any]:
+def _called(function: Callable[[], Any], inputs: Inputs) -> Iterable[Any]:
     elements = function()
     if _is_dataset(elements):
         return _without_labels(elements)
@@ -143,7 +150,7 @@ def _called(function: Callable[[], Any], inputs: _Inputs) -> Iterable[Any]:
     return elements
 
 
-def _from_file(path: str | os.PathLike[str], inputs: _Inputs) -> Any:
+def _from_file(path: str | os.PathLike[str], inputs: Inputs) -> Any:
     path = os.fspath(path)
     if not path.endswith(".npz"):
         raise inputs.error(path, "the path of an .npz file")
@@ -156,7 +163,7 @@ def _from_file(path: str | os.PathLike[str], inputs: _Inputs) -> Any:
     return arrays
 
 
-def _rank_checked(data: Any, inputs: _Inputs) -> Any:
+def _rank_checked(data: Any, inputs: Inputs) -> Any:
     """A plain list of numbers for a single input is data too, not a list of arrays."""
     if isinstance(data, list | tuple) and len(inputs.shapes) == 1:
         (shape,) = inputs.shapes.values()
@@ -167,12 +174,12 @@ def _rank_checked(data: Any, inputs: _Inputs) -> Any:
 
 
 def _in_batches(
-    inputs: _Inputs, elements: Iterable[Any], batch_size: int, samples: int | None
+    inputs: Inputs, given: Iterable[Any], batch_size: int, samples: int | None
 ) -> Iterator[dict[str, np.ndarray]]:
     rest: dict[str, np.ndarray] = {}
     left = samples
     seen = 0
-    for element in elements:
+    for element in given:
         rows = {name: array[:left] for name, array in inputs.rows(element).items()}
         count = len(next(iter(rows.values())))
         seen += count

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from keras_compress._checks import DATA_RULE, value_error
-from keras_compress.ranges import quantization_of_range, stats_of_quantization
-from keras_compress.tflite.data import _elements, _Inputs
+from keras_compress.ranges import stats_of_range
+from keras_compress.tflite.data import Inputs, elements
 
 _OWNER = "input_stats"
 
@@ -37,8 +37,8 @@ def input_stats(data: Any) -> tuple[float, float] | dict[str, tuple[float, float
         ValueError: no numbers, NaN or infinite ones, all the same, or several inputs without names.
     """
     ends: dict[str | None, tuple[float, float]] = {}
-    anything = _Inputs(_OWNER, "data", shapes={"data": ()}, dtypes={})
-    for element in _elements(data, anything):
+    anything = Inputs(_OWNER, "data", shapes={"data": ()}, dtypes={})
+    for element in elements(data, anything):
         for name, values in _by_name(element).items():
             low, high = _ends(name, values)
             known = ends.get(name, (low, high))
@@ -84,5 +84,4 @@ def _stats(name: str | None, low: float, high: float) -> tuple[float, float]:
     if low == high:
         where = "" if name is None else f" for the input {name!r}"
         raise value_error(_OWNER, "data", f"{low!r} everywhere", f"more than one number{where}")
-    scale, zero_point = quantization_of_range(min(low, 0.0), max(high, 0.0), "uint8")
-    return stats_of_quantization(scale, zero_point)
+    return stats_of_range(min(low, 0.0), max(high, 0.0))

@@ -51,13 +51,12 @@ class InPlace(Engine):
     def chosen(self, spec: Pruning | Quantization) -> list[str]:
         if spec is self.pruning and self.pruner is not None:
             return list(dict.fromkeys(target.path for target in self.pruner.targets))
-        if spec is self.quantization and self.quantizers is not None:
-            placement = self.quantizers.placement
-            paths = [each.path for each in placement.operations]
-            return [path for path in paths if path not in placement.left_out]
         if isinstance(spec, Pruning):
             return [path for path, *_ in plan_pruning(self.adapter, self.model, spec).kernels]
-        placement = plan.plan_quantization(self.adapter, self.model, spec)
+        if spec is self.quantization and self.quantizers is not None:
+            placement = self.quantizers.placement
+        else:
+            placement = plan.plan_quantization(self.adapter, self.model, spec)
         paths = [each.path for each in placement.operations]
         return [path for path in paths if path not in placement.left_out]
 

@@ -253,8 +253,12 @@ class Tfmot(Engine):
                 return self._split().get(plain, plain)
         return path
 
-    def output_names(self) -> list[str]:
+    @functools.cached_property
+    def _output_names(self) -> list[str]:
         return self.adapter.flat_names(self.plain_copy())[1]
+
+    def output_names(self) -> list[str]:
+        return self._output_names
 
     @functools.cached_property
     def _paths(self) -> list[str]:
