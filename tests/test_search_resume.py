@@ -156,7 +156,7 @@ def test_a_trial_that_has_its_metrics_is_not_run_again(tmp_path):
 
 def test_a_killed_worker_is_started_again(tmp_path):
     """A chief and two workers; one worker dies in its first trial."""
-    count = 4
+    count = 3
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -250,7 +250,7 @@ def test_a_loaded_trial_answers_as_it_was_scored(searched, data):
     indirect=["keras"],
 )
 def test_the_other_tuners_run_unchanged(keras, data, kind, tmp_path):
-    hypermodel = CompressionHyperModel(builder(keras), final_sparsity=[0.3, 0.6])
+    hypermodel = CompressionHyperModel(builder(keras), final_sparsity=[0.3, 0.6], delay=0.0)
     tuner = getattr(keras_tuner, kind)(
         hypermodel, BEST_FILE, max_trials=2, seed=1, directory=str(tmp_path)
     )
@@ -266,7 +266,7 @@ def test_the_other_tuners_run_unchanged(keras, data, kind, tmp_path):
 
 
 def kerastuners_hyperband(keras, folder):
-    hypermodel = CompressionHyperModel(builder(keras), float_epochs=1)
+    hypermodel = CompressionHyperModel(builder(keras), float_epochs=1, delay=0.0)
     tuner = keras_tuner.Hyperband(hypermodel, BEST_FILE, 2, 2, seed=1, directory=str(folder))
     return tuner, tuner.search, 3, 2
 
@@ -278,6 +278,7 @@ def ours(keras, folder):
         tuner="hyperband",
         max_epochs=3,
         float_epochs=1,
+        delay=0.0,
         seed=1,
         directory=str(folder),
     )
