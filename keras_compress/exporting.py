@@ -39,6 +39,7 @@ from keras_compress.tflite import (
     measure,
     write_c_array,
 )
+from keras_compress.tflite.file_report import MOVING
 from keras_compress.tflite.flatbuffer import custom_ops, unpack
 from keras_compress.tflite.probing import check_harmless
 from keras_compress.verification import SAMPLES, read_rows, specs_of, verify
@@ -119,8 +120,9 @@ def _write(
     if export.mode in INTEGER_MODES:
         layers = source.layers_of(contents.outputs, quantized)
         report.float_ops = tuple(_named(contents.float_ops, layers))
+        by_choice = source.engine.float_by_choice() if quantized and source.engine else set()
+        report.rounded_anyway = tuple(_rounded_anyway(contents, layers, by_choice))
         if not export.allow_float_ops:
-            by_choice = source.engine.float_by_choice() if quantized and source.engine else set()
             _refuse(contents.float_ops, layers, by_choice)
     if quantized:
         function = source.function(export.batch_size, quantized=True, for_file=False)
@@ -194,6 +196,18 @@ def _named(ops: Sequence[FloatOp], layers_of: LayersOf) -> Iterator[FloatOpRepor
         tensors = op.beside if op.converts and op.beside else (op.tensor,)
         layers = [layer for tensor in tensors for layer in layers_of(tensor)]
         yield FloatOpReport(op.op, layers[0] if layers else None, op.tensor)
+
+
+def _rounded_anyway(
+    contents: FileReport, layers_of: LayersOf, by_choice: set[str]
+) -> Iterator[str]:
+    """The layers left out by `layers` that an op computes in integers: the converter takes a layer
+    for quantized whose neighbours are.
+    """
+    floats = {op.tensor for op in contents.float_ops}
+    computing = [op for op in contents.ops if op.name not in MOVING and op.output not in floats]
+    found = {layer for op in computing for layer in layers_of(op.output)}
+    yield from sorted(by_choice & found)
 
 
 def _refuse(ops: Sequence[FloatOp], layers_of: LayersOf, by_choice: set[str]) -> None:

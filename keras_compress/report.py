@@ -112,6 +112,8 @@ class ExportReport:
             made.
         float_zipped_bytes: of that one zipped.
         float_ops: what in an integer file computes in float; empty in the modes that compute so.
+        rounded_anyway: the layers left out by `Quantization(layers=...)` that the converter
+            computes in integers all the same, because the tensors around them are rounded.
         guessed: the tensors whose range is `default_ranges_stats`, because nobody knew theirs.
         inputs, outputs: name -> "dtype", "shape", "scale" and "zero_point" (None where it is no
             quantized number); empty for a file that LiteRT cannot run.
@@ -138,6 +140,7 @@ class ExportReport:
     float_bytes: int | None = None
     float_zipped_bytes: int | None = None
     float_ops: tuple[FloatOpReport, ...] = ()
+    rounded_anyway: tuple[str, ...] = ()
     guessed: tuple[str, ...] = ()
     inputs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     outputs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
@@ -162,6 +165,11 @@ class ExportReport:
         if self.float_ops:
             named = dict.fromkeys(str(op) for op in self.float_ops)  # one op of one layer once
             parts.append(f"float ops: {', '.join(named)}")
+        if self.rounded_anyway:
+            parts.append(
+                "left out, and integer all the same, since all around them is: "
+                f"{', '.join(self.rounded_anyway)}"
+            )
         if self.guessed:
             parts.append(
                 f"ACCURACY IS A GUESS: {len(self.guessed)} tensors have the default range, because "

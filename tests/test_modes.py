@@ -279,10 +279,26 @@ def test_default_ranges_for_what_the_training_left_out(keras, digits, tmp_path):
     assert kc.inspect_tflite(path).all_integer
     assert report.float_ops == ()
     # c needs none: the rounded input of d is its output.
+    assert report.rounded_anyway == ("b", "c")
     assert [name.partition("/")[0] for name in report.guessed] == ["b"]
     without = kc.export_tflite(model, dataclasses.replace(export, default_ranges_stats=None))
     assert {op.layer for op in without.float_ops} == {"b", "c"}
     assert without.guessed == ()
+    assert without.rounded_anyway == ()
+
+
+def test_a_layer_left_out_between_rounded_ones_is_named(keras, digits, tmp_path):
+    model = small_net(keras, jit_compile=False)
+    x, y, _, _ = digits
+    compress = kc.Compress(
+        quantization=kc.Quantization(layers=lambda layer: layer.name != "dense1"),
+        export=kc.Export(tmp_path / "net.tflite"),
+    )
+    model.fit(x[:64], y[:64], verbose=0, callbacks=[compress])
+    report = compress.report.export
+    assert report.float_ops == ()
+    assert report.rounded_anyway == ("dense1",)
+    assert "integer all the same, since all around them is: dense1" in str(report)
 
 
 # Sparse files.

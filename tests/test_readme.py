@@ -2,6 +2,9 @@
 
 import pathlib
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 from test_layering import FOLDERS, LAYERS
@@ -30,7 +33,7 @@ def section(title):
 def test_the_python_of_the_readme_runs(keras, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 16
     source = "\n".join(blocks)
     if keras.__name__ == "tf_keras":
         source = source.replace("import keras\n", "import tf_keras as keras\n")
@@ -52,18 +55,46 @@ def test_the_python_of_the_readme_runs(keras, tmp_path, monkeypatch, capsys):
     accuracy = re.search(r"^0\.\d+$", printed, flags=re.MULTILINE)
     assert float(accuracy.group()) > 0.8
     written = {path.name for path in tmp_path.iterdir()}
-    files = {"digits.tflite", "digits_float_ends.tflite", "digits_post_training.tflite"}
-    assert written >= {*files, "digits.keras", "digits.npz", "digits.weights.h5"}
+    integers = {"", "_float_ends", "_int8", "_int16x8", "_trained", "_uint8", "_guess", "_micro"}
+    floats = {"_float32", "_float16", "_dynamic", "_saved", "_sparse"}
+    files = {f"digits{name}.tflite": name in integers for name in integers | floats}
+    assert written >= {*files, "digits.keras", "digits.npz", "digits.weights.h5", "digits.png"}
+    assert written >= {"digits_micro.h", "digits_micro.cc", "digits_saved_model"}
     assert written >= {f"{file}.json" for file in files}
-    assert all(kc.inspect_tflite(file).all_integer for file in files)
+    for file, integer in files.items():
+        assert kc.inspect_tflite(file).all_integer is integer, file
+    if keras.__name__ == "keras":
+        run_commands(section("From a trained model to a file"), tmp_path)
+
+
+def run_commands(text, folder):
+    """What a section shows of the command line, on the files that its Python has left."""
+    (commands,) = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    for command in commands.splitlines():
+        name, *arguments = shlex.split(command)
+        assert name == "keras-compress"
+        done = subprocess.run(
+            [sys.executable, "-m", "keras_compress", *arguments],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout, command
+    assert kc.inspect_tflite(folder / "digits_shell.tflite").all_integer
 
 
 def test_the_report_in_the_readme_is_one_that_is_printed():
     shown = section("What you get").partition("```text\n")[2].partition("\n```")[0]
     # The numbers are those that the first example gave with Keras 3 and seed 0.
-    export = ExportReport("digits.tflite", "int8", bytes=8864, zipped_bytes=5455, samples=64)
-    export.float_bytes, export.float_zipped_bytes = 25544, 14354
+    export = ExportReport("digits.tflite", "int8", bytes=8648, zipped_bytes=5319, samples=64)
+    export.float_bytes, export.float_zipped_bytes = 25364, 14243
     export.verified_on = "inputs drawn inside the watched ranges"
+    ends = {"dtype": "int8", "shape": [1, 10], "scale": 1 / 256, "zero_point": -128}
+    export.outputs = {"digit": ends}
+    export.inputs = {
+        "image": {"dtype": "uint8", "shape": [1, 8, 8, 1], "scale": 1 / 255, "zero_point": 0}
+    }
     export.largest_steps, export.mean_steps = {"digit": 0.0}, {"digit": 0.0}
     export.argmax_agreement = {"digit": 1.0}
     export.layers = [
