@@ -1,12 +1,13 @@
-"""Files made after training, in every mode: here, by hand with `tf.lite`, and with ai-edge-quantizer.
+"""Files made after training, in every mode: here, by hand with tf.lite, by ai-edge-quantizer.
 
     python benchmarks/post_training.py             # Keras 3, LeNet and a small ResNet, 3 seeds
     python benchmarks/post_training.py --keras 2   # tf_keras
     python benchmarks/post_training.py --quick     # does it run? 1 seed, 1 epoch
 
-Each net is trained in float on scikit-learn's digits; then all make their files of the same weights,
-with the same 200 images to calibrate on. LiteRT runs them on 450 test images, where one image is
-0.22 points. A latency is the median of 200 runs of one image on one thread, the files taking turns.
+Each net is trained in float on scikit-learn's digits; then all make their files of the same
+weights, with the same 200 images to calibrate on. LiteRT runs them on 450 test images, where one
+image is 0.22 points. A latency is the median of 200 runs of one image on one thread. Sizes within
+half a per cent count as equal.
 
 ai-edge-quantizer (`pip install ai-edge-quantizer`) starts from the float file; without it its rows
 are left out.
@@ -34,6 +35,7 @@ from keras_compress.tflite import latency_ms, zipped_size
 MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
 OURS, BY_HAND, QUANTIZER = "keras_compress", "tf.lite by hand", "ai-edge-quantizer"
 CALIBRATION = 200  # images
+EQUAL = 1.005  # ratio of sizes
 
 
 # --- data and models
@@ -189,7 +191,7 @@ def table(title, results):
             difference, ratio = own - accuracy, np.mean(own_size / size)
             cells[1], cells[4] = mean(difference, "+.2f"), f"{ratio:.3f}"
             spread = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else 0
-            good = difference.mean() >= -2 * spread and ratio <= 1
+            good = difference.mean() >= -2 * spread and ratio <= EQUAL
             met = "yes" if good else "NO"
         made.add_row(mode, name, *cells, f"{np.median(latency):.3f}", met)
     return made
@@ -222,7 +224,8 @@ def main():
                 with tempfile.TemporaryDirectory() as folder:
                     results.append(measure(model, data, folder))
                 progress.advance(task)
-            title = f"{name} on digits, {keras.__name__} {keras.__version__}, {len(results)} seed(s)"
+            which = f"{keras.__name__} {keras.__version__}"
+            title = f"{name} on digits, {which}, {len(results)} seed(s)"
             tables.append(table(title, results))
     for each in tables:
         console.print(each)

@@ -8,22 +8,27 @@ import json
 import logging
 import os
 import platform
+import re
 import sys
 from typing import Any
 
 from keras_compress import __version__
 from keras_compress._files import write_atomically
 from keras_compress.report import Report
+from keras_compress.tflite.probing import RECORD_SUFFIX
 
 logger = logging.getLogger("keras_compress")
 
 FORMAT = 1
 """Of the JSON; `report.schema.json` describes it."""
 
+_NUMBERS = re.compile(r"\[[-+.\deE,\s]+\]")
+"""A list of numbers, which is easier to read on one line."""
+
 
 def record_path(path: str) -> str:
     """Where the record of the file at `path` stands: `lenet.tflite.json` beside `lenet.tflite`."""
-    return f"{path}.json"
+    return f"{path}{RECORD_SUFFIX}"
 
 
 def record(report: Report, keras: Any) -> dict[str, Any]:
@@ -67,6 +72,7 @@ def write_record(report: Report, keras: Any) -> None:
     path = record_path(export.path)
     try:
         text = json.dumps(record(report, keras), indent=2, allow_nan=False)
+        text = _NUMBERS.sub(lambda found: "".join(found[0].split()).replace(",", ", "), text)
         write_atomically(path, f"{text}\n".encode())
     except Exception as error:
         logger.warning("No record at %s: %s", path, error)

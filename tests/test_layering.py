@@ -23,7 +23,7 @@ LAYERS = {
     "specs": 2,
     "state": 2,
     "report": 2,
-    "record": 3,
+    "record": 4,
     "signals": 4,
     "verification": 4,
     "validation": 4,

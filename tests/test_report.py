@@ -13,12 +13,14 @@ from conftest import small_net
 import keras_compress as kc
 from keras_compress.record import record
 from keras_compress.report import (
+    EpochReport,
     ExportReport,
     FloatOpReport,
     LayerAgreement,
     LayerReport,
     Report,
     ValidationReport,
+    WeightHistogram,
 )
 
 
@@ -179,6 +181,8 @@ def test_the_schema_describes_every_field(schema):
     for name, kind in (
         ("report", Report),
         ("layer", LayerReport),
+        ("epoch", EpochReport),
+        ("histogram", WeightHistogram),
         ("export", ExportReport),
         ("float_op", FloatOpReport),
         ("layer_agreement", LayerAgreement),
