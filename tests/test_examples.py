@@ -162,3 +162,15 @@ def test_the_cost_of_a_search_is_measured(tmp_path):
     rows = last_rows(printed)
     assert list(rows) == ["1", "3"]
     assert all(float(cells[0]) > 100 for cells in rows.values())
+
+
+@pytest.mark.slow
+def test_modes_are_measured_against_tf_lite(tmp_path):
+    printed, _ = outputs(BENCHMARKS / "post_training.py", tmp_path, "--quick")
+    rows = re.findall(r"│ (\w+) +│ (keras_compress|tf.lite by hand) +│ (.*) │", printed)
+    found = {(mode, name): cells.split("│") for mode, name, cells in rows}
+    assert len(found) == 10
+    for mode in ("float32", "float16", "dynamic", "int8", "int16x8"):
+        ours, theirs = found[mode, "keras_compress"], found[mode, "tf.lite by hand"]
+        assert float(ours[0]) == pytest.approx(float(theirs[0]), abs=1)  # accuracy in per cent
+        assert int(ours[2].replace(",", "")) <= int(theirs[2].replace(",", ""))  # bytes

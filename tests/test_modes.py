@@ -373,6 +373,39 @@ def test_a_labelled_dataset_is_read_without_its_labels(plain, digits, tmp_path):
     assert first.sha256 == second.sha256
 
 
+def test_several_inputs_by_name(keras, tmp_path):
+    layers = keras.layers
+    image, number = layers.Input((8, 8, 1), name="image"), layers.Input((2,), name="number")
+    x = layers.Concatenate()([layers.Flatten()(layers.Conv2D(4, 3)(image)), number])
+    model = keras.Model([image, number], layers.Dense(3, name="scores")(x))
+    generator = np.random.default_rng(0)
+    data = {
+        "number": generator.uniform(-4, 4, (64, 2)).astype("float32"),
+        "image": generator.uniform(0, 1, (64, 8, 8, 1)).astype("float32"),
+    }
+    np.savez(tmp_path / "data.npz", **data)
+    made = []
+    for given in (
+        data,
+        tmp_path / "data.npz",
+        lambda: ({k: v[i] for k, v in data.items()} for i in range(64)),
+    ):
+        export = kc.Export(
+            tmp_path / "net.tflite",
+            inference_input_type="uint8",
+            representative_dataset=given,
+            quantized_input_stats={"image": (0, 255)},
+        )
+        made.append(kc.export_tflite(model, export))
+    assert len({report.sha256 for report in made}) == 1
+    ends = made[0].inputs
+    assert ends["image"]["scale"] == pytest.approx(1 / 255, rel=1e-6)
+    assert ends["number"]["scale"] == pytest.approx(8 / 255, rel=0.05)  # what was calibrated
+    file = kc.load_tflite(tmp_path / "net.tflite")
+    expected = model.predict([data["image"], data["number"]], verbose=0)
+    assert np.abs(file.predict(data) - expected).max() < 0.1 * np.abs(expected).max()
+
+
 def test_progress_is_shown_on_standard_error(plain, digits, tmp_path, capsys):
     export = export_of(tmp_path / "net.tflite", "int8", digits)
     kc.export_tflite(plain, export, progress=True)

@@ -84,9 +84,7 @@ class Worker:
         runs = self.process.poll() is None and self._log.exists()
         return runs and self.environment == worker_environment()
 
-    def run(
-        self, job: Path, timeout: float, progress: Callable[[int], None] | None = None
-    ) -> None:
+    def run(self, job: Path, timeout: float, progress: Callable[[int], None] | None = None) -> None:
         """Has a job's folder worked on; returns when its answer lies there.
 
         `progress` is told how many batches the child has calibrated on.
