@@ -992,3 +992,78 @@ def test_tensorflow_the_registry_of_gradients_keeps_a_graph():
     inner = inspect.getclosurevars(registry[name]["type"]).nonlocals["tape_grad_fn"]
     (result,) = tf.nest.flatten(inspect.getclosurevars(inner).nonlocals["result"])
     assert result.graph is graph
+
+
+# --- the TFLite converter (`tflite/converter.py`)
+
+
+@pytest.fixture
+def product():
+    """A function of one matrix product with ReLU, and its variable."""
+    kernel = tf.Variable(np.eye(4, dtype="float32"), name="kernel")
+    spec = tf.TensorSpec((1, 4), name="x")
+    function = tf.function(lambda x: {"y": tf.nn.relu(tf.matmul(x, kernel))})
+    return function.get_concrete_function(spec), kernel
+
+
+@pytest.mark.filterwarnings("ignore:Statistics for quantized inputs were expected:UserWarning")
+def test_tflite_a_calibrated_file_goes_through_one_function_as_its_first_argument(
+    product, monkeypatch
+):
+    from ai_edge_litert import schema_py_generated as schema
+    from tensorflow.lite.python import lite
+
+    given, quantize = [], lite._mlir_quantize
+
+    def noting(calibrated, *args, **kwargs):
+        given.append(calibrated)
+        return quantize(calibrated, *args, **kwargs)
+
+    monkeypatch.setattr(lite, "_mlir_quantize", noting)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([product[0]])
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: [[np.full((1, 4), 3.0, "float32")]]
+    converter.convert()
+    (calibrated,) = given
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(calibrated, 0))
+    (graph,) = model.subgraphs
+    image = graph.tensors[graph.inputs[0]]
+    assert image.type == schema.TensorType.FLOAT32 == 0
+    assert (list(image.quantization.min), list(image.quantization.max)) == ([3.0], [3.0])
+
+
+def test_tflite_the_new_converter_takes_default_ranges_among_its_arguments(product):
+    from tensorflow.lite.python import convert
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([product[0]])
+    converter._debug_info = None
+    arguments = converter._get_base_converter_args()
+    assert isinstance(arguments, dict)
+    assert "default_ranges_stats" not in arguments
+    flags = convert.build_conversion_flags(**arguments, default_ranges_stats=(-2.0, 3.0))
+    assert (flags.default_ranges_min, flags.default_ranges_max) == (-2.0, 3.0)
+
+
+def test_tflite_the_names_of_places_come_from_one_function():
+    from tensorflow.lite.python import lite
+
+    assert callable(lite._get_debug_info)
+
+
+def test_tensorflow_two_halves_of_freezing_give_a_graph_of_constants(product):
+    from tensorflow.python.framework import convert_to_constants
+
+    variables = convert_to_constants._FunctionConverterDataInEager(
+        func=product[0], lower_control_flow=False, aggressive_inlining=False
+    )
+    graph, converted = convert_to_constants._replace_variables_by_constants(variables)
+    kinds = [node.op for node in graph.node]
+    assert "Const" in kinds
+    assert not {"VarHandleOp", "ReadVariableOp"} & set(kinds)
+    assert [node.name for node in graph.node if node.op == "Placeholder"] == ["x"]
+
+
+def test_tensorflow_a_function_knows_its_variables_by_their_handles(product):
+    function, kernel = product
+    assert [variable.handle is kernel.handle for variable in function.graph.variables] == [True]
+    assert [outer is kernel.handle for outer, _ in function.graph.captures] == [True]
