@@ -6,7 +6,8 @@
 LeNet with batch norm on scikit-learn's digits, with tf_keras; 70 % of the weights go. By hand it
 takes the five steps of tfmot's guide "Pruning preserving quantization aware training": a float fit,
 a fit in pruning wrappers, stripping, a fit in quantize wrappers of the scheme that keeps the zeros,
-and the converter. Here it is one fit, with the callback or after `wrap`. On all sides the same
+and the converter. Here it is one fit, with the callback or after `wrap`; or, to tell what a new
+optimizer at each step is worth, three fits that are compiled anew, as by hand. On all sides the same
 data, first weights, order of the batches, epochs, batch size, schedule of sparsity, and update from
 which on numbers are rounded; `--split` says how the epochs are divided.
 
@@ -87,6 +88,21 @@ def with_callback(model, x, y, epochs, steps, path):
     model.fit(x, y, batch_size=BATCH, epochs=sum(epochs), verbose=0, callbacks=[compress])
 
 
+def in_three_fits(model, x, y, epochs, steps, path):
+    begin, end = epochs[0] * steps, (epochs[0] + epochs[1]) * steps
+    schedule = kc.PolynomialDecay(
+        final_sparsity=SPARSITY, begin_step=begin, end_step=end, frequency=FREQUENCY
+    )
+    pruning, quantization = kc.Pruning(schedule), kc.Quantization(delay=end)
+    for count, partial in zip(epochs, (True, True, False), strict=True):
+        export = None if partial else kc.Export(path)
+        compress = kc.Compress(
+            pruning=pruning, quantization=quantization, export=export, partial=partial
+        )
+        model.compile("adam", LOSS, metrics=["accuracy"])
+        model.fit(x, y, batch_size=BATCH, epochs=count, verbose=0, callbacks=[compress])
+
+
 def with_wrap(model, x, y, epochs, steps, path):
     begin, end = epochs[0] * steps, (epochs[0] + epochs[1]) * steps
     schedule = kc.PolynomialDecay(
@@ -99,7 +115,12 @@ def with_wrap(model, x, y, epochs, steps, path):
 
 
 BY_HAND = "tfmot, by hand"
-JOBS = {BY_HAND: by_hand, "Compress": with_callback, "wrap (tfmot's wrappers)": with_wrap}
+JOBS = {
+    BY_HAND: by_hand,
+    "Compress": with_callback,
+    "Compress, three fits": in_three_fits,
+    "wrap (tfmot's wrappers)": with_wrap,
+}
 
 
 def lines_of(function):
