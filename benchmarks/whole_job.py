@@ -7,9 +7,9 @@ LeNet with batch norm on scikit-learn's digits, with tf_keras; 70 % of the weigh
 takes the five steps of tfmot's guide "Pruning preserving quantization aware training": a float fit,
 a fit in pruning wrappers, stripping, a fit in quantize wrappers of the scheme that keeps the zeros,
 and the converter. Here it is one fit, with the callback or after `wrap`; or, to tell what a new
-optimizer at each step is worth, three fits that are compiled anew, as by hand. On all sides the same
-data, first weights, order of the batches, epochs, batch size, schedule of sparsity, and update from
-which on numbers are rounded; `--split` says how the epochs are divided.
+optimizer at each step is worth, three fits that are compiled anew, as by hand. On all sides the
+same data, first weights, order of the batches, epochs, batch size, schedule of sparsity, and update
+from which on numbers are rounded; `--split` says how the epochs are divided.
 
 Competitors take turns in an order that is drawn anew for each seed, so whatever else the machine
 does falls on all alike. Each begins with a built model, `compile` included, and ends with the file;
