@@ -36,7 +36,8 @@ class CurrentTrial:
 
     @classmethod
     def of(cls, callbacks: list[Any]) -> CurrentTrial:
-        """
+        """The trial of the callbacks that a tuner gives to a fit.
+
         Raises:
             keras_tuner.errors.FatalRuntimeError: they are not those of a tuner.
         """

@@ -56,9 +56,9 @@ class SparsitySearch:
         max_trials: how many, at most; 20 if it is not given. Not for "hyperband", where the number
             follows from `max_epochs`.
         max_epochs: only for "hyperband", and needed there: the epochs of its longest trials, at
-            least 3. Most trials end after a part of them (a third, a ninth ...), and the best go
-            on, from where they were: pruned as far as they are, their schedule and delay being
-            fractions of their first round. `search` is given no `epochs` then.
+            least 3. Most trials end after a part of them, a third or a ninth, and the best go on
+            from where they were: as sparse as they are, since schedule and delay are fractions of
+            a trial's first round. `search` is given no `epochs` then.
         directory, project_name, overwrite: where the project is kept, and whether it begins anew.
             Otherwise a search that was stopped or killed goes on; with the same question.
         seed: of the search; 0 is none to KerasTuner, so begin with 1.
