@@ -824,9 +824,9 @@ def test_an_export_alone_of_a_model_without_shapes_is_none_of_these(keras, tmp_p
 def killed(monkeypatch):
     run = process.Worker.run
 
-    def die(self, job, timeout):
+    def die(self, *arguments):
         self.process.kill()
-        return run(self, job, timeout)
+        return run(self, *arguments)
 
     monkeypatch.setattr(process.Worker, "run", die)
 
