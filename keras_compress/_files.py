@@ -30,6 +30,6 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename is None:  # as of a full disk
-            error.filename = target
+        if isinstance(error, OSError):  # not of the temporary name, or of none
+            error.filename, error.filename2 = target, None
         raise

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from keras_compress import exporting
-from keras_compress._checks import value_error
+from keras_compress._checks import type_error, value_error
 from keras_compress.loading import OWNER, Inputs, source_of_file
 from keras_compress.record import write_record
 from keras_compress.report import ExportReport
@@ -56,6 +56,8 @@ def export_tflite(
         FileNotFoundError: there is nothing at the path `source`.
         ValueError: the source, or the data, do not fit the export.
     """
+    if not isinstance(export, Export):
+        raise type_error(OWNER, "export", export, "an Export")
     export.check_folder()  # before a model is loaded
     export.check_data_files()
     if isinstance(source, str | os.PathLike):

@@ -20,7 +20,6 @@ from keras_compress.ranges import (
     quantization_of_range,
     quantization_of_stats,
     range_of_quantization,
-    stats_of_range,
 )
 from keras_compress.record import forget_record
 from keras_compress.report import ExportReport, FloatOpReport, Report
@@ -42,6 +41,7 @@ from keras_compress.tflite import (
 from keras_compress.tflite.file_report import MOVING
 from keras_compress.tflite.flatbuffer import custom_ops, unpack
 from keras_compress.tflite.probing import check_harmless
+from keras_compress.tflite.stats import stats_of_ends
 from keras_compress.verification import SAMPLES, read_rows, specs_of, verify
 
 logger = logging.getLogger("keras_compress")
@@ -123,14 +123,20 @@ def _write(
         by_choice = source.engine.float_by_choice() if quantized and source.engine else set()
         report.rounded_anyway = tuple(_rounded_anyway(contents, layers, by_choice))
         if not export.allow_float_ops:
-            _refuse(contents.float_ops, layers, by_choice)
+            chooses = quantized and source.engine is not None
+            _refuse(contents.float_ops, layers, by_choice, chooses)
     if quantized:
         function = source.function(export.batch_size, quantized=True, for_file=False)
     unknown = custom_ops(unpack(data, "export_tflite"))
     if unknown:
         report.verified_on = f"nothing: LiteRT does not have {', '.join(unknown)}"
+        if export.c_array:
+            raise ConversionError(
+                f"no C files are written of ops that LiteRT does not have: {', '.join(unknown)}",
+                "Leave `c_array` out",
+            )
     else:
-        file = TFLiteModel(data)
+        file = _loaded(data)
         report.inputs, report.outputs = (
             {info.name: _end(info) for info in ends} for ends in (file.inputs, file.outputs)
         )
@@ -139,11 +145,26 @@ def _write(
             report, export, function, data, contents, drawn, source.engine if quantized else None
         )
     _measure_float(report, export, source)
-    write_atomically(export.path, data)
-    if export.c_array:
+    if export.c_array:  # first, so that no file is new whose C source failed
         report.c_files = write_c_array(export.path, data)
+    write_atomically(export.path, data)
     forget_record(export.path)
     return report
+
+
+def _loaded(data: bytes) -> TFLiteModel:
+    """The file in LiteRT.
+
+    Raises:
+        ConversionError: LiteRT cannot run it.
+    """
+    try:
+        return TFLiteModel(data)
+    except ValueError as error:
+        raise ConversionError(
+            f"LiteRT cannot run the file: {error}",
+            "Use another mode, or replace the layer with that op",
+        ) from error
 
 
 def _end(info: TensorInfo) -> dict[str, Any]:
@@ -161,11 +182,11 @@ def _guessed(
     """The tensors that have the default range, because nobody knew theirs."""
     if how.default_range is None or calibrated:
         return
-    known = set()
+    known = set(how.input_ranges)
     if how.quantized:
         without = convert(function, dataclasses.replace(how, default_range=None))
-        known = {each.name for each in inspect_tflite(without).tensors if each.scales}
-    expected, zero = quantization_of_range(*how.default_range, "int8")
+        known |= {each.name for each in inspect_tflite(without).tensors if each.scales}
+    expected, _ = quantization_of_range(*how.default_range, "int8")
     for tensor in contents.tensors:
         if tensor.constant or len(tensor.scales) != 1 or tensor.name in known:
             continue
@@ -185,7 +206,7 @@ def _check_sparse(data: bytes, export: Export) -> None:
     except ValueError as error:
         raise ConversionError(
             f"LiteRT cannot run a sparse file of mode {export.mode!r}: {error}",
-            "Leave `sparse` out, or use mode 'float32'",
+            "Leave `sparse` out" + (", or use mode 'float32'" if export.mode != "float32" else ""),
         ) from error
 
 
@@ -210,8 +231,11 @@ def _rounded_anyway(
     yield from sorted(by_choice & found)
 
 
-def _refuse(ops: Sequence[FloatOp], layers_of: LayersOf, by_choice: set[str]) -> None:
-    """Raise if an op computes in float that `layers` did not leave out.
+def _refuse(
+    ops: Sequence[FloatOp], layers_of: LayersOf, by_choice: set[str], chooses: bool
+) -> None:
+    """Raise if an op computes in float that `layers` did not leave out. `chooses`: whether there
+    are `layers` to choose by.
 
     Raises:
         ConversionError: naming the ops and their layers.
@@ -235,8 +259,8 @@ def _refuse(ops: Sequence[FloatOp], layers_of: LayersOf, by_choice: set[str]) ->
     named = dict.fromkeys(map(str, _named(computing or refused, layers_of)))
     raise ConversionError(
         f"float ops would be left in the integer file: {', '.join(named)}",
-        "Set `allow_float_ops=True` to write it all the same, or leave these layers out "
-        "by `layers=`",
+        "Set `allow_float_ops=True` to write it all the same"
+        + (", or leave these layers out by `layers=`" if chooses else ", or replace these layers"),
     )
 
 
@@ -265,6 +289,9 @@ def input_ranges(specs: Sequence[Any], export: Export) -> dict[int, Range]:
     names = [spec.name for spec in specs]
     floats = [spec.name for spec in specs if spec.dtype.is_floating]
     if stats == "auto":
+        if export.representative_dataset is None:
+            rule = "numbers, unless `representative_dataset` is given to take them from"
+            raise value_error("Export", "quantized_input_stats", stats, rule)
         stats = _stats_of_data(specs, export)
     elif not isinstance(stats, dict):
         stats = dict.fromkeys(floats, stats)
@@ -278,15 +305,16 @@ def input_ranges(specs: Sequence[Any], export: Export) -> dict[int, Range]:
 
 
 def _stats_of_data(specs: Sequence[Any], export: Export) -> dict[str, tuple[float, float]]:
-    """The statistics of every input of real numbers in the representative data."""
+    """The statistics of every input of real numbers in the data that calibrates."""
     floats = [spec.name for spec in specs if spec.dtype.is_floating]
     low, high = dict.fromkeys(floats, 0.0), dict.fromkeys(floats, 0.0)
-    rows = read_rows(specs, export.representative_dataset, "representative_dataset", None)
+    data = export.representative_dataset
+    rows = read_rows(specs, data, "representative_dataset", CALIBRATION_SAMPLES)
     for batch in rows:
         for name in floats:
             low[name] = min(low[name], float(batch[name].min()))
             high[name] = max(high[name], float(batch[name].max()))
-    return {name: stats_of_range(low[name], high[name]) for name in floats}
+    return {name: stats_of_ends(name, low[name], high[name]) for name in floats}
 
 
 def check_ranges(engine: Engine | None, export: Export) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_compress._checks import value_error
+from keras_compress._checks import type_error, value_error
 from keras_compress.saving import load_state
 from keras_compress.sources import GraphSource, ModelSource, Source, node_of
 from keras_compress.state import State
 from keras_compress.tflite.converter import frozen
+from keras_compress.tflite.data import read_npz
 
 OWNER = "export_tflite"
 
@@ -48,12 +50,15 @@ def source_of_file(
             does not have.
     """
     path = Path(path)
+    for name, names in (("inputs", inputs), ("outputs", outputs)):
+        if isinstance(names, str):
+            raise type_error(OWNER, name, names, "a list of names")
     if not path.exists():
         raise FileNotFoundError(
             f"{OWNER}: `source` must be a model, or the path of one. Received: source={str(path)!r}"
             ", and there is no such file"
         )
-    suffix = path.suffix.lower()
+    suffix = path.suffix
     of_keras = path.is_file() and suffix in KERAS_SUFFIXES
     if of_keras:
         for name, value in (("inputs", inputs), ("outputs", outputs)):
@@ -81,6 +86,7 @@ def _keras_model(path: Path, state: str | os.PathLike[str] | None) -> Any:
         if legacy:
             import tf_keras
 
+            _check_lambdas(path)
             model = tf_keras.models.load_model(path, compile=False)
         else:
             import keras
@@ -109,7 +115,7 @@ def _version(path: Path) -> str:
         ValueError: no Keras wrote it, or it holds weights only.
     """
     rule = "a file that a Keras model was saved to"
-    if path.suffix.lower() == ".keras":
+    if path.suffix == ".keras":
         try:
             with zipfile.ZipFile(path) as archive:
                 return str(json.loads(archive.read("metadata.json"))["keras_version"])
@@ -131,11 +137,28 @@ def _version(path: Path) -> str:
     return version.decode() if isinstance(version, bytes) else str(version)
 
 
+def _check_lambdas(path: Path) -> None:
+    """Refuse what either Keras refuses of a `.keras` file: tf_keras runs the code that an `.h5`
+    file brings.
+    """
+    import h5py
+
+    if path.suffix != ".keras":
+        with h5py.File(path, "r") as file:
+            config = file.attrs["model_config"]
+        text = config.decode() if isinstance(config, bytes) else config
+        if re.search(r'"class_name": *"Lambda"', text):
+            raise ValueError("a Lambda layer is code out of the file, which is not run")
+
+
 def _is_state(path: Path) -> bool:
+    """Whether a file beside a model is a state; a damaged one is an error, not something else."""
     try:
-        State.load(path)
+        if "meta" not in read_npz(path):
+            return False  # data
     except ValueError:
-        return False  # data, most likely
+        pass  # `load` says what is wrong
+    State.load(path)
     return True
 
 
@@ -151,8 +174,9 @@ def _saved_model(path: Path, inputs: Inputs, outputs: Sequence[str] | None) -> S
         raise value_error(OWNER, "source", str(path), rule, hint=what) from error
     signatures = loaded.signatures
     if SIGNATURE not in signatures and len(signatures) != 1:
-        rule = f"a SavedModel with the signature {SIGNATURE!r}"
-        raise value_error(OWNER, "source", str(path), rule, hint=f"it has {sorted(signatures)}")
+        rule = f"a SavedModel with the signature {SIGNATURE!r}, or a single one"
+        hint = f"it has {sorted(signatures)}; save the one you mean under that name"
+        raise value_error(OWNER, "source", str(path), rule, hint=hint)
     function = signatures.get(SIGNATURE) or next(iter(signatures.values()))
     # TensorFlow sorts the named arguments and results of a signature.
     names = sorted(function.structured_input_signature[1])
@@ -188,7 +212,7 @@ def _frozen_graph(path: Path, inputs: Inputs, outputs: Sequence[str] | None) -> 
     read = {node_of(name) for node in graph.node for name in node.input}
     # A frozen graph's arguments are its placeholders, its results what nothing reads.
     holders = [node.name for node in graph.node if node.op == "Placeholder"]
-    idle = ("Placeholder", "Const", "NoOp", "Assert")
+    idle = ("Placeholder", "PlaceholderWithDefault", "Const", "NoOp", "Assert")
     ends = [node.name for node in graph.node if node.name not in read and node.op not in idle]
     known = {node.name for node in graph.node}
     given = {name: _tensor(name) for name in (holders if inputs is None else inputs)}

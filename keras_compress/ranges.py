@@ -55,11 +55,14 @@ def range_of_quantization(
     """(minimum, maximum): the real numbers at the two ends of `dtype`'s integers.
 
     Raises:
-        ValueError: if the scale is not above 0, or the dtype unknown.
+        ValueError: if the scale is not above 0, the zero point no integer of the dtype, or the
+            dtype unknown.
     """
     owner = "range_of_quantization"
     low, high = _ends(owner, dtype, narrow)
     _checks.check_positive(owner, "scale", scale)
+    if not low <= zero_point <= high:
+        raise _checks.value_error(owner, "zero_point", zero_point, f"in [{low}, {high}]")
     return scale * (low - zero_point), scale * (high - zero_point)
 
 

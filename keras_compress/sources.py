@@ -55,7 +55,7 @@ class Source(Protocol):
         """While inside, flat inputs are rounded over these ranges.
 
         Raises:
-            ValueError: the network does not round that input.
+            ValueError: a model that does not round that input.
         """
 
 
@@ -64,7 +64,7 @@ class ModelSource:
 
     def __init__(self, model: Any):
         self._model = model
-        self._adapter = adapter_of(model)
+        self._adapter = adapter_of(model, "export_tflite")
         self.keras = self._adapter.keras
         attached = engine_of(model)
         if attached is not None:
@@ -105,8 +105,11 @@ class GraphSource:
 
     Args:
         graph: a GraphDef. Its fake-quant ops, if it has any, say how it is to be rounded.
-        inputs, outputs: name -> tensor ("image:0").
+        inputs, outputs: name -> tensor ("image:0"); an input may lie inside the graph.
         shapes: input name -> shape, where the graph does not say or says otherwise.
+
+    Raises:
+        ValueError: a tensor that the graph does not have.
     """
 
     keras = None
@@ -121,9 +124,13 @@ class GraphSource:
     ):
         self._graph = graph
         self._inputs, self._outputs = dict(inputs), dict(outputs)
-        nodes = {node.name: node for node in graph.node}
+        for node in graph.node:
+            node.attr.pop("_class", None)  # wants to be beside a node that may be gone
+        tensors = _tensors(graph, [*inputs.values(), *outputs.values()])
         self._specs = {
-            name: _spec(name, nodes[node_of(tensor)], shapes.get(name))
+            name: tf.TensorSpec(
+                shapes.get(name, tensors[tensor].shape), tensors[tensor].dtype, name
+            )
             for name, tensor in inputs.items()
         }
         every = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
@@ -140,7 +147,10 @@ class GraphSource:
         del graph.node[:]
         graph.node.extend(kept)
         for node in graph.node:
-            node.attr.pop("_class", None)  # wants to be beside a node that is gone
+            # What only waits for an input need not.
+            read = [name for name in node.input if not (name[0] == "^" and name[1:] in taken)]
+            del node.input[:]
+            node.input.extend(read)
 
         def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
             given = {}
@@ -164,13 +174,23 @@ class GraphSource:
             return dict(zip(self._outputs, found, strict=True))
 
         specs = [_fixed(spec, batch_size) for spec in self._specs.values()]
-        return tf.function(answer, autograph=False).get_concrete_function(*specs)
+        try:
+            return tf.function(answer, autograph=False).get_concrete_function(*specs)
+        except ValueError as error:
+            raise ValueError(
+                "export_tflite: the graph must take inputs of these shapes; give the `batch_size` "
+                "that it was made for, or other shapes with `inputs={name: shape}`. Received: "
+                f"{ {spec.name: spec.shape.as_list() for spec in specs} } "
+                f"({str(error).strip().splitlines()[0]})"
+            ) from error
 
     def layers_of(self, outputs: Sequence[str], quantized: bool) -> LayersOf:
         return lambda tensor: []  # a graph has no layers
 
     def input_range(self, position: int) -> Range | None:
-        return self._given.get(position)
+        if position in self._given:
+            return self._given[position]
+        return _range_of(self._graph, node_of(list(self._inputs.values())[position]))
 
     @contextlib.contextmanager
     def rounding_inputs(self, ranges: Mapping[int, Range]) -> Iterator[None]:
@@ -186,11 +206,24 @@ def node_of(tensor: str) -> str:
     return tensor.partition(":")[0]
 
 
-def _spec(name: str, node: Any, shape: Sequence[int | None] | None) -> tf.TensorSpec:
-    """The form of an input; its shape is None where nobody tells it."""
-    own = tf.TensorShape(node.attr["shape"].shape) if "shape" in node.attr else None
-    given = own if shape is None else tf.TensorShape(shape)
-    return tf.TensorSpec(given, tf.as_dtype(node.attr["dtype"].type), name)
+def _tensors(graph_def: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Name -> tensor of a graph.
+
+    Raises:
+        ValueError: it has no such tensor.
+    """
+    with tf.Graph().as_default() as graph:
+        tf.graph_util.import_graph_def(graph_def, name="")
+        found = {}
+        for name in names:
+            try:
+                found[name] = graph.get_tensor_by_name(name)
+            except (KeyError, ValueError) as error:
+                raise ValueError(
+                    "export_tflite: `inputs` and `outputs` must be names of tensors of the graph. "
+                    f"Received: {name!r} ({error})"
+                ) from error
+        return found
 
 
 def _fixed(spec: tf.TensorSpec, batch_size: int) -> tf.TensorSpec:
@@ -226,6 +259,22 @@ def _rounding(graph: Any, name: str) -> Iterator[str]:
                 yield node.name
             elif node.op == "Identity":
                 yield from _rounding(graph, node.name)
+
+
+def _range_of(graph: Any, name: str) -> Range | None:
+    """The range over which a graph rounds one of its inputs; None where it does not, or where the
+    range is no constant.
+    """
+    nodes = {node.name: node for node in graph.node}
+    for found in _rounding(graph, name):
+        node = nodes[found]
+        if node.op == "FakeQuantWithMinMaxArgs":
+            return node.attr["min"].f, node.attr["max"].f
+        ends = [nodes[node_of(end)] for end in node.input[1:3]]
+        if len(ends) == 2 and all(end.op == "Const" for end in ends):
+            low, high = (float(tf.make_ndarray(end.attr["value"].tensor)) for end in ends)
+            return low, high
+    return None
 
 
 def _round_nothing(graph: Any) -> None:

@@ -283,14 +283,15 @@ class Export:
             std` for uint8 `q`, so that scale and zero point of the file's inputs are
             `keras_compress.ranges.quantization_of_stats(mean, std)`. For all inputs, as a dict for
             those named, or "auto": from the smallest and the largest number in
-            `representative_dataset` (`input_stats`). None: the range that was watched or
-            calibrated.
+            the rows of `representative_dataset` that calibrate. None: the range that was watched
+            or calibrated.
         default_ranges_stats: (min, max) of every tensor whose range nobody knows, in mode "int8".
             A guess, as the accuracy then is; the report names the tensors.
         allow_float_ops: write the file even if some of its ops stay in float.
         allow_custom_ops: write the file even if TFLite has no kernel for some of its ops, which
-            whoever runs it then has to bring. Such a file is not verified.
-        sparse: store only what is not zero, where LiteRT runs such a file (in mode "float32"); it
+            whoever runs it then has to bring. Such a file is not verified, and cannot be
+            calibrated.
+        sparse: store only what is not zero, where LiteRT runs such a file (in the float modes); it
             is tried, and refused where not.
         c_array: write a pair of C files beside it, for firmware: `.h` and `.cc` in the place of
             ".tflite".
@@ -309,7 +310,9 @@ class Export:
     inference_output_type: str | None = None
     representative_dataset: Any = dataclasses.field(default=None, compare=False, repr=False)
     verify_data: Any = dataclasses.field(default=None, compare=False, repr=False)
-    quantized_input_stats: tuple[float, float] | dict[str, tuple[float, float]] | str | None = None
+    quantized_input_stats: tuple[float, float] | dict[str, tuple[float, float]] | str | None = (
+        dataclasses.field(default=None, hash=False)  # a dict has no hash
+    )
     default_ranges_stats: tuple[float, float] | None = None
     allow_float_ops: bool = False
     allow_custom_ops: bool = False
@@ -361,8 +364,12 @@ class Export:
             ValueError: if `path` is a folder, or its own folder is missing, a file or not writable.
         """
         folder = os.path.dirname(os.path.abspath(self.path))
+        base = self.path.removesuffix(".tflite")
+        beside = [f"{base}.h", f"{base}.cc"] if self.c_array else []
         if os.path.isdir(self.path):
             rule = "the path of a file, and a folder has this name"
+        elif folders := [path for path in beside if os.path.isdir(path)]:
+            rule = f"the path of a file, and a folder has the name {folders[0]!r}"
         elif not os.path.exists(folder):
             rule = "in a folder that exists"
         elif not os.path.isdir(folder):
@@ -390,7 +397,14 @@ class Export:
     def get_config(self) -> dict[str, Any]:
         """A plain dict of plain values, without data, that `from_config` reads back equal."""
         names = [field.name for field in dataclasses.fields(self)]
-        return {name: getattr(self, name) for name in names if name not in _DATA_FIELDS}
+        config = {name: getattr(self, name) for name in names if name not in _DATA_FIELDS}
+        for name in ("quantized_input_stats", "default_ranges_stats"):
+            value = config[name]
+            if isinstance(value, dict):
+                config[name] = {key: list(pair) for key, pair in value.items()}
+            elif isinstance(value, tuple):
+                config[name] = list(value)
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -434,11 +448,7 @@ def _check_stats(owner: str, export: Export) -> Any:
         rule = f"None in mode {export.mode!r}: only integers of 8 bits have such statistics"
         raise _checks.value_error(owner, name, value, rule)
     if isinstance(value, str):
-        _checks.check_choice(owner, name, value, ("auto",))
-        if export.representative_dataset is None:
-            rule = "numbers, unless `representative_dataset` is given to take them from"
-            raise _checks.value_error(owner, name, value, rule)
-        return value
+        return _checks.check_choice(owner, name, value, ("auto",))
     if isinstance(value, Mapping):
         return {str(key): _stats(owner, f"{name}[{key!r}]", each) for key, each in value.items()}
     return _stats(owner, name, value)

@@ -233,8 +233,8 @@ def test_a_subclassed_model_has_no_file(keras, subclass, mode, tmp_path):
     model(X[:1])
     export = kc.Export(tmp_path / "net.tflite", mode=mode, representative_dataset=X)
     message = (
-        "Export: the model must be Sequential or functional, so that its inputs are known. "
-        "Received: model=Subclassed"
+        "Export: the model must be Sequential or functional, and built, so that its inputs are "
+        "known. Received: model=Subclassed"
     )
     refused(model, kc.Compress(pruning=PRUNING, export=export), message)
     with pytest.raises(ValueError, match=is_exactly(message)):

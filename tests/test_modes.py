@@ -244,6 +244,8 @@ def test_default_ranges_in_the_place_of_data(plain, digits, tmp_path):
         quantized_input_stats=(0, 255),
         default_ranges_stats=(-10, 10),
     )
+    same = dataclasses.replace(export, default_ranges_stats=(0, 1))
+    assert "image" not in kc.export_tflite(plain, same).guessed  # it was given that range
     report = kc.export_tflite(plain, export)
     assert kc.inspect_tflite(path).all_integer
     assert report.inputs["image"]["scale"] == pytest.approx(1 / 255, rel=1e-6)
@@ -360,6 +362,66 @@ def test_data_that_cannot_be_is_refused(plain, tmp_path, mode):
         with pytest.raises(ValueError, match=message):
             kc.export_tflite(plain, export)
         assert not path.exists()
+
+
+def test_statistics_by_themselves_need_data(rounded, tmp_path):
+    export = kc.Export(tmp_path / "net.tflite", quantized_input_stats="auto")
+    with pytest.raises(ValueError, match="must be numbers, unless `representative_dataset`"):
+        kc.export_tflite(rounded, export)
+    export = dataclasses.replace(export, representative_dataset=np.zeros((4, 8, 8, 1)))
+    with pytest.raises(ValueError, match="more than one number for the input 'image'"):
+        kc.export_tflite(rounded, export)
+
+
+def test_what_an_npz_holds_besides_the_inputs_are_labels(plain, digits, tmp_path):
+    x, y, _, _ = digits
+    np.savez(tmp_path / "data.npz", image=x[:200], y=y[:200])
+    data = tmp_path / "data.npz"
+    export = export_of(tmp_path / "a.tflite", "int8", digits, representative_dataset=data)
+    first = kc.export_tflite(plain, export)
+    second = kc.export_tflite(plain, export_of(tmp_path / "b.tflite", "int8", digits))
+    assert first.sha256 == second.sha256
+    data.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="npz file of arrays .it is damaged, something else"):
+        kc.export_tflite(plain, export)
+
+
+@pytest.mark.parametrize("mode", ["float32", "int8"])
+def test_an_embedding(keras, tmp_path, mode):
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            layers.Input((4,), dtype="int32", name="ids"),
+            layers.Embedding(7, 3),
+            layers.Flatten(),
+            layers.Dense(2, name="scores"),
+        ]
+    )
+    ids = np.random.default_rng(0).integers(0, 7, (32, 4)).astype("int32")
+    path = tmp_path / "net.tflite"
+    data = ids if mode == "int8" else None
+    kc.export_tflite(model, kc.Export(path, mode=mode, representative_dataset=data))
+    difference = kc.load_tflite(path).predict(ids) - model.predict(ids, verbose=0)
+    assert np.abs(difference).max() < {"float32": 1e-5, "int8": 0.01}[mode]
+    if keras.__name__ != "keras":
+        return
+    # There it is a GATHER of what has no range; tf_keras has an op of its own for it.
+    export = kc.Export(path, mode="int16x8", representative_dataset=ids)
+    with pytest.raises(ConversionError, match="input of integers: use mode 'int8'"):
+        kc.export_tflite(model, export)
+
+
+def test_c_files_that_fail_leave_all_as_it_was(plain, digits, tmp_path):
+    path = tmp_path / "net.tflite"
+    export = export_of(path, "int8", digits, c_array=True)
+    kc.export_tflite(plain, export)
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    (tmp_path / "net.cc").unlink()
+    (tmp_path / "net.cc").mkdir()
+    with pytest.raises(ValueError, match=r"a folder has the name '.*net\.cc'"):
+        kc.export_tflite(plain, dataclasses.replace(export, batch_size=2))
+    assert path.read_bytes() == before["net.tflite"]
+    assert (tmp_path / "net.tflite.json").read_bytes() == before["net.tflite.json"]
 
 
 def test_a_labelled_dataset_is_read_without_its_labels(plain, digits, tmp_path):

@@ -186,6 +186,37 @@ def test_a_frozen_graph_with_fake_quant_ops_takes_their_ranges(values, tmp_path,
     assert set(kc.inspect_tflite(path).op_counts) == {"FULLY_CONNECTED"}
 
 
+def test_the_range_of_a_rounded_input_is_known(tmp_path):
+    graph = frozen_graph(tmp_path / "net.pb", "input too")
+    export = kc.Export(tmp_path / "net.tflite")
+    report = kc.export_tflite(graph, export, outputs=["scores"])
+    assert report.inputs["input"]["scale"] == pytest.approx(12 / 255, rel=1e-5)
+    assert report.verified_on == "inputs drawn inside the watched ranges"
+
+
+def test_a_graph_cut_at_an_inner_tensor(values, tmp_path):
+    graph, path = frozen_graph(tmp_path / "net.pb"), tmp_path / "net.tflite"
+    export = kc.Export(path, mode="float32")
+    report = kc.export_tflite(graph, export, inputs=["hidden"], outputs=["scores"])
+    assert report.inputs["hidden"]["shape"] == [1, 16]
+    hidden = answers_of_graph(graph, values, "hidden")
+    expected = answers_of_graph(graph, values, "scores")
+    np.testing.assert_allclose(kc.load_tflite(path).predict(hidden), expected, atol=1e-4)
+
+
+def test_a_graph_with_its_batch_in_it(values, tmp_path):
+    with tf.Graph().as_default() as graph:
+        image = tf.compat.v1.placeholder(tf.float32, (None, 2, 4), "input")
+        with tf.control_dependencies([image]):
+            tf.reshape(image, (2, 8), name="flat")
+        (tmp_path / "net.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    export = kc.Export(tmp_path / "net.tflite", mode="float32")
+    with pytest.raises(ValueError, match=r"give the `batch_size` .*'input': \[1, 2, 4\]"):
+        kc.export_tflite(tmp_path / "net.pb", export)
+    export = kc.Export(tmp_path / "net.tflite", mode="float32", batch_size=2)
+    assert kc.export_tflite(tmp_path / "net.pb", export).outputs["flat"]["shape"] == [2, 8]
+
+
 def test_a_graph_that_leaves_a_shape_open_asks_for_it(tmp_path):
     with tf.Graph().as_default() as graph:
         image = tf.compat.v1.placeholder(tf.float32, (None, None, None, 3), "input")
@@ -208,6 +239,14 @@ def test_ends_that_a_graph_does_not_have(keras, plain, tmp_path):
         kc.export_tflite(graph, export, outputs=["score"])
     with pytest.raises(ValueError, match=r"`inputs` must be names of nodes.*'input'.*'image'"):
         kc.export_tflite(graph, export, inputs=["image"])
+    with pytest.raises(TypeError, match="`outputs` must be a list of names"):
+        kc.export_tflite(graph, export, outputs="scores")
+    with pytest.raises(ValueError, match="must be names of tensors of the graph.*'scores:3'"):
+        kc.export_tflite(graph, export, outputs=["scores:3"])
+    with pytest.raises(TypeError, match="`export` must be an Export"):
+        kc.export_tflite(graph, "net.tflite")
+    with pytest.raises(TypeError, match="export_tflite: the model must be a Keras 3 or tf_keras"):
+        kc.export_tflite(None, export)
     with pytest.raises(ValueError, match="`state` must be None, but for a .keras or .h5 file"):
         kc.export_tflite(graph, export, state="net.npz")
     saved(keras, plain, tmp_path / "net")
@@ -259,6 +298,26 @@ def test_weights_alone_are_no_model(plain, tmp_path):
     with pytest.raises(ValueError, match="it holds weights only: load them into the model"):
         kc.export_tflite(
             tmp_path / "net.weights.h5", kc.Export(tmp_path / "out.tflite", mode="float32")
+        )
+
+
+def test_a_damaged_state_is_not_taken_for_data(rounded, digits, tmp_path):
+    kc.strip(rounded).save(tmp_path / "net.keras")
+    kc.save_state(rounded, tmp_path / "net.npz")
+    whole = (tmp_path / "net.npz").read_bytes()
+    (tmp_path / "net.npz").write_bytes(whole[:-30])
+    with pytest.raises(ValueError, match="`path` must be a file that `save_state` wrote.*net.npz"):
+        kc.export_tflite(tmp_path / "net.keras", with_data(tmp_path, digits))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_code_in_a_file_is_not_run(keras, tmp_path, suffix):
+    layers = keras.layers
+    model = keras.Sequential([layers.Input((4,)), layers.Lambda(lambda x: 2 * x)])
+    model.save(tmp_path / f"net{suffix}")
+    with pytest.raises(ValueError, match="Lambda layers of your own with Keras, and give the mod"):
+        kc.export_tflite(
+            tmp_path / f"net{suffix}", kc.Export(tmp_path / "out.tflite", mode="float32")
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,13 +98,14 @@ def compare(
 
 def _arrays(path: str, labels: Sequence[str]) -> tuple[Any, Any]:
     """The inputs and the labels out of a `.npz` file."""
-    import numpy as np
+    from keras_compress.tflite.data import read_npz
 
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, AttributeError, zipfile.BadZipFile):  # a `.npy` file, or none of NumPy's
-        raise click.UsageError(f"--data must be a .npz file of arrays. Received: {path}.") from None
+        arrays = read_npz(path)
+    except ValueError as error:
+        raise click.UsageError(
+            f"--data must be a .npz file of arrays ({error}). Received: {path}."
+        ) from None
     pairs = [label.rpartition("=")[::2] for label in labels]
     missing = [key for _, key in pairs if key not in arrays]
     if missing:
@@ -169,6 +169,10 @@ def ranges(dtype: str, **given: Any) -> Answer:
         scale, zero_point = notations.quantization_of_stats(first, second, dtype)
     elif chosen[0] == pairs[1]:
         scale, zero_point = first, second
+    elif not first <= 0 <= second:
+        raise click.UsageError(
+            f"--min and --max must have 0 between them. Received: --min {first:g} --max {second:g}."
+        )
     else:
         scale, zero_point = notations.quantization_of_range(first, second, dtype)
     low, high = notations.range_of_quantization(scale, zero_point, dtype)

@@ -7,8 +7,9 @@ from typing import Any
 from keras_compress.frameworks.adapter import Adapter
 
 
-def adapter_of(model: Any) -> Adapter:
-    """The adapter for the Keras that a model belongs to; loads only that one.
+def adapter_of(model: Any, owner: str = "Compress") -> Adapter:
+    """The adapter for the Keras that a model belongs to; loads only that one. `owner` is whom to
+    name in an error.
 
     Raises:
         TypeError: not a model of either Keras, or of Keras 3 with another backend than TensorFlow.
@@ -27,7 +28,7 @@ def adapter_of(model: Any) -> Adapter:
 
         if keras.backend.backend() != "tensorflow":
             raise TypeError(
-                "Compress: the model must run on the TensorFlow backend, because it ends as a "
+                f"{owner}: the model must run on the TensorFlow backend, because it ends as a "
                 "TFLite file; "
                 "set KERAS_BACKEND=tensorflow before importing keras. "
                 f"Received: backend={keras.backend.backend()!r}"
@@ -36,6 +37,6 @@ def adapter_of(model: Any) -> Adapter:
 
         return Keras3()
     raise TypeError(
-        "Compress: the model must be a Keras 3 or tf_keras model. "
+        f"{owner}: the model must be a Keras 3 or tf_keras model. "
         f"Received: model of class {type(model).__module__}.{type(model).__qualname__}"
     )

@@ -37,8 +37,8 @@ def input_specs(adapter: Adapter, model: Any, batch_size: int) -> list[tf.Tensor
     """The flat inputs of that function. Raises ValueError as it does."""
     if adapter.functional(model) is None:
         raise ValueError(
-            "Export: the model must be Sequential or functional, so that its inputs are known. "
-            f"Received: model={type(model).__name__}"
+            "Export: the model must be Sequential or functional, and built, so that its inputs are "
+            f"known. Received: model={type(model).__name__}"
         )
     specs = []
     for spec in adapter.input_specs(model):

@@ -197,7 +197,7 @@ def _run(
         failure = session.folder / "error.json"
         if failure.exists():
             report = json.loads(failure.read_text())
-            raise translate(report["kind"], report["message"])
+            raise translate(report["kind"], report["message"], how.mode)
         return (session.folder / result).read_bytes()
 
 
@@ -246,11 +246,17 @@ def _write_function(folder: Path, function: Any) -> list[dict[str, Any]]:
     graph = function.graph.as_graph_def()
     for node in [*graph.node, *(n for f in graph.library.function for n in f.node_def)]:
         node.device = ""  # the child has one device only
+        node.attr.pop("_class", None)  # beside a node that is a variable there
     (folder / "graph.pb").write_bytes(graph.SerializeToString())
     variables = {id(variable.handle): variable for variable in function.graph.variables}
     captures = []
     for position, (outer, inner) in enumerate(function.graph.captures):
         variable = variables.get(id(outer))
+        if variable is None and outer.dtype.base_dtype.name in ("resource", "variant", "string"):
+            raise ConversionError(
+                f"{inner.op.name!r} holds a table or strings, which no TFLite file can",
+                "Compute that part outside the model",
+            )
         value = outer if variable is None else variable.read_value()
         np.save(folder / f"capture_{position}.npy", value.numpy())
         captures.append(
@@ -309,8 +315,8 @@ _ERROR = re.compile(r"error: (?:loc\((?P<place>.*?)\): )?(?P<what>.+)")
 _QUOTED = re.compile(r'"([^"@]+)[@"]')
 
 
-def translate(kind: str, message: str) -> ConversionError:
-    """The converter's many lines as one reason and one remedy."""
+def translate(kind: str, message: str, mode: str = "int8") -> ConversionError:
+    """The converter's many lines, of a conversion in `mode`, as one reason and one remedy."""
     found = _ERROR.search(message)
     first = next((line.strip() for line in message.splitlines() if line.strip()), kind)
     reason = re.sub(r"\{[^{}]*\}", "{...}", found["what"] if found else first).rstrip(". ")
@@ -320,6 +326,15 @@ def translate(kind: str, message: str) -> ConversionError:
     reason = reason[:300] + where
     if "neither a custom op nor a flex op" in message:
         remedy = "TFLite has no such op: replace that layer, or compute its part outside the model"
+    elif "op resolver for calibration" in message:
+        remedy = (
+            "Calibration runs the network, which has an op that TFLite has not: use a mode that "
+            "needs none"
+        )
+    elif "should be recorded" in message:
+        remedy = "Something that no range is known of, as an input of integers: use mode 'int8'"
+    elif mode == "float32":
+        remedy = "Replace that layer, or compute its part outside the model"
     elif "quant" in message.lower():
         remedy = (
             "Its ranges or channel axes do not fit an integer kernel: leave that layer in float "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import types
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -95,7 +96,8 @@ def batches(
 
     Args:
         data: an array (one input), a list (in the order of `shapes`) or a dict of arrays, the path
-            of an `.npz` with the inputs' names (one array of any name for one input), a
+            of an `.npz` with the inputs' names (one array of any name for one input; what has
+            other names are labels), a
             `tf.data.Dataset` (of a tuple only the first item is taken, the rest are labels), or a
             callable without arguments that returns such a dataset or another iterable of arrays,
             lists or dicts.
@@ -156,11 +158,29 @@ def _from_file(path: str | os.PathLike[str], inputs: Inputs) -> Any:
         raise inputs.error(path, "the path of an .npz file")
     if not os.path.isfile(path):
         raise inputs.error(path, "the path of a file that exists")
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {key: file[key] for key in file.files}
+    try:
+        arrays = read_npz(path)
+    except ValueError as error:
+        raise inputs.error(path, f"the path of an .npz file of arrays ({error})") from error
     if len(inputs.shapes) == 1 and len(arrays) == 1:
         return next(iter(arrays.values()))
+    if set(inputs.shapes) < set(arrays):
+        return {name: arrays[name] for name in inputs.shapes}  # the rest are labels
     return arrays
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file, by name.
+
+    Raises:
+        ValueError: it is damaged, something else, or holds objects.
+    """
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        # What NumPy says of these is about its own arguments.
+        raise ValueError("it is damaged, something else, or holds Python objects") from error
 
 
 def _rank_checked(data: Any, inputs: Inputs) -> Any:

@@ -45,7 +45,7 @@ def input_stats(data: Any) -> tuple[float, float] | dict[str, tuple[float, float
             ends[name] = (min(low, known[0]), max(high, known[1]))
     if not ends:
         raise value_error(_OWNER, "data", "no rows", "data with at least one row")
-    stats = {name: _stats(name, *pair) for name, pair in ends.items()}
+    stats = {name: stats_of_ends(name, *pair) for name, pair in ends.items()}
     if set(stats) == {None}:
         return stats[None]
     if None in stats:
@@ -80,7 +80,12 @@ def _ends(name: str | None, values: Any) -> tuple[float, float]:
     return low, high
 
 
-def _stats(name: str | None, low: float, high: float) -> tuple[float, float]:
+def stats_of_ends(name: str | None, low: float, high: float) -> tuple[float, float]:
+    """(mean, std) of data between `low` and `high`; `name` is the input's, for the error.
+
+    Raises:
+        ValueError: both are the same.
+    """
     if low == high:
         where = "" if name is None else f" for the input {name!r}"
         raise value_error(_OWNER, "data", f"{low!r} everywhere", f"more than one number{where}")
