@@ -1,4 +1,4 @@
-"""What the benchmarks share: which Keras, and how sure a median is."""
+"""What the benchmarks share: which Keras, and how sure a mean or a median is."""
 
 import dataclasses
 import importlib
@@ -9,6 +9,15 @@ import numpy as np
 def keras_of(number):
     """Keras 3 for 3, tf_keras for 2."""
     return importlib.import_module({3: "keras", 2: "tf_keras"}[number])
+
+
+def mean(values, form=".2f"):
+    """A mean with its standard error, if there are several values."""
+    values = np.asarray(values)
+    text = format(values.mean(), form)
+    if len(values) > 1:
+        text += f" ± {values.std(ddof=1) / len(values) ** 0.5:{form.lstrip('+')}}"
+    return text
 
 
 @dataclasses.dataclass

@@ -9,12 +9,14 @@ weights, with the same 200 images to calibrate on. LiteRT runs them on 450 test 
 image is 0.22 points. A latency is the median of 200 runs of one image on one thread. Sizes within
 half a per cent count as equal.
 
-ai-edge-quantizer (`pip install ai-edge-quantizer`) starts from the float file; without it its rows
+ai-edge-quantizer (`pip install '.[benchmarks]'`) starts from the float file; without it its rows
 are left out.
 """
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import os
 import tempfile
 
@@ -25,7 +27,7 @@ import rich.console
 import rich.progress
 import rich.table
 import tensorflow as tf
-from measuring import keras_of
+from measuring import keras_of, mean
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -152,7 +154,8 @@ def measure(model, data, folder):
     files = {}
     for mode in MODES:
         for name, make in COMPETITORS.items():
-            made = make(model, mode, x[:CALIBRATION], folder)
+            with contextlib.redirect_stdout(io.StringIO()):  # what they print of their own
+                made = make(model, mode, x[:CALIBRATION], folder)
             if made is not None:
                 files[mode, name] = made
     found = {}
@@ -161,15 +164,6 @@ def measure(model, data, folder):
         accuracy = 100 * file.evaluate(x_test, y_test)["accuracy"]
         found[key] = accuracy, len(made), zipped_size(made), latency_ms(file, 200)
     return found
-
-
-def mean(values, form=".2f"):
-    """A mean with its standard error, if there are several values."""
-    values = np.asarray(values)
-    text = format(values.mean(), form)
-    if len(values) > 1:
-        text += f" ± {values.std(ddof=1) / len(values) ** 0.5:{form.lstrip('+')}}"
-    return text
 
 
 def table(title, results):

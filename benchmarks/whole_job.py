@@ -34,7 +34,7 @@ import rich.table
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
-from measuring import Interval
+from measuring import Interval, mean
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -187,15 +187,6 @@ def do(job, seed, data, epochs, folder):
     accuracy = 100 * float(np.mean(answers.argmax(axis=-1) == y_test))
     path.unlink()
     return accuracy, contents.zipped_bytes, seconds
-
-
-def mean(values, form=".2f"):
-    """A mean with its standard error, if there are several values."""
-    values = np.asarray(values)
-    text = format(values.mean(), form)
-    if len(values) > 1:
-        text += f" ± {values.std(ddof=1) / len(values) ** 0.5:{form.lstrip('+')}}"
-    return text
 
 
 def table(title, results):

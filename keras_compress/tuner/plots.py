@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from keras_compress.plots import new_figure
 from keras_compress.tuner.question import Question
 from keras_compress.tuner.trials import TrialResult, front
 
@@ -13,21 +14,10 @@ if TYPE_CHECKING:
     from keras_compress.tuner.sensitivity import Sensitivity
 
 
-def _figure() -> tuple[Any, Any]:
-    try:
-        # Without pyplot, which would choose a window system and keep every figure.
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "plot: `matplotlib` is needed; install it with `pip install 'keras_compress[plot]'`."
-        ) from error
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    return figure, figure.subplots()
-
-
 def plot_search(trials: Sequence[TrialResult], question: Question, path: str | Path) -> None:
     """Metric against zipped bytes, with the Pareto front."""
-    figure, axes = _figure()
+    figure = new_figure((8, 5))
+    axes = figure.subplots()
     name = f"tflite_{question.metric}"
     finished = [trial for trial in trials if trial.metrics]
     for feasible, label, marker in ((True, "keeps to the limit", "o"), (False, "breaks it", "x")):
@@ -66,7 +56,8 @@ def plot_search(trials: Sequence[TrialResult], question: Question, path: str | P
 
 def plot_sensitivity(found: Sensitivity, path: str | Path) -> None:
     """The metric over the sparsity of each layer alone."""
-    figure, axes = _figure()
+    figure = new_figure((8, 5))
+    axes = figure.subplots()
     for layer, values in found.values.items():
         tried = sorted(values)
         metric = [found.baseline, *(values[at] for at in tried)]
