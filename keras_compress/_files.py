@@ -30,6 +30,6 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        if isinstance(error, OSError):  # not of the temporary name, or of none
-            error.filename, error.filename2 = target, None
+        if isinstance(error, OSError) and error.errno is not None:  # not of the temporary name
+            raise OSError(error.errno, error.strerror, target) from error
         raise
