@@ -27,6 +27,7 @@ def convert_job(folder: Path, job: Job, progress: Callable[[int], None]) -> byte
     from tensorflow.lite.python import lite
 
     from keras_compress.tflite.flatbuffer import name_ends, undefined_tensors, unpack
+    from keras_compress.tflite.small_kernels import quantize_small_kernels
 
     function, weights = _rebuilt(folder, job)
     function = _without_variables(function, job)
@@ -45,6 +46,8 @@ def convert_job(folder: Path, job: Job, progress: Callable[[int], None]) -> byte
     # given order; the names, which it does not know, are put in afterwards.
     with _given_ranges(converter, job):
         data = converter.convert()
+    if job["mode"] == "dynamic":
+        data = quantize_small_kernels(data)
     missing = undefined_tensors(unpack(data, "worker"))
     if missing:
         raise RuntimeError(f"the file would read the tensor {missing[0]!r}, which nothing defines")
