@@ -269,8 +269,9 @@ def test_another_backend_is_refused(backend, verb, monkeypatch, tmp_path):
         "save_state": lambda: kc.save_state(model, tmp_path / "state.npz"),
         "load_state": lambda: kc.load_state(model, tmp_path / "state.npz"),
     }
+    owner = "export_tflite" if verb == "export_tflite" else "Compress"
     message = (
-        "Compress: the model must run on the TensorFlow backend, because it ends as a TFLite file; "
+        f"{owner}: the model must run on the TensorFlow backend, because it ends as a TFLite file; "
         "set KERAS_BACKEND=tensorflow before importing keras. "
         f"Received: backend={backend!r}"
     )
@@ -284,11 +285,16 @@ def test_another_backend_is_refused(backend, verb, monkeypatch, tmp_path):
 @pytest.mark.parametrize("thing", [None, 3, tf.Module(), np.ones(3)], ids=lambda thing: type(thing))
 def test_what_is_no_model_is_refused(thing, tmp_path):
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
-    message = (
-        f"Compress: the model must be a Keras 3 or tf_keras model. Received: model of class {kind}"
-    )
     export = kc.Export(tmp_path / "net.tflite")
-    for verb in (kc.strip, kc.compression_of, lambda thing: kc.export_tflite(thing, export)):
+    for owner, verb in (
+        ("Compress", kc.strip),
+        ("Compress", kc.compression_of),
+        ("export_tflite", lambda thing: kc.export_tflite(thing, export)),
+    ):
+        message = (
+            f"{owner}: the model must be a Keras 3 or tf_keras model. "
+            f"Received: model of class {kind}"
+        )
         with pytest.raises(TypeError, match=is_exactly(message)):
             verb(thing)
 
