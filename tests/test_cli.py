@@ -161,6 +161,7 @@ def test_tflite_convert_makes_float_files_unless_told_otherwise(folder, monkeypa
         ("compare float.tflite float.tflite --data test.npz --labels z", 2, "--labels z is not in"),
         ("ranges --min -1", 2, "Give --mean and --std, --scale and --zero-point or --min and"),
         ("ranges --mean 0 --std 1 --min 0 --max 1", 2, "Give --mean and --std"),
+        ("ranges --min 1 --max 2", 2, "must have 0 between them"),
         ("ranges --min 1 --max 0", 2, "`minimum` must be less than `maximum`"),
         ("frobnicate", 2, "No such command 'frobnicate'"),
     ],

@@ -169,7 +169,7 @@ def ranges(dtype: str, **given: Any) -> Answer:
         scale, zero_point = notations.quantization_of_stats(first, second, dtype)
     elif chosen[0] == pairs[1]:
         scale, zero_point = first, second
-    elif not first <= 0 <= second:
+    elif first < second and not first <= 0 <= second:
         raise click.UsageError(
             f"--min and --max must have 0 between them. Received: --min {first:g} --max {second:g}."
         )
