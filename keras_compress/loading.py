@@ -14,10 +14,11 @@ import tensorflow as tf
 
 from keras_compress._checks import type_error, value_error
 from keras_compress.saving import load_state
-from keras_compress.sources import GraphSource, ModelSource, Source, node_of
+from keras_compress.sources import GraphSource, ModelSource, Source
 from keras_compress.state import State
 from keras_compress.tflite.converter import frozen
 from keras_compress.tflite.data import read_npz
+from keras_compress.tflite.graph_defs import node_of
 
 OWNER = "export_tflite"
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from keras_compress.tflite.file_report import MOVING
-from keras_compress.tflite.flatbuffer import end_names, pack, text, unpack
+from keras_compress.tflite.flatbuffer import end_names, pack, scale_of, text, unpack
 from keras_compress.tflite.inspect import op_name
-from keras_compress.tflite.run import TFLiteModel
+from keras_compress.tflite.run import TFLiteModel, real_numbers
 
 _CONVERTING = ("QUANTIZE", "DEQUANTIZE")
 _ROUNDING = ("FakeQuant", "unstack")  # how the names of nodes begin that only round
@@ -187,7 +187,7 @@ class _File:
 
     def is_integer(self, index: int) -> bool:
         """Whether a tensor has integers that stand for real numbers, with one scale."""
-        return _scale(self._tensors[index]) is not None
+        return scale_of(self._tensors[index]) is not None
 
     def layers(self, index: int) -> tuple[str, ...]:
         """The paths of the layers that compute a tensor, as far as its name tells."""
@@ -204,24 +204,16 @@ class _File:
     def numbers(self, index: int) -> np.ndarray:
         """The real numbers of a tensor, after the last run."""
         values = self.runner.tensor(index)
-        scale = _scale(self._tensors[index])
+        scale = scale_of(self._tensors[index])
         if scale is None:
             return values
-        return (values.astype(np.float32) - np.float32(scale[1])) * np.float32(scale[0])
+        return real_numbers(values, *scale)
 
 
 def _is_float(tensor: Any) -> bool:
     from ai_edge_litert import schema_py_generated as schema
 
     return bool(tensor.type == schema.TensorType.FLOAT32)
-
-
-def _scale(tensor: Any) -> tuple[float, int] | None:
-    """(scale, zero point) of a tensor that has one for all of it."""
-    quantization = tensor.quantization
-    if quantization is None or quantization.scale is None or len(quantization.scale) != 1:
-        return None
-    return float(quantization.scale[0]), int(quantization.zeroPoint[0])
 
 
 def _scope(part: str) -> str:

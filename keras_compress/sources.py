@@ -18,6 +18,7 @@ from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.inference import inference_function
 from keras_compress.frameworks.naming import Naming
+from keras_compress.tflite.graph_defs import every_node, node_of, release, remove_nodes
 
 LayersOf = Callable[[str], list[str]]
 """The name of a file's tensor -> the paths of the layers that computed it."""
@@ -124,8 +125,7 @@ class GraphSource:
     ):
         self._graph = graph
         self._inputs, self._outputs = dict(inputs), dict(outputs)
-        for node in graph.node:
-            node.attr.pop("_class", None)  # wants to be beside a node that may be gone
+        release(graph)
         tensors = _tensors(graph, [*inputs.values(), *outputs.values()])
         self._specs = {
             name: tf.TensorSpec(
@@ -133,8 +133,7 @@ class GraphSource:
             )
             for name, tensor in inputs.items()
         }
-        every = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
-        self.rounds = any(node.op.startswith(_FAKE_QUANT) for node in every)
+        self.rounds = any(node.op.startswith(_FAKE_QUANT) for node in every_node(graph))
         self._given: dict[int, Range] = {}
 
     def function(self, batch_size: int, *, quantized: bool, for_file: bool = True) -> Any:
@@ -143,9 +142,7 @@ class GraphSource:
         if not quantized:
             _round_nothing(graph)
         taken = {node_of(tensor) for tensor in self._inputs.values()}
-        kept = [node for node in graph.node if node.name not in taken]
-        del graph.node[:]
-        graph.node.extend(kept)
+        remove_nodes(graph, taken)
         for node in graph.node:
             # What only waits for an input need not.
             read = [name for name in node.input if not (name[0] == "^" and name[1:] in taken)]
@@ -199,11 +196,6 @@ class GraphSource:
             yield
         finally:
             self._given = before
-
-
-def node_of(tensor: str) -> str:
-    """The name of the node that computes a tensor: of "image:0" it is "image"."""
-    return tensor.partition(":")[0]
 
 
 def _tensors(graph_def: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -279,7 +271,7 @@ def _range_of(graph: Any, name: str) -> Range | None:
 
 def _round_nothing(graph: Any) -> None:
     """Let every fake-quant op pass its input on."""
-    for node in [*graph.node, *(n for f in graph.library.function for n in f.node_def)]:
+    for node in every_node(graph):
         if node.op.startswith(_FAKE_QUANT):
             first = node.input[0]
             del node.input[:]

@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_compress._checks import check_choice, check_positive, value_error
 from keras_compress.specs import END_TYPES
+from keras_compress.tflite.graph_defs import release
 from keras_compress.tflite.probing import trust
 from keras_compress.tflite.process import Session, WorkerCrash, WorkerTimeout
 
@@ -244,9 +245,7 @@ def _write_function(folder: Path, function: Any) -> list[dict[str, Any]]:
     second copy of them all. Returns what is captured, in the order of the files.
     """
     graph = function.graph.as_graph_def()
-    for node in [*graph.node, *(n for f in graph.library.function for n in f.node_def)]:
-        node.device = ""  # the child has one device only
-        node.attr.pop("_class", None)  # beside a node that is a variable there
+    release(graph)  # the child has one device only, and variables in the place of some nodes
     (folder / "graph.pb").write_bytes(graph.SerializeToString())
     variables = {id(variable.handle): variable for variable in function.graph.variables}
     captures = []

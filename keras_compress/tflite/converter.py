@@ -13,9 +13,18 @@ from typing import Any
 
 import numpy as np
 
-Job = dict[str, Any]
+from keras_compress.tflite.flatbuffer import (
+    drop_waste,
+    is_stored,
+    name_ends,
+    pack,
+    undefined_tensors,
+    unpack,
+)
+from keras_compress.tflite.graph_defs import node_of, remove_nodes
+from keras_compress.tflite.small_kernels import quantize_small_kernels
 
-FLOAT32 = 0  # in the schema's TensorType
+Job = dict[str, Any]
 
 
 def convert_job(folder: Path, job: Job, progress: Callable[[int], None]) -> bytes:
@@ -25,9 +34,6 @@ def convert_job(folder: Path, job: Job, progress: Callable[[int], None]) -> byte
     """
     import tensorflow as tf
     from tensorflow.lite.python import lite
-
-    from keras_compress.tflite.flatbuffer import name_ends, undefined_tensors, unpack
-    from keras_compress.tflite.small_kernels import quantize_small_kernels
 
     function, weights = _rebuilt(folder, job)
     function = _without_variables(function, job)
@@ -46,16 +52,19 @@ def convert_job(folder: Path, job: Job, progress: Callable[[int], None]) -> byte
     # given order; the names, which it does not know, are put in afterwards.
     with _given_ranges(converter, job):
         data = converter.convert()
+    model = unpack(data, "worker")
     if job["mode"] == "dynamic":
-        data = quantize_small_kernels(data)
-    missing = undefined_tensors(unpack(data, "worker"))
+        quantize_small_kernels(model)
+    missing = undefined_tensors(model)
     if missing:
         raise RuntimeError(f"the file would read the tensor {missing[0]!r}, which nothing defines")
-    return name_ends(
-        data,
+    name_ends(
+        model,
         [end["name"] for end in job["inputs"]],
         [end["name"] for end in job["outputs"]],
     )
+    drop_waste(model)
+    return pack(model, len(data))
 
 
 def _rebuilt(folder: Path, job: Job) -> tuple[Any, list[Any]]:
@@ -64,10 +73,7 @@ def _rebuilt(folder: Path, job: Job) -> tuple[Any, list[Any]]:
 
     graph_def = tf.compat.v1.GraphDef.FromString((folder / "graph.pb").read_bytes())
     replaced = {capture["node"] for capture in job["captures"]}
-    replaced |= {_node(end["tensor"]) for end in job["inputs"]}
-    kept = [node for node in graph_def.node if node.name not in replaced]
-    del graph_def.node[:]
-    graph_def.node.extend(kept)
+    remove_nodes(graph_def, replaced | {node_of(end["tensor"]) for end in job["inputs"]})
     values = []
     for position, capture in enumerate(job["captures"]):
         # NumPy writes what it does not know, as bfloat16, as plain bytes.
@@ -99,7 +105,7 @@ def _rebuilt(folder: Path, job: Job) -> tuple[Any, list[Any]]:
         ]
 
     specs = [
-        tf.TensorSpec(end["shape"], end["dtype"], name=_node(end["tensor"]))
+        tf.TensorSpec(end["shape"], end["dtype"], name=node_of(end["tensor"]))
         for end in job["inputs"]
     ]
     function = tf.function(build, input_signature=specs, autograph=False)
@@ -194,15 +200,15 @@ def _given_ranges(converter: Any, job: Job) -> Iterator[None]:
 
 def _with_ranges(calibrated: bytes, job: Job) -> bytes:
     """A calibrated float file with the ranges that the job names."""
-    from keras_compress.tflite.flatbuffer import pack, unpack
+    from ai_edge_litert import schema_py_generated as schema
 
     model = unpack(calibrated, "worker")
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            raw = model.buffers[tensor.buffer].data
-            computed = raw is None or not len(raw)
-            if computed and tensor.type == FLOAT32 and job["default_range"] and not job["samples"]:
-                _set_range(tensor, *job["default_range"])
+    if job["default_range"] and not job["samples"]:
+        for graph in model.subgraphs:
+            for tensor in graph.tensors:
+                real = tensor.type == schema.TensorType.FLOAT32
+                if real and not is_stored(model, tensor):
+                    _set_range(tensor, *job["default_range"])
     graph = model.subgraphs[0]
     for index, limits in zip(graph.inputs, job["input_ranges"] or [], strict=False):
         if limits is not None:
@@ -225,7 +231,3 @@ def _samples(folder: Path, job: Job, progress: Callable[[int], None]) -> Iterato
         with np.load(folder / f"sample_{position}.npz") as sample:
             yield [sample[f"input_{i}"] for i in range(len(job["inputs"]))]
         progress(position + 1)
-
-
-def _node(tensor: str) -> str:
-    return tensor.rpartition(":")[0]

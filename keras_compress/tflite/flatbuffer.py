@@ -94,6 +94,20 @@ def text(value: bytes | str | None) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else (value or "")
 
 
+def is_stored(model: Any, tensor: Any) -> bool:
+    """Whether the numbers of a tensor stand in the file; else they are computed."""
+    data = model.buffers[tensor.buffer].data
+    return data is not None and len(data) > 0
+
+
+def scale_of(tensor: Any) -> tuple[float, int] | None:
+    """(scale, zero point) of a tensor that has one for all of it."""
+    quantization = tensor.quantization
+    if quantization is None or quantization.scale is None or len(quantization.scale) != 1:
+        return None
+    return float(quantization.scale[0]), int(quantization.zeroPoint[0])
+
+
 def end_names(model: Any) -> tuple[list[str], list[str]]:
     """Names of the inputs and outputs of a `ModelT`, in the file's order.
 
@@ -137,14 +151,13 @@ def undefined_tensors(model: Any) -> list[str]:
     for operator in graph.operators or []:
         for index in () if operator.inputs is None else map(int, operator.inputs):
             tensor = graph.tensors[index]
-            data = model.buffers[tensor.buffer].data
-            if index not in defined and (data is None or not len(data)) and not tensor.isVariable:
+            if index not in defined and not is_stored(model, tensor) and not tensor.isVariable:
                 missing.append(text(tensor.name))
         defined.update(() if operator.outputs is None else map(int, operator.outputs))
     return missing
 
 
-def name_ends(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+def name_ends(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """Renames inputs and outputs, in the file's order, and adds the signature with these names.
 
     A tensor that is two ends at once (an input passed through, one tensor as two outputs) can bear
@@ -153,7 +166,6 @@ def name_ends(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> byt
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    model = unpack(data, "name_ends")
     graph = model.subgraphs[0]
     ends: dict[int, str] = {}
     for index, name in [
@@ -182,20 +194,17 @@ def name_ends(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> byt
             subgraphIndex=0,
         )
     ]
-    _drop_waste(model)
-    return pack(model, len(data))
 
 
-def _drop_waste(model: Any) -> None:
+def drop_waste(model: Any) -> None:
     """Leave out what the converter writes and no runtime reads: an empty buffer for each tensor
     that is computed (by the schema, number 0 is everybody's), the extremes of what has scales, and
     the converter's own version, which stands in the record.
     """
     for graph in model.subgraphs:
         for tensor in graph.tensors:
-            data = model.buffers[tensor.buffer].data
             # A variable's empty buffer is its own: LiteRT tells variables apart by it.
-            if (data is None or not len(data)) and not tensor.isVariable:
+            if not is_stored(model, tensor) and not tensor.isVariable:
                 tensor.buffer = 0
             quantization = tensor.quantization
             if quantization is not None and quantization.scale is not None:

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_compress.tflite.file_report import MOVING as MOVING
 from keras_compress.tflite.file_report import FileReport, FloatOp, OpReport, TensorReport
-from keras_compress.tflite.file_report import zipped_size as zipped_size
-from keras_compress.tflite.flatbuffer import read_bytes, refusing_damage, text, unpack
+from keras_compress.tflite.flatbuffer import is_stored, read_bytes, refusing_damage, text, unpack
 from keras_compress.tflite.probing import check_harmless
 from keras_compress.tflite.stored import bits_of, index_bytes, numbers_of
 
@@ -124,7 +122,7 @@ def _kernels(model: Any, graph: Any) -> set[int]:
         for position in _KERNEL_INPUTS.get(name, ()):
             if position < len(taken) and taken[position] >= 0:
                 index = expanded.get(taken[position], taken[position])
-                if len(_raw(graph.tensors[index], model.buffers)):
+                if is_stored(model, graph.tensors[index]):
                     found.add(index)
     return found
 

@@ -326,4 +326,9 @@ def _column(info: TensorInfo, values: Any, raw: bool) -> np.ndarray:
 def _dequantize(info: TensorInfo, values: np.ndarray) -> np.ndarray:
     if info.scale is None or info.zero_point is None:
         return values
-    return (values.astype(np.float32) - np.float32(info.zero_point)) * np.float32(info.scale)
+    return real_numbers(values, info.scale, info.zero_point)
+
+
+def real_numbers(values: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+    """What integers stand for, in float32."""
+    return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_compress.tflite.flatbuffer import pack, unpack
+from keras_compress.tflite.flatbuffer import is_stored
 from keras_compress.tflite.inspect import op_name
-
-FLOAT32, INT8 = 0, 9  # in the schema's TensorType
 
 KERNELS = {"CONV_2D": (0, 5), "DEPTHWISE_CONV_2D": (3, 6), "FULLY_CONNECTED": (0, 12)}
 """Op -> the channel axis of its kernel, and the version of the op that takes float activations with
@@ -22,9 +20,10 @@ such a kernel, as the converter writes it.
 """
 
 
-def quantize_small_kernels(data: bytes) -> bytes:
-    """A file of mode "dynamic" with int8 for its float kernels too."""
-    model = unpack(data, "worker")
+def quantize_small_kernels(model: Any) -> None:
+    """Give the float kernels of a `ModelT` of mode "dynamic" int8 too."""
+    from ai_edge_litert import schema_py_generated as schema
+
     for graph in model.subgraphs:
         readers = collections.Counter(int(i) for op in graph.operators or [] for i in op.inputs)
         for operator in graph.operators or []:
@@ -35,17 +34,19 @@ def quantize_small_kernels(data: bytes) -> bytes:
             axis, version = KERNELS[name]
             index = int(operator.inputs[1])
             kernel = graph.tensors[index]
-            raw = model.buffers[kernel.buffer].data
-            stored = raw is not None and len(raw) > 0
+            real = kernel.type == schema.TensorType.FLOAT32
             # What another op reads as well has to stay what that one takes it for.
-            if kernel.type != FLOAT32 or not stored or readers[index] > 1:
+            if not real or not is_stored(model, kernel) or readers[index] > 1:
                 continue
-            numbers = np.asarray(raw, np.uint8).view(np.float32).reshape(tuple(kernel.shape))
+            numbers = (
+                np.asarray(model.buffers[kernel.buffer].data, np.uint8)
+                .view(np.float32)
+                .reshape(tuple(kernel.shape))
+            )
             _quantize(model, kernel, numbers, axis)
             code.version = max(code.version, version)
             if name == "FULLY_CONNECTED":
                 operator.builtinOptions.asymmetricQuantizeInputs = True
-    return pack(model, len(data))
 
 
 def _quantize(model: Any, kernel: Any, numbers: np.ndarray, axis: int) -> None:
@@ -54,7 +55,7 @@ def _quantize(model: Any, kernel: Any, numbers: np.ndarray, axis: int) -> None:
     others = tuple(i for i in range(numbers.ndim) if i != axis)
     scales = np.abs(numbers).max(axis=others, keepdims=True) / np.float32(127)
     scales[scales == 0] = 1.0  # nothing but zeros still needs a scale
-    kernel.type = INT8
+    kernel.type = schema.TensorType.INT8
     kernel.buffer = len(model.buffers)
     model.buffers.append(
         schema.BufferT(data=np.round(numbers / scales).astype(np.int8).view(np.uint8).ravel())

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from keras_compress.tflite.file_report import MOVING
-from keras_compress.tflite.flatbuffer import text, unpack
+from keras_compress.tflite.flatbuffer import scale_of, text, unpack
 from keras_compress.tflite.inspect import op_name
-from keras_compress.tflite.run import TFLiteModel
+from keras_compress.tflite.run import TFLiteModel, real_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def computed_tensors(
         if op_name(model.operatorCodes[operator.opcodeIndex]) in MOVING:
             continue
         for index in map(int, operator.outputs):
-            scale = _scale(graph.tensors[index])
+            scale = scale_of(graph.tensors[index])
             if scale is not None and not _is_relabelled(graph, operator, index):
                 scales[index] = scale
     inputs: dict[str, list[np.ndarray]] = {info.name: [] for info in file.inputs}
@@ -60,12 +60,12 @@ def computed_tensors(
         for info, index in zip(file.inputs, graph.inputs, strict=True):
             values = file.tensor(int(index))
             if info.scale is not None and info.zero_point is not None:
-                values = _real(values, info.scale, info.zero_point)
+                values = real_numbers(values, info.scale, info.zero_point)
             inputs[info.name].append(values)
         for index, (scale, zero_point) in scales.items():
             values = file.tensor(index)
             if values.dtype.kind in "iu":
-                found[index].append(np.atleast_1d(_real(values, scale, zero_point)))
+                found[index].append(np.atleast_1d(real_numbers(values, scale, zero_point)))
     return (
         {name: np.concatenate(parts) for name, parts in inputs.items()},
         [
@@ -76,24 +76,12 @@ def computed_tensors(
     )
 
 
-def _scale(tensor: Any) -> tuple[float, int] | None:
-    """(scale, zero point) of a tensor with one for all of it."""
-    quantization = tensor.quantization
-    if quantization is None or quantization.scale is None or len(quantization.scale) != 1:
-        return None
-    return float(quantization.scale[0]), int(quantization.zeroPoint[0])
-
-
 def _is_relabelled(graph: Any, operator: Any, index: int) -> bool:
     """Whether an output of the file only has another integer type than the tensor inside."""
     sources = [graph.tensors[int(i)] for i in operator.inputs]
     return (
         index in graph.outputs
         and len(sources) == 1
-        and _scale(sources[0]) is not None
+        and scale_of(sources[0]) is not None
         and sources[0].type != graph.tensors[index].type
     )
-
-
-def _real(values: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
-    return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)

@@ -3,9 +3,9 @@
 It reads the names of job folders from standard input, one per line, and answers each on what was
 standard output with a last line when the job's folder holds either what was asked for
 (`model.tflite`, or `sizes.json` of a file that nobody wants) or `error.json`; lines before it are
-numbers, of the batches calibrated so far.
-What TensorFlow and the converter print goes to standard error, which the parent made a file. When
-the parent closes its end, or dies, the child removes FOLDER and leaves.
+numbers, of the batches calibrated so far. What TensorFlow and the converter print goes to standard
+error, which the parent made a file. When the parent closes its end, or dies, the child removes
+FOLDER and leaves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import threading
 from pathlib import Path
 
 from keras_compress.tflite.converter import convert_job
-from keras_compress.tflite.inspect import zipped_size
+from keras_compress.tflite.file_report import zipped_size
 from keras_compress.tflite.process import DONE
 
 
@@ -42,7 +42,7 @@ def main() -> None:
 
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read_jobs, args=(jobs, sys.argv[1]), daemon=True).start()
-    import tensorflow  # noqa: F401  (while the parent still freezes and writes)
+    import tensorflow  # noqa: F401  (while the parent still writes)
 
     while True:
         folder = Path(jobs.get())
