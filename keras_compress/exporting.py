@@ -31,8 +31,6 @@ from keras_compress.tflite import (
     FileReport,
     FloatOp,
     Progress,
-    TensorInfo,
-    TFLiteModel,
     convert,
     inspect_tflite,
     measure,
@@ -74,8 +72,7 @@ def write_file(source: Source, export: Export, progress: Progress | None = None)
     quantized = export.mode == "int8" and source.rounds
     if not quantized:
         check_ranges(source.engine, export)
-    specs = specs_of(source.function(export.batch_size, quantized=quantized))
-    ranges = input_ranges(specs, export)
+    ranges = input_ranges(source.specs(export.batch_size), export)
     with source.rounding_inputs(ranges) if quantized and ranges else contextlib.nullcontext():
         return _write(source, export, quantized, ranges, progress)
 
@@ -136,10 +133,6 @@ def _write(
                 "Leave `c_array` out",
             )
     else:
-        file = _loaded(data)
-        report.inputs, report.outputs = (
-            {info.name: _end(info) for info in ends} for ends in (file.inputs, file.outputs)
-        )
         drawn = [source.input_range(i) or ranges.get(i) for i in range(len(specs))]
         verify(
             report, export, function, data, contents, drawn, source.engine if quantized else None
@@ -150,30 +143,6 @@ def _write(
     write_atomically(export.path, data)
     forget_record(export.path)
     return report
-
-
-def _loaded(data: bytes) -> TFLiteModel:
-    """The file in LiteRT.
-
-    Raises:
-        ConversionError: LiteRT cannot run it.
-    """
-    try:
-        return TFLiteModel(data)
-    except ValueError as error:
-        raise ConversionError(
-            f"LiteRT cannot run the file: {error}",
-            "Use another mode, or replace the layer with that op",
-        ) from error
-
-
-def _end(info: TensorInfo) -> dict[str, Any]:
-    return {
-        "dtype": info.dtype,
-        "shape": list(info.shape),
-        "scale": info.scale,
-        "zero_point": info.zero_point,
-    }
 
 
 def _guessed(

@@ -16,7 +16,7 @@ from keras_compress.engines.base import Engine, engine_of
 from keras_compress.engines.tfmot.engine import reader
 from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.choose import adapter_of
-from keras_compress.frameworks.inference import inference_function
+from keras_compress.frameworks.inference import inference_function, input_specs
 from keras_compress.frameworks.naming import Naming
 from keras_compress.tflite.graph_defs import every_node, node_of, release, remove_nodes
 
@@ -42,6 +42,9 @@ class Source(Protocol):
 
     @property
     def rounds(self) -> bool: ...
+
+    def specs(self, batch_size: int) -> list[tf.TensorSpec]:
+        """The flat inputs of `function`, without tracing it."""
 
     def function(self, batch_size: int, *, quantized: bool, for_file: bool = True) -> Any:
         """The network in inference, as `inference_function` describes it: rounding or float."""
@@ -77,6 +80,9 @@ class ModelSource:
     @property
     def rounds(self) -> bool:
         return self.engine is not None and self.engine.phase.rounds
+
+    def specs(self, batch_size: int) -> list[tf.TensorSpec]:
+        return input_specs(self._adapter, self._model, batch_size)
 
     def function(self, batch_size: int, *, quantized: bool, for_file: bool = True) -> Any:
         if self.engine is None:
@@ -136,6 +142,9 @@ class GraphSource:
         self.rounds = any(node.op.startswith(_FAKE_QUANT) for node in every_node(graph))
         self._given: dict[int, Range] = {}
 
+    def specs(self, batch_size: int) -> list[tf.TensorSpec]:
+        return [_fixed(spec, batch_size) for spec in self._specs.values()]
+
     def function(self, batch_size: int, *, quantized: bool, for_file: bool = True) -> Any:
         graph = tf.compat.v1.GraphDef()
         graph.CopyFrom(self._graph)
@@ -170,7 +179,7 @@ class GraphSource:
             )
             return dict(zip(self._outputs, found, strict=True))
 
-        specs = [_fixed(spec, batch_size) for spec in self._specs.values()]
+        specs = self.specs(batch_size)
         try:
             return tf.function(answer, autograph=False).get_concrete_function(*specs)
         except ValueError as error:

@@ -14,7 +14,6 @@ from keras_compress import _checks
 from keras_compress._checks import Layers
 from keras_compress.schedules import Schedule, as_schedule, resolve_step, schedule_from_config
 
-# The types that may stand at the two ends of a file, the default first.
 END_TYPES = {
     "float32": ("float32",),
     "float16": ("float32",),
@@ -25,7 +24,6 @@ END_TYPES = {
 """Mode of a file -> the types that its inputs and outputs can have, the usual one first."""
 
 INTEGER_MODES = ("int8", "int16x8")
-
 
 _DATA_FIELDS = ("representative_dataset", "verify_data")
 
@@ -282,9 +280,8 @@ class Export:
         quantized_input_stats: TF1's (mean, std) of the inputs, in mode "int8": `real = (q - mean) /
             std` for uint8 `q`, so that scale and zero point of the file's inputs are
             `keras_compress.ranges.quantization_of_stats(mean, std)`. For all inputs, as a dict for
-            those named, or "auto": from the smallest and the largest number in
-            the rows of `representative_dataset` that calibrate. None: the range that was watched
-            or calibrated.
+            those named, or "auto": from the smallest and the largest number in the rows of
+            `representative_dataset` that calibrate. None: the range that was watched or calibrated.
         default_ranges_stats: (min, max) of every tensor whose range nobody knows, in mode "int8".
             A guess, as the accuracy then is; the report names the tensors.
         allow_float_ops: write the file even if some of its ops stay in float.

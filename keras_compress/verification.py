@@ -12,7 +12,9 @@ import numpy as np
 from keras_compress.report import ExportReport
 from keras_compress.specs import Export
 from keras_compress.tflite import (
+    ConversionError,
     FileReport,
+    TensorInfo,
     TFLiteModel,
     agreement,
     batches,
@@ -26,9 +28,9 @@ LAYER_SAMPLES = 8  # of them those on which it is compared layer by layer
 
 
 def read_rows(
-    specs: Sequence[Any], data: Any, field: str, samples: int | None, batch_size: int = 1
+    specs: Sequence[Any], data: Any, field: str, samples: int, batch_size: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
-    """An export's data as dicts of input name -> one batch, at most so many rows (None: all).
+    """An export's data as dicts of input name -> one batch, at most so many rows.
 
     Raises:
         ValueError, TypeError: naming the field, the input and what was found.
@@ -52,18 +54,50 @@ def verify(
     ranges: Sequence[tuple[float, float] | None],
     engine: Any,
 ) -> None:
-    """Fill in how far the file is from its network, output by output and layer by layer.
+    """Fill in what the file takes and gives, and how far it is from its network, output by output
+    and layer by layer.
 
     Args:
         function: the network in inference, of flat inputs, that returns name -> tensor.
         data: the file, `contents` what it consists of.
         ranges: of the flat inputs, from which inputs are drawn if no data is given.
         engine: that of a file with its ranges; None of any other.
+
+    Raises:
+        ConversionError: LiteRT cannot run the file.
     """
+    file = _loaded(data)
+    report.inputs, report.outputs = (
+        {info.name: _end(info) for info in ends} for ends in (file.inputs, file.outputs)
+    )
     rows, report.samples, report.verified_on = _rows(export, function, ranges)
-    _compare_outputs(report, function, data, contents, rows)
+    _compare_outputs(report, function, file, contents, rows)
     if engine is not None:
         _compare_layers(report, engine, data, rows[: -(-LAYER_SAMPLES // export.batch_size)])
+
+
+def _loaded(data: bytes) -> TFLiteModel:
+    """The file in LiteRT.
+
+    Raises:
+        ConversionError: LiteRT cannot run it.
+    """
+    try:
+        return TFLiteModel(data)
+    except ValueError as error:
+        raise ConversionError(
+            f"LiteRT cannot run the file: {error}",
+            "Use another mode, or replace the layer with that op",
+        ) from error
+
+
+def _end(info: TensorInfo) -> dict[str, Any]:
+    return {
+        "dtype": info.dtype,
+        "shape": list(info.shape),
+        "scale": info.scale,
+        "zero_point": info.zero_point,
+    }
 
 
 def specs_of(function: Any) -> list[Any]:
@@ -108,9 +142,8 @@ def _drawn(
 
 
 def _compare_outputs(
-    report: ExportReport, function: Any, data: bytes, contents: FileReport, rows: list[Any]
+    report: ExportReport, function: Any, file: TFLiteModel, contents: FileReport, rows: list[Any]
 ) -> None:
-    file = TFLiteModel(data)
     names = [output.name for output in file.outputs]
     steps = dict(zip(names, contents.output_scales, strict=True))
     expected: dict[str, list[np.ndarray]] = {name: [] for name in names}
