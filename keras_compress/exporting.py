@@ -14,6 +14,7 @@ from keras_compress._checks import value_error
 from keras_compress._files import write_atomically
 from keras_compress.engines import reporting
 from keras_compress.engines.base import Engine
+from keras_compress.float_ops import named, refuse, rounded_anyway
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.inference import input_specs
 from keras_compress.ranges import (
@@ -22,21 +23,19 @@ from keras_compress.ranges import (
     range_of_quantization,
 )
 from keras_compress.record import forget_record
-from keras_compress.report import ExportReport, FloatOpReport, Report
-from keras_compress.sources import LayersOf, Range, Source
+from keras_compress.report import ExportReport, Report
+from keras_compress.sources import Range, Source
 from keras_compress.specs import INTEGER_MODES, Export
 from keras_compress.tflite import (
     Conversion,
     ConversionError,
     FileReport,
-    FloatOp,
     Progress,
     convert,
     inspect_tflite,
     measure,
     write_c_array,
 )
-from keras_compress.tflite.file_report import MOVING
 from keras_compress.tflite.flatbuffer import custom_ops, unpack
 from keras_compress.tflite.probing import check_harmless
 from keras_compress.tflite.stats import stats_of_ends
@@ -116,12 +115,12 @@ def _write(
     report.guessed = tuple(_guessed(function, how, contents, representative is not None))
     if export.mode in INTEGER_MODES:
         layers = source.layers_of(contents.outputs, quantized)
-        report.float_ops = tuple(_named(contents.float_ops, layers))
+        report.float_ops = tuple(named(contents.float_ops, layers))
         by_choice = source.engine.float_by_choice() if quantized and source.engine else set()
-        report.rounded_anyway = tuple(_rounded_anyway(contents, layers, by_choice))
+        report.rounded_anyway = tuple(rounded_anyway(contents, layers, by_choice))
         if not export.allow_float_ops:
             chooses = quantized and source.engine is not None
-            _refuse(contents.float_ops, layers, by_choice, chooses)
+            refuse(contents.float_ops, layers, by_choice, chooses)
     if quantized:
         function = source.function(export.batch_size, quantized=True, for_file=False)
     unknown = custom_ops(unpack(data, "export_tflite"))
@@ -177,60 +176,6 @@ def _check_sparse(data: bytes, export: Export) -> None:
             f"LiteRT cannot run a sparse file of mode {export.mode!r}: {error}",
             "Leave `sparse` out" + (", or use mode 'float32'" if export.mode != "float32" else ""),
         ) from error
-
-
-def _named(ops: Sequence[FloatOp], layers_of: LayersOf) -> Iterator[FloatOpReport]:
-    """The float ops with the layers they come from."""
-    for op in ops:
-        # What leads from integers to floats is there on account of what computes in them.
-        tensors = op.beside if op.converts and op.beside else (op.tensor,)
-        layers = [layer for tensor in tensors for layer in layers_of(tensor)]
-        yield FloatOpReport(op.op, layers[0] if layers else None, op.tensor)
-
-
-def _rounded_anyway(
-    contents: FileReport, layers_of: LayersOf, by_choice: set[str]
-) -> Iterator[str]:
-    """The layers left out by `layers` that an op computes in integers: the converter takes a layer
-    for quantized whose neighbours are.
-    """
-    floats = {op.tensor for op in contents.float_ops}
-    computing = [op for op in contents.ops if op.name not in MOVING and op.output not in floats]
-    found = {layer for op in computing for layer in layers_of(op.output)}
-    yield from sorted(by_choice & found)
-
-
-def _refuse(
-    ops: Sequence[FloatOp], layers_of: LayersOf, by_choice: set[str], chooses: bool
-) -> None:
-    """Raise if an op computes in float that `layers` did not leave out. `chooses`: whether there
-    are `layers` to choose by.
-
-    Raises:
-        ConversionError: naming the ops and their layers.
-    """
-    passing = set()
-    for op in ops:
-        layers = layers_of(op.tensor)
-        if layers and by_choice.issuperset(layers) and not op.converts:
-            passing.add(op.tensor)
-    # What leads there and back, and what the converter moved to their side of it, is part of it.
-    grown = -1
-    while grown != len(passing):
-        grown = len(passing)
-        passing |= {op.tensor for op in ops if op.moves and passing.intersection(op.beside)}
-    passing |= {op.tensor for op in ops if op.converts and passing.intersection(op.beside)}
-    refused = [op for op in ops if op.tensor not in passing]
-    if not refused:
-        return
-    computing = [op for op in refused if not (op.converts or op.moves)]
-    # Those that only lead there and back are not what has to be changed, if there are others.
-    named = dict.fromkeys(map(str, _named(computing or refused, layers_of)))
-    raise ConversionError(
-        f"float ops would be left in the integer file: {', '.join(named)}",
-        "Set `allow_float_ops=True` to write it all the same"
-        + (", or leave these layers out by `layers=`" if chooses else ", or replace these layers"),
-    )
 
 
 def _measure_float(report: ExportReport, export: Export, source: Source) -> None:

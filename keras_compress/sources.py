@@ -7,7 +7,7 @@ which layer a tensor came from.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -15,13 +15,11 @@ import tensorflow as tf
 from keras_compress.engines.base import Engine, engine_of
 from keras_compress.engines.tfmot.engine import reader
 from keras_compress.engines.tfmot.library import is_wrapped
+from keras_compress.float_ops import LayersOf
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.inference import inference_function, input_specs
 from keras_compress.frameworks.naming import Naming
 from keras_compress.tflite.graph_defs import every_node, node_of, release, remove_nodes
-
-LayersOf = Callable[[str], list[str]]
-"""The name of a file's tensor -> the paths of the layers that computed it."""
 
 Range = tuple[float, float]
 

@@ -23,6 +23,7 @@ LAYERS = {
     "specs": 2,
     "state": 2,
     "report": 2,
+    "float_ops": 4,
     "record": 4,
     "signals": 4,
     "verification": 4,
