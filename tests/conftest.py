@@ -49,3 +49,11 @@ def small_net(keras, *, batch_norm=False, seed=0, optimizer="adam", **compile_ar
     arguments = {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]}
     model.compile(optimizer=optimizer, **{**arguments, **compile_arguments})
     return model
+
+
+def trained_net(keras, digits, *callbacks, epochs, optimizer="adam", batch_norm=False):
+    """`small_net` after some epochs on the digits, without XLA, which would take seconds more."""
+    model = small_net(keras, batch_norm=batch_norm, optimizer=optimizer, jit_compile=False)
+    x, y, _, _ = digits
+    model.fit(x, y, epochs=epochs, batch_size=32, verbose=0, callbacks=list(callbacks))
+    return model

@@ -9,7 +9,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import small_net
+from conftest import small_net, trained_net
 
 import keras_compress as kc
 from keras_compress import exporting, record
@@ -19,19 +19,13 @@ from keras_compress.report import FloatOpReport
 @pytest.fixture(scope="module")
 def trained(keras, digits):
     """A quantized net, once for every test here that only exports it."""
-    model = small_net(keras, batch_norm=True, jit_compile=False)
-    x, y, _, _ = digits
     compress = kc.Compress(quantization=kc.Quantization(delay=0.5))
-    model.fit(x, y, epochs=2, batch_size=32, verbose=0, callbacks=[compress])
-    return model
+    return trained_net(keras, digits, compress, epochs=2, batch_norm=True)
 
 
 @pytest.fixture(scope="module")
 def plain(keras, digits):
-    model = small_net(keras, batch_norm=True, jit_compile=False)
-    x, y, _, _ = digits
-    model.fit(x, y, epochs=2, batch_size=32, verbose=0)
-    return model
+    return trained_net(keras, digits, epochs=2, batch_norm=True)
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8", "float32"])

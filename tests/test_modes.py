@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import small_net
+from conftest import small_net, trained_net
 
 import keras_compress as kc
 from keras_compress.ranges import quantization_of_stats
@@ -17,20 +17,15 @@ MODES = ("float32", "float16", "dynamic", *CALIBRATED)
 @pytest.fixture(scope="module")
 def plain(keras, digits):
     optimizer = keras.optimizers.Adam(0.005)
-    model = small_net(keras, batch_norm=True, optimizer=optimizer, jit_compile=False)
-    x, y, _, _ = digits
-    model.fit(x, y, epochs=6, batch_size=32, verbose=0)
-    return model
+    return trained_net(keras, digits, epochs=6, optimizer=optimizer, batch_norm=True)
 
 
 @pytest.fixture(scope="module")
 def rounded(keras, digits):
     """A net trained with quantization on, on images in [-1, 1]."""
-    model = small_net(keras, jit_compile=False)
-    x, y, _, _ = digits
+    x, *others = digits
     compress = kc.Compress(quantization=kc.Quantization(delay=0.5))
-    model.fit(2 * x - 1, y, epochs=4, batch_size=32, verbose=0, callbacks=[compress])
-    return model
+    return trained_net(keras, (2 * x - 1, *others), compress, epochs=4)
 
 
 def export_of(path, mode, digits, **options):

@@ -5,26 +5,20 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_net
+from conftest import trained_net
 
 import keras_compress as kc
 
 
 @pytest.fixture(scope="module")
 def plain(keras, digits):
-    model = small_net(keras, batch_norm=True, jit_compile=False)
-    x, y, _, _ = digits
-    model.fit(x, y, epochs=1, batch_size=32, verbose=0)
-    return model
+    return trained_net(keras, digits, epochs=1, batch_norm=True)
 
 
 @pytest.fixture(scope="module")
 def rounded(keras, digits):
-    model = small_net(keras, jit_compile=False)
-    x, y, _, _ = digits
     compress = kc.Compress(quantization=kc.Quantization(delay=0.5))
-    model.fit(x, y, epochs=1, batch_size=32, verbose=0, callbacks=[compress])
-    return model
+    return trained_net(keras, digits, compress, epochs=1)
 
 
 @pytest.fixture(scope="module")
