@@ -172,7 +172,7 @@ def mask_update(jit):
     import tensorflow_model_optimization as tfmot
     from tensorflow_model_optimization.python.core.sparsity.keras.pruning_impl import Pruning
 
-    from keras_compress.engines.in_place.pruning import magnitude_mask
+    from keras_compress.engines.in_place.masks import magnitude_mask
 
     kernel = tf.Variable(np.random.default_rng(0).normal(size=MILLION).astype("float32"))
     step = tf.constant(1, tf.int64)

@@ -39,7 +39,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import keras_compress as kc
-from keras_compress.tflite.process import stop_worker
+from keras_compress.tflite.conversion.process import stop_worker
 
 BATCH = 32
 SPARSITY = 0.7

@@ -11,23 +11,23 @@ __version__ = "0.1.0"
 
 # The public names, and the module that each lives in.
 _PUBLIC = {
-    "Compress": "callbacks",
-    "ConstantSparsity": "schedules",
+    "Compress": "fit.callback",
+    "ConstantSparsity": "specs.schedules",
     "ConversionError": "tflite",
-    "Export": "specs",
-    "PolynomialDecay": "schedules",
-    "Pruning": "specs",
-    "Quantization": "specs",
-    "compare": "comparing",
-    "compression_of": "callbacks",
-    "export_tflite": "converting",
+    "Export": "specs.export",
+    "PolynomialDecay": "specs.schedules",
+    "Pruning": "specs.pruning",
+    "Quantization": "specs.quantization",
+    "compare": "comparison.compare",
+    "compression_of": "fit.callback",
+    "export_tflite": "export.to_tflite",
     "input_stats": "tflite",
     "inspect_tflite": "tflite",
-    "load_state": "saving",
+    "load_state": "fit.saved_state",
     "load_tflite": "tflite",
-    "save_state": "saving",
-    "strip": "stripping",
-    "wrap": "wrapping",
+    "save_state": "fit.saved_state",
+    "strip": "engines.strip",
+    "wrap": "fit.wrap",
 }
 
 __all__ = ["__version__", *_PUBLIC]

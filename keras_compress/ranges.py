@@ -7,7 +7,7 @@ inputs as the `(mean, std)` of TF1: `real = (q - mean) / std`.
 
 import math
 
-from keras_compress import _checks
+from keras_compress._shared import checks
 
 # The integers of each type. A narrow range leaves out the lowest, as kernels do.
 _ENDS = {"uint8": (0, 255), "int8": (-128, 127), "int4": (-8, 7)}
@@ -60,9 +60,9 @@ def range_of_quantization(
     """
     owner = "range_of_quantization"
     low, high = _ends(owner, dtype, narrow)
-    _checks.check_positive(owner, "scale", scale)
+    checks.check_positive(owner, "scale", scale)
     if not low <= zero_point <= high:
-        raise _checks.value_error(owner, "zero_point", zero_point, f"in [{low}, {high}]")
+        raise checks.value_error(owner, "zero_point", zero_point, f"in [{low}, {high}]")
     return scale * (low - zero_point), scale * (high - zero_point)
 
 
@@ -76,10 +76,10 @@ def quantization_of_stats(mean: float, std: float, dtype: str = "uint8") -> tupl
         ValueError: if a number lies outside its range, or the dtype is neither of the two.
     """
     owner = "quantization_of_stats"
-    _checks.check_choice(owner, "dtype", dtype, ("uint8", "int8"))
-    _checks.check_positive(owner, "std", std)
+    checks.check_choice(owner, "dtype", dtype, ("uint8", "int8"))
+    checks.check_positive(owner, "std", std)
     if not 0 <= mean <= 255:
-        raise _checks.value_error(owner, "mean", mean, "a number in [0, 255]")
+        raise checks.value_error(owner, "mean", mean, "a number in [0, 255]")
     return 1 / std, math.floor(mean + 0.5) + _ENDS[dtype][0]
 
 
@@ -92,8 +92,8 @@ def stats_of_quantization(
         ValueError: if the scale is not above 0, or the dtype is neither "uint8" nor "int8".
     """
     owner = "stats_of_quantization"
-    _checks.check_choice(owner, "dtype", dtype, ("uint8", "int8"))
-    _checks.check_positive(owner, "scale", scale)
+    checks.check_choice(owner, "dtype", dtype, ("uint8", "int8"))
+    checks.check_positive(owner, "scale", scale)
     return float(zero_point - _ENDS[dtype][0]), 1 / scale
 
 
@@ -109,5 +109,5 @@ def stats_of_range(minimum: float, maximum: float) -> tuple[float, float]:
 
 def _ends(owner: str, dtype: str, narrow: bool) -> tuple[int, int]:
     """The lowest and the highest integer of `dtype`."""
-    low, high = _ENDS[_checks.check_choice(owner, "dtype", dtype, _ENDS)]
+    low, high = _ENDS[checks.check_choice(owner, "dtype", dtype, _ENDS)]
     return low + narrow, high

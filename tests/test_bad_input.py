@@ -15,8 +15,8 @@ import tensorflow as tf
 from untouched import untouched
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
-from keras_compress.tflite import process
+from keras_compress.engines.engine import engine_of
+from keras_compress.tflite.conversion import process
 
 ROWS, BATCH = 16, 4  # four updates in an epoch
 X = np.random.default_rng(0).uniform(-1, 1, (ROWS, 4)).astype("float32")

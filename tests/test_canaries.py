@@ -994,7 +994,7 @@ def test_tensorflow_the_registry_of_gradients_keeps_a_graph():
     assert result.graph is graph
 
 
-# --- the TFLite converter (`tflite/converter.py`)
+# --- the TFLite converter (`tflite/conversion/job.py`)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from conftest import small_net
 
 import keras_compress as kc
-from keras_compress.signals import layer_signals
+from keras_compress.comparison.signals import layer_signals
 
 
 def decibels(reference, quantized):

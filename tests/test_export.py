@@ -12,8 +12,8 @@ import pytest
 from conftest import small_net, trained_net
 
 import keras_compress as kc
-from keras_compress import exporting, record
-from keras_compress.report import FloatOpReport
+from keras_compress.export import record, writing
+from keras_compress.reports.file import FloatOpReport
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,7 @@ def test_a_float_file_that_fails_costs_only_its_size(trained, tmp_path, monkeypa
     def failing(function, how):
         raise kc.ConversionError("no such luck", "Try again")
 
-    monkeypatch.setattr(exporting, "measure", failing)
+    monkeypatch.setattr(writing, "measure", failing)
     report = kc.export_tflite(trained, kc.Export(tmp_path / "net.tflite"))
     assert report.written
     assert report.bytes == (tmp_path / "net.tflite").stat().st_size
@@ -300,7 +300,7 @@ def test_a_model_of_a_mixed_policy_ships_in_integers(keras, digits, tmp_path):
     assert model.layers[1].compute_dtype == "float16"  # as before
 
 
-@pytest.mark.parametrize("step", ["exporting._measure_float", "converting.write_record"])
+@pytest.mark.parametrize("step", ["writing._measure_float", "to_tflite.write_record"])
 def test_a_file_never_stands_beside_the_record_of_another(trained, tmp_path, monkeypatch, step):
     path, beside = tmp_path / "model.tflite", tmp_path / "model.tflite.json"
     path.write_bytes(b"older")
@@ -309,7 +309,7 @@ def test_a_file_never_stands_beside_the_record_of_another(trained, tmp_path, mon
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"keras_compress.{step}", interrupted)
+    monkeypatch.setattr(f"keras_compress.export.{step}", interrupted)
     with pytest.raises(KeyboardInterrupt):
         kc.export_tflite(trained, kc.Export(path))
     if path.read_bytes() == b"older":

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from keras_compress._files import write_atomically
+from keras_compress._shared.files import write_atomically
 
 
 def test_writes_and_replaces(tmp_path):

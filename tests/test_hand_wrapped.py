@@ -24,8 +24,8 @@ from wrapped_nets import (
 )
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
-from keras_compress.record import record
+from keras_compress.engines.engine import engine_of
+from keras_compress.export.record import record
 
 layers = tf_keras.layers
 DELAYED = kc.Quantization(delay=5, calibration_steps=2)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 
 ROWS, STEPS = 64, 4  # per epoch, in batches of 16
 

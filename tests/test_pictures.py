@@ -12,15 +12,10 @@ import pytest
 from conftest import small_net
 
 import keras_compress as kc
-from keras_compress.record import record
-from keras_compress.recording import BINS, histogram, spread
-from keras_compress.report import (
-    EpochReport,
-    ExportReport,
-    LayerAgreement,
-    LayerReport,
-    Report,
-)
+from keras_compress.export.record import record
+from keras_compress.fit.history import BINS, histogram, spread
+from keras_compress.reports.file import ExportReport, LayerAgreement
+from keras_compress.reports.fit import EpochReport, LayerReport, Report
 
 HALF = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=8, frequency=1)
 
@@ -248,7 +243,7 @@ def test_a_png_is_written_whole_or_not_at_all(tmp_path):
 def test_pyplot_is_not_touched():
     program = (
         "import sys\n"
-        "from keras_compress.report import EpochReport, Report\n"
+        "from keras_compress.reports.fit import EpochReport, Report\n"
         "report = Report.of_plain_model()\n"
         "report.history = [EpochReport(0, 1, {'loss': 1.0})]\n"
         "assert 'matplotlib' not in sys.modules\n"

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 from keras_compress.engines.snapshot import take
 
 BATCH, STEPS = 8, 6  # updates of an epoch

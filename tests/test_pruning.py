@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 
 BATCH = 8
 STEPS = 6  # of an epoch

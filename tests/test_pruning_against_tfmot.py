@@ -19,13 +19,8 @@ import tensorflow as tf
 import tf_keras
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
-from keras_compress.engines.in_place.pruning import (
-    block_mask,
-    m_by_n_mask,
-    magnitude_mask,
-    threshold,
-)
+from keras_compress.engines.engine import engine_of
+from keras_compress.engines.in_place.masks import block_mask, m_by_n_mask, magnitude_mask, threshold
 
 # --- the mask functions against `pruning_impl.Pruning`, on many kernels
 

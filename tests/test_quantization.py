@@ -8,7 +8,7 @@ import tensorflow as tf
 from conftest import small_net
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 from keras_compress.engines.snapshot import take
 
 STEPS = 8  # per epoch of the fits below

@@ -10,14 +10,10 @@ import pytest
 from test_layering import FOLDERS, LAYERS
 
 import keras_compress as kc
-from keras_compress.engines.in_place.placement import ACTIVATIONS, TABLE
-from keras_compress.report import (
-    ExportReport,
-    LayerAgreement,
-    LayerReport,
-    Report,
-    ValidationReport,
-)
+from keras_compress.engines.in_place.table import ACTIVATIONS, TABLE
+from keras_compress.reports.file import ExportReport, LayerAgreement
+from keras_compress.reports.fit import LayerReport, Report
+from keras_compress.reports.validation import ValidationReport
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 

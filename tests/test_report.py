@@ -11,17 +11,10 @@ import pytest
 from conftest import small_net
 
 import keras_compress as kc
-from keras_compress.record import record
-from keras_compress.report import (
-    EpochReport,
-    ExportReport,
-    FloatOpReport,
-    LayerAgreement,
-    LayerReport,
-    Report,
-    ValidationReport,
-    WeightHistogram,
-)
+from keras_compress.export.record import record
+from keras_compress.reports.file import ExportReport, FloatOpReport, LayerAgreement
+from keras_compress.reports.fit import EpochReport, LayerReport, Report, WeightHistogram
+from keras_compress.reports.validation import ValidationReport
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,10 @@ from conftest import small_net
 from untouched import untouched
 
 import keras_compress as kc
-from keras_compress.backup import Backups
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 from keras_compress.engines.snapshot import take
-from keras_compress.state import Phase, State
+from keras_compress.engines.state import Phase, State
+from keras_compress.fit.backup import Backups
 
 
 class Stop(Exception):

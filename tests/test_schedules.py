@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from keras_compress.schedules import (
+from keras_compress.specs.schedules import (
     ConstantSparsity,
     PolynomialDecay,
     as_schedule,
@@ -350,7 +350,7 @@ def test_a_sparsity_of_any_step_lies_between_the_two_ends():
 
 def test_converting_needs_no_tfmot():
     code = (
-        "import sys, keras_compress.schedules as s\n"
+        "import sys, keras_compress.specs.schedules as s\n"
         "s.as_schedule(s.ConstantSparsity(target_sparsity=0.5, begin_step=1), 'Owner')\n"
         "assert 'tensorflow_model_optimization' not in sys.modules\n"
     )

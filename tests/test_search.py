@@ -12,7 +12,7 @@ import pytest
 from test_tuner import builder, data, run_by_litert  # noqa: F401  a fixture
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 from keras_compress.tuner import SparsitySearch, question
 from keras_compress.tuner.trials import TrialResult, dominates, drawn
 
@@ -252,7 +252,7 @@ def test_a_search_in_which_nothing_succeeds_raises(keras, data, tmp_path, monkey
     def failing(*_):
         raise RuntimeError("no converter today")
 
-    monkeypatch.setattr("keras_compress.exporting.write_file", failing)
+    monkeypatch.setattr("keras_compress.export.writing.write_file", failing)
     search = make(keras, tmp_path, max_trials=2, float_epochs=1, delay=0.0)
     with pytest.raises(RuntimeError, match="none of 2 trials succeeded.*no converter today"):
         search.search(**data, epochs=1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 
 HALF = kc.ConstantSparsity(target_sparsity=0.5, begin_step=1)
 QUARTER = kc.ConstantSparsity(target_sparsity=0.25, begin_step=1)

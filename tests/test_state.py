@@ -16,9 +16,9 @@ import pytest
 from untouched import untouched
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 from keras_compress.engines.snapshot import restore_arrays, take
-from keras_compress.state import Phase, State
+from keras_compress.engines.state import Phase, State
 
 STEPS, BATCH = 4, 16  # updates of an epoch, and what makes them of the data
 SCHEDULE = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=18, frequency=3)

@@ -11,10 +11,10 @@ import pytest
 from untouched import own_methods
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 from keras_compress.engines.snapshot import take
+from keras_compress.engines.state import State
 from keras_compress.frameworks.choose import adapter_of
-from keras_compress.state import State
 
 SCHEDULE = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=3, frequency=1)
 PRUNING, QUANTIZATION = kc.Pruning(SCHEDULE), kc.Quantization(delay=2)

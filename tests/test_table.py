@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
-from keras_compress.engines.in_place.placement import ACTIVATIONS, TABLE
-from keras_compress.state import Phase
+from keras_compress.engines.engine import engine_of
+from keras_compress.engines.in_place.table import ACTIVATIONS, TABLE
+from keras_compress.engines.state import Phase
 
 # Keras 3 warns of what is meant here: most of these networks have nothing to train.
 pytestmark = pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")

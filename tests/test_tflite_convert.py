@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_compress._shared.child_process import child_environment
 from keras_compress.tflite import (
     Conversion,
     ConversionError,
@@ -26,8 +27,8 @@ from keras_compress.tflite import (
     load_tflite,
     stop_worker,
 )
-from keras_compress.tflite.convert import remedy_for_crash, translate
-from keras_compress.tflite.process import Session, worker_environment, worker_pid
+from keras_compress.tflite.conversion.convert import remedy_for_crash, translate
+from keras_compress.tflite.conversion.process import Session, worker_pid
 
 fake_quant = tf.quantization.fake_quant_with_min_max_vars
 fake_quant_per_channel = tf.quantization.fake_quant_with_min_max_vars_per_channel
@@ -443,11 +444,11 @@ def test_threads_take_turns(quantized):
 
 
 def test_the_environment_of_the_child_is_its_own(monkeypatch):
-    before = worker_environment()
+    before = child_environment()
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
     monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_auto_jit=2")
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    assert worker_environment() == before
+    assert child_environment() == before
     assert before["CUDA_VISIBLE_DEVICES"] == "-1"
 
 

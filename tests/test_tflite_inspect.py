@@ -9,8 +9,8 @@ import tensorflow as tf
 from tflite_files import CONV, DENSE, file_of
 
 from keras_compress.tflite import Conversion, FloatOp, convert, inspect_tflite, zipped_size
-from keras_compress.tflite.flatbuffer import pack, unpack
-from keras_compress.tflite.stored import bits_of, index_bytes, numbers_of
+from keras_compress.tflite.file.flatbuffer import pack, unpack
+from keras_compress.tflite.file.stored import bits_of, index_bytes, numbers_of
 
 fake_quant = tf.quantization.fake_quant_with_min_max_vars
 
@@ -272,7 +272,7 @@ def test_the_text_names_float_ops_in_an_integer_file():
 
 
 def test_of_a_large_file_the_largest_tensors_are_shown(monkeypatch):
-    monkeypatch.setattr("keras_compress.tflite.file_report.TENSORS_SHOWN", 3)
+    monkeypatch.setattr("keras_compress.tflite.file.report.TENSORS_SHOWN", 3)
     report = inspect_tflite(file_of("int8"))
     text = str(report)
     assert f"and {len(report.tensors) - 3} smaller tensors" in text

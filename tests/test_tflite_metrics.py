@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_compress.tflite.metrics import scores
+from keras_compress.tflite.litert.metrics import scores
 
 # Largest classes: 1, 0, 2, 2.
 CLASSES = np.array([[0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.0, 0.4, 0.6]], "float32")

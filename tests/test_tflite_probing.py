@@ -17,7 +17,8 @@ from types import SimpleNamespace
 import pytest
 from tflite_files import file_of
 
-from keras_compress.tflite import inspect_tflite, load_tflite, probing, trust
+from keras_compress.tflite import inspect_tflite, load_tflite, trust
+from keras_compress.tflite.probe import probing
 
 MUTATIONS = 200
 LIMIT_S = 5.0
@@ -84,7 +85,7 @@ def test_damaged_files_give_a_report_or_a_clear_error(kind, fresh):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < LIMIT_KB / 4
     # Not by `wait4`, for which a child begins with the memory of whoever started it. Its copies
     # have their limit, as the next test shows.
-    status = Path(f"/proc/{fresh._process.pid}/status").read_text()
+    status = Path(f"/proc/{fresh.child.process.pid}/status").read_text()
     assert 0 < int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) < LIMIT_KB
 
 
@@ -137,28 +138,28 @@ def with_command(command):
 
 def test_one_child_tries_every_file_and_needs_no_tensorflow(fresh):
     load_tflite(file_of("float32"))
-    first = fresh._process.pid
+    first = fresh.child.process.pid
     with open(f"/proc/{first}/maps") as maps:
         loaded = maps.read()
     assert "litert" in loaded
     assert "tensorflow" not in loaded.replace("tensorflow_lite", "")
     inspect_tflite(file_of("int8"))
-    assert fresh._process.pid == first
+    assert fresh.child.process.pid == first
 
 
 def test_a_child_that_is_gone_is_replaced(fresh):
     inspect_tflite(file_of("float32"))
-    first = fresh._process
+    first = fresh.child.process
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     inspect_tflite(file_of("int8"))
-    assert fresh._process.pid != first.pid
+    assert fresh.child.process.pid != first.pid
 
 
 def test_an_interrupted_try_leaves_no_answer_for_the_next(fresh, monkeypatch):
     data = file_of("float32")
     inspect_tflite(data)
-    first = fresh._process
+    first = fresh.child.process
 
     def interrupted():
         raise KeyboardInterrupt
@@ -246,12 +247,12 @@ def test_a_forked_copy_of_this_process_has_a_child_of_its_own(fresh):
     if not pid:
         status = 1
         try:
-            assert fresh._process is None
+            assert fresh.child is None
             inspect_tflite(file_of("float32"))
             fresh.stop()
             status = 0
         finally:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
-    assert fresh._process.poll() is None
+    assert fresh.child.process.poll() is None
     load_tflite(file_of("int8"))

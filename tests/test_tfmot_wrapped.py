@@ -24,7 +24,7 @@ from wrapped_nets import (
 )
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 
 BOTH = {"pruning": PRUNING, "quantization": QUANTIZATION}
 layers = tf_keras.layers

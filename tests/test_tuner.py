@@ -20,9 +20,9 @@ from tensorflow.python.framework import ops
 from tensorflow.python.framework.func_graph import FuncGraph
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
+from keras_compress.engines.state import State
 from keras_compress.frameworks.choose import adapter_of
-from keras_compress.state import State
 from keras_compress.tuner import CompressionHyperModel, SparsitySearch, baseline
 from keras_compress.tuner.memory import forget_graphs
 
@@ -491,7 +491,7 @@ def test_a_search_in_which_no_trial_succeeds_raises(keras3, data, tmp_path, monk
     def failing(*_):
         raise RuntimeError("no converter today")
 
-    monkeypatch.setattr("keras_compress.exporting.write_file", failing)
+    monkeypatch.setattr("keras_compress.export.writing.write_file", failing)
     hypermodel = CompressionHyperModel(builder(keras3), **SHORT)
     tuner = keras_tuner.RandomSearch(hypermodel, BEST_FILE, 1, directory=str(tmp_path))
     reason = "No file: RuntimeError: no converter today"

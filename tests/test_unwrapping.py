@@ -11,7 +11,7 @@ import tf_keras
 from wrapped_nets import BATCH, HALF, STEPS, assert_same, compiled, data, fit, masks, net, zeros
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 from keras_compress.frameworks.choose import adapter_of
 
 layers = tf_keras.layers

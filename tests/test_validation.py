@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 
 ROWS = 43  # not a multiple of any batch size here
 NETWORKS = ["float", "fake-quantized", "tflite"]
@@ -284,7 +284,7 @@ class Snapshot:
 
 
 def test_the_model_is_left_as_it_was(keras, data, tmp_path, monkeypatch):
-    from keras_compress import run
+    from keras_compress.fit import run
 
     found = []
 
@@ -314,11 +314,11 @@ def test_what_cannot_be_evaluated_costs_no_training(model, data, tmp_path, monke
     def failing(*_, **__):
         raise RuntimeError("no interpreter\n\x1b[1mwith details\x1b[0m")
 
-    monkeypatch.setattr("keras_compress.validation.load_tflite", failing)
+    monkeypatch.setattr("keras_compress.fit.validation.load_tflite", failing)
     report = fit(model, data, tmp_path / "net.tflite", validation_data=data[2:])
     assert list(report.metrics) == NETWORKS[:2]
     assert report.reasons == {"tflite": "RuntimeError: no interpreter with details"}
-    monkeypatch.setattr("keras_compress.run.strip", failing)
+    monkeypatch.setattr("keras_compress.fit.run.strip", failing)
     report = fit(model, data, validation_data=data[2:])
     assert report.metrics == {}
     assert list(report.reasons) == NETWORKS[:2]

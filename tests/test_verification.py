@@ -6,7 +6,8 @@ import tensorflow as tf
 from conftest import small_net
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
+from keras_compress.export.layer_by_layer import compare_layers
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.naming import Naming
 from keras_compress.tflite import ComputedTensor, Conversion, computed_tensors, convert
@@ -189,13 +190,15 @@ def test_a_layer_that_differs_is_found_and_those_behind_it_are_not_blamed(rounde
     engine = engine_of(rounded)
     rows = np.random.default_rng(0).uniform(size=(8, 1, 8, 8, 1)).astype("float32")
     inputs, tensors = computed_tensors(path.read_bytes(), [{"image": row} for row in rows])
-    before = {(e.path, e.tensor): e.largest_steps for e in engine.layer_checks(inputs, tensors)}
+    before = {(e.path, e.tensor): e.largest_steps for e in compare_layers(engine, inputs, tensors)}
     layer = next(layer for _, layer in adapter_of(rounded).layers(rounded) if layer.name == "norm")
     kept = layer.get_weights()
     gamma, beta, *statistics = kept
     try:
         layer.set_weights([gamma, beta + 0.2, *statistics])
-        after = {(e.path, e.tensor): e.largest_steps for e in engine.layer_checks(inputs, tensors)}
+        after = {
+            (e.path, e.tensor): e.largest_steps for e in compare_layers(engine, inputs, tensors)
+        }
     finally:
         layer.set_weights(kept)
     # The batch norm is part of the convolution, which is compared behind its ReLU.
@@ -211,9 +214,9 @@ def test_the_calls_of_a_shared_layer_are_told_apart(rounded, tmp_path):
     engine = engine_of(rounded)
     rows = np.random.default_rng(0).uniform(size=(8, 1, 8, 8, 1)).astype("float32")
     inputs, tensors = computed_tensors(path.read_bytes(), [{"image": row} for row in rows])
-    found = engine.layer_checks(inputs, tensors)
+    found = compare_layers(engine, inputs, tensors)
     assert max(each.largest_steps for each in found) <= 1
-    assert engine.layer_checks(inputs, tensors[::-1]) == found
+    assert compare_layers(engine, inputs, tensors[::-1]) == found
 
 
 def test_what_the_file_has_not_is_left_out_and_passed_over(rounded, tmp_path):
@@ -226,15 +229,15 @@ def test_what_the_file_has_not_is_left_out_and_passed_over(rounded, tmp_path):
     naming = Naming(adapter_of(rounded), rounded)
     fewer = [tensor for tensor in tensors if naming.layers(tensor.name) != ("stem",)]
     assert len(fewer) == len(tensors) - 1
-    found = engine.layer_checks(inputs, fewer)
+    found = compare_layers(engine, inputs, fewer)
     assert [(each.path, each.tensor) for each in found] == ROUNDINGS[1:]
     # Of two calls of a shared layer nobody can tell whose the only tensor is.
     one = [tensor for tensor in tensors if "twice/call_2/Tanh" not in tensor.name]
     assert len(one) == len(tensors) - 1
-    found = engine.layer_checks(inputs, one)
+    found = compare_layers(engine, inputs, one)
     assert ("twice", "output") not in [(each.path, each.tensor) for each in found]
     wrong = [ComputedTensor(t.name, t.scale * 1.01, t.values) for t in tensors]
-    assert engine.layer_checks(inputs, wrong) == []
+    assert compare_layers(engine, inputs, wrong) == []
 
 
 @pytest.fixture(scope="module", params=["wrap", "by hand"])
@@ -284,7 +287,7 @@ def test_layers_in_tfmots_wrappers_are_compared_by_the_users_names(wrapped, tmp_
 
 
 def test_a_wrapped_layer_that_differs_is_found(wrapped, tmp_path):
-    from keras_compress.sources import ModelSource
+    from keras_compress.export.model_source import ModelSource
 
     path = tmp_path / "net.tflite"
     kc.export_tflite(wrapped, kc.Export(path))
@@ -292,13 +295,13 @@ def test_a_wrapped_layer_that_differs_is_found(wrapped, tmp_path):
     rows = np.random.default_rng(0).uniform(size=(8, 1, 8, 8, 1)).astype("float32")
     inputs, tensors = computed_tensors(path.read_bytes(), [{"image": row} for row in rows])
     answer = wrapped.predict(rows[:, 0], verbose=0)
-    before = engine.layer_checks(inputs, tensors)
+    before = compare_layers(engine, inputs, tensors)
     norm = next(layer.layer for layer in wrapped.layers if layer.name == "quant_norm")
     kept = norm.get_weights()
     gamma, beta, *statistics = kept
     try:
         norm.set_weights([gamma, beta + 0.5, *statistics])
-        after = engine.layer_checks(inputs, tensors)
+        after = compare_layers(engine, inputs, tensors)
     finally:
         norm.set_weights(kept)
     assert [each.path for each in before] == [each.path for each in after]
@@ -315,7 +318,7 @@ def test_a_comparison_that_fails_costs_neither_file_nor_network(
         raise RuntimeError("no tensors")
 
     expected = rounded.predict(digits[2][:8], verbose=0)
-    monkeypatch.setattr("keras_compress.verification.computed_tensors", failing)
+    monkeypatch.setattr("keras_compress.export.verify.computed_tensors", failing)
     report = kc.export_tflite(rounded, kc.Export(tmp_path / "net.tflite"))
     assert report.written
     assert report.layers == []

@@ -28,10 +28,10 @@ from wrapped_nets import (
 )
 
 import keras_compress as kc
-from keras_compress.callbacks import POSITION_OF_CALLBACKS
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.tfmot.engine import Tfmot
+from keras_compress.fit.callback import POSITION_OF_CALLBACKS
 
 BOTH = {"pruning": PRUNING, "quantization": QUANTIZATION}
 

@@ -30,7 +30,7 @@ from test_pruning_against_tfmot import (
 )
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 
 NAMES = ("conv1", "conv2", "dense1", "dense2")
 SCHEDULE = (0.1, 0.75, 4, 46, 3, 7)  # every 7 updates, and 46 is on that grid

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 
 BATCH, STEPS = 8, 4
 """Rows of a batch, and batches of an epoch of `fit`."""

@@ -10,9 +10,9 @@ import click
 
 from keras_compress import __version__
 from keras_compress import ranges as notations
-from keras_compress._plain import plain
-from keras_compress._tables import table
-from keras_compress.cli.convert import convert
+from keras_compress._shared.plain import plain
+from keras_compress._shared.tables import table
+from keras_compress.cli.conversion import convert
 from keras_compress.cli.frame import Answer, Group
 
 
@@ -81,7 +81,7 @@ def compare(
     Metrics, differences, sizes, latency, and layer by layer what a file spoils. Networks are
     .tflite files, or models as `convert` takes them.
     """
-    from keras_compress.comparing import compare
+    from keras_compress.comparison.compare import compare
 
     x, y = _arrays(data, labels)
     found = compare(
@@ -124,8 +124,8 @@ def _arrays(path: str, labels: Sequence[str]) -> tuple[Any, Any]:
 def benchmark(file: str, threads: int, runs: int) -> Answer:
     """Measure how long LiteRT takes for one batch of FILE."""
     from keras_compress.tflite import load_tflite, zipped_size
-    from keras_compress.tflite.flatbuffer import read_bytes
-    from keras_compress.tflite.latency import measure_latency
+    from keras_compress.tflite.file.flatbuffer import read_bytes
+    from keras_compress.tflite.litert.latency import measure_latency
 
     model = load_tflite(file, threads)
     found = measure_latency(model, runs)

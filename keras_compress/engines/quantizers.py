@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.saved_model import save_context
 
-from keras_compress.state import Phase, State
+from keras_compress.engines.state import Phase, State
 
 OnRounded = Callable[[str, str, float, tf.Tensor], tf.Tensor]
 """(path, role, step, rounded tensor) -> the tensor to go on with. The role is "output", "before"

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.engines.base import Engine
-from keras_compress.report import LayerReport, Report
+from keras_compress.engines.engine import Engine
+from keras_compress.reports.fit import LayerReport, Report
 
 
 def report_on(engine: Engine) -> Report:

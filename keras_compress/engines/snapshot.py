@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from keras_compress.engines.base import Engine
-from keras_compress.engines.selection import renamed
-from keras_compress.schedules import schedule_from_config
-from keras_compress.state import State
+from keras_compress.engines.engine import Engine
+from keras_compress.engines.layers_argument import renamed
+from keras_compress.engines.state import State
+from keras_compress.specs.schedules import schedule_from_config
 
 
 def take(engine: Engine) -> State:

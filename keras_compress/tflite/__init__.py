@@ -4,23 +4,29 @@ Importing this package loads neither TensorFlow nor LiteRT.
 """
 
 from keras_compress.tflite.c_array import write_c_array
-from keras_compress.tflite.convert import Conversion, ConversionError, Progress, convert, measure
+from keras_compress.tflite.conversion.convert import (
+    Conversion,
+    ConversionError,
+    Progress,
+    convert,
+    measure,
+)
+from keras_compress.tflite.conversion.process import stop_worker
 from keras_compress.tflite.data import batches
-from keras_compress.tflite.file_report import (
+from keras_compress.tflite.file.inspect import inspect_tflite
+from keras_compress.tflite.file.report import (
     FileReport,
     FloatOp,
     OpReport,
     TensorReport,
     zipped_size,
 )
-from keras_compress.tflite.inspect import inspect_tflite
-from keras_compress.tflite.latency import Latency, latency_ms, measure_latency
-from keras_compress.tflite.probing import trust
-from keras_compress.tflite.process import stop_worker
-from keras_compress.tflite.run import TensorInfo, TFLiteModel, load_tflite
+from keras_compress.tflite.litert.agreement import OutputAgreement, agreement
+from keras_compress.tflite.litert.inner_tensors import ComputedTensor, computed_tensors
+from keras_compress.tflite.litert.latency import Latency, latency_ms, measure_latency
+from keras_compress.tflite.litert.model import TensorInfo, TFLiteModel, load_tflite
+from keras_compress.tflite.probe.probing import trust
 from keras_compress.tflite.stats import input_stats
-from keras_compress.tflite.tensors import ComputedTensor, computed_tensors
-from keras_compress.tflite.verify import OutputAgreement, agreement
 
 __all__ = [
     "ComputedTensor",

@@ -7,9 +7,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from keras_compress._checks import check_path
-from keras_compress._files import write_atomically
-from keras_compress.tflite.run import TensorInfo, TFLiteModel
+from keras_compress._shared.checks import check_path
+from keras_compress._shared.files import write_atomically
+from keras_compress.tflite.litert.model import TensorInfo, TFLiteModel
 
 _BYTES_PER_LINE = 12
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_compress._checks import DATA_RULE, check_int, type_error, value_error
+from keras_compress._shared.checks import DATA_RULE, check_int, type_error, value_error
 
 
 @dataclasses.dataclass(frozen=True)

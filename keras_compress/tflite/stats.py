@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_compress._checks import DATA_RULE, value_error
+from keras_compress._shared.checks import DATA_RULE, value_error
 from keras_compress.ranges import stats_of_range
 from keras_compress.tflite.data import Inputs, elements
 

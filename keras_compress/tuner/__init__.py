@@ -4,8 +4,8 @@ Needs the extra `tuner`: `pip install 'keras_compress[tuner]'`.
 """
 
 from keras_compress.tuner.hypermodel import CompressionHyperModel
+from keras_compress.tuner.kernel_sensitivity import Sensitivity, sensitivity
 from keras_compress.tuner.search import SparsitySearch
-from keras_compress.tuner.sensitivity import Sensitivity, sensitivity
 from keras_compress.tuner.space import Space
 from keras_compress.tuner.trials import TrialResult
 

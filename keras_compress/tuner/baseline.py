@@ -11,9 +11,9 @@ from typing import Any
 import filelock
 import numpy as np
 
-from keras_compress._files import write_atomically
+from keras_compress._shared.files import write_atomically
+from keras_compress.engines.strip import strip
 from keras_compress.frameworks.adapter import Adapter
-from keras_compress.stripping import strip
 from keras_compress.tuner.weights import load_weights, save_weights
 
 PER_FIT = ("epochs", "initial_epoch", "callbacks", "verbose")

@@ -11,7 +11,7 @@ import keras
 import keras_tuner
 import numpy as np
 
-from keras_compress.callbacks import Compress
+from keras_compress.fit.callback import Compress
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.tuner.space import OWNER
 from keras_compress.tuner.trials import check_success

@@ -13,18 +13,20 @@ import keras
 import keras_tuner
 import numpy as np
 
-from keras_compress._checks import check_bool, check_int, type_error, value_error
-from keras_compress.callbacks import Compress
+from keras_compress._shared.checks import check_bool, check_int, type_error, value_error
 from keras_compress.engines.in_place.plan import plan_quantization
-from keras_compress.engines.prunable import plan_pruning
+from keras_compress.engines.prunable_kernels import plan_pruning
+from keras_compress.engines.strip import strip
+from keras_compress.fit.callback import Compress
+from keras_compress.fit.saved_state import load_state, save_state
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
-from keras_compress.report import Report
-from keras_compress.saving import load_state, save_state
-from keras_compress.specs import Export, Pruning, Quantization
-from keras_compress.stripping import strip
+from keras_compress.reports.fit import Report
+from keras_compress.specs.export import Export
+from keras_compress.specs.pruning import Pruning
+from keras_compress.specs.quantization import Quantization
 from keras_compress.tflite import load_tflite
-from keras_compress.tflite.latency import latency_ms
+from keras_compress.tflite.litert.latency import latency_ms
 from keras_compress.tuner import baseline, bridge
 from keras_compress.tuner.memory import forget_graphs
 from keras_compress.tuner.space import OWNER, Space

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_compress.plots import new_figure
+from keras_compress.reports.plots import new_figure
 from keras_compress.tuner.question import Question
 from keras_compress.tuner.trials import TrialResult, front
 
 if TYPE_CHECKING:
-    from keras_compress.tuner.sensitivity import Sensitivity
+    from keras_compress.tuner.kernel_sensitivity import Sensitivity
 
 
 def plot_search(trials: Sequence[TrialResult], question: Question, path: str | Path) -> None:

@@ -8,8 +8,14 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from keras_compress._checks import check_choice, check_int, is_number, type_error, value_error
-from keras_compress._files import write_atomically
+from keras_compress._shared.checks import (
+    check_choice,
+    check_int,
+    is_number,
+    type_error,
+    value_error,
+)
+from keras_compress._shared.files import write_atomically
 
 OWNER = "SparsitySearch"
 FILE = "question.json"

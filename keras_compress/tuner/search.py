@@ -10,7 +10,7 @@ from typing import Any
 
 import keras_tuner
 
-from keras_compress._checks import check_choice, check_int, value_error
+from keras_compress._shared.checks import check_choice, check_int, value_error
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.tuner import trials
 from keras_compress.tuner.hypermodel import CompressionHyperModel

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras_compress._checks import check_int, type_error, value_error
-from keras_compress.schedules import PolynomialDecay
-from keras_compress.specs import Pruning, Quantization
+from keras_compress._shared.checks import check_int, type_error, value_error
+from keras_compress.specs.pruning import Pruning
+from keras_compress.specs.quantization import Quantization
+from keras_compress.specs.schedules import PolynomialDecay
 
 OWNER = "CompressionHyperModel"
 SPARSITY = "final_sparsity"

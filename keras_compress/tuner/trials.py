@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_compress._tables import WIDTH, table
+from keras_compress._shared.tables import WIDTH, table
 from keras_compress.tuner.question import Question
 
 FILE, WEIGHTS, STATE = "model.tflite", "weights.npz", "state.npz"

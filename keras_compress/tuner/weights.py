@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_compress._files import write_atomically
+from keras_compress._shared.files import write_atomically
 
 
 def save_weights(model: Any, path: Path) -> None:

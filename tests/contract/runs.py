@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
+from keras_compress.engines.engine import engine_of
 from keras_compress.engines.snapshot import take
 
 BATCH, STEPS, EPOCHS = 32, 8, 3

@@ -29,7 +29,7 @@ from contract.runs import (
 )
 
 import keras_compress as kc
-from keras_compress.state import Phase, State
+from keras_compress.engines.state import Phase, State
 
 # Whether the other callbacks stand before `Compress` in the list.
 in_turn = pytest.mark.parametrize("before", [True, False], ids=["before", "after"])

@@ -30,7 +30,7 @@ from contract.runs import (
 )
 
 import keras_compress as kc
-from keras_compress.state import Phase
+from keras_compress.engines.state import Phase
 
 
 def test_the_reference_prunes_watches_and_switches(reference, plain):

@@ -21,7 +21,7 @@ from contract.runs import (
 )
 
 import keras_compress as kc
-from keras_compress.state import Phase
+from keras_compress.engines.state import Phase
 
 
 def test_two_equal_ones_in_one_list_are_as_one(keras, data, reference):

@@ -25,8 +25,8 @@ from contract.runs import (
 )
 
 import keras_compress as kc
-from keras_compress.engines.base import engine_of
-from keras_compress.state import Phase
+from keras_compress.engines.engine import engine_of
+from keras_compress.engines.state import Phase
 
 # Epochs of eight updates that end in each phase.
 ENDING_IN = {

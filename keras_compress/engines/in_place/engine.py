@@ -6,15 +6,16 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from keras_compress.engines.base import Engine
+from keras_compress.engines.engine import Engine
 from keras_compress.engines.in_place import plan
+from keras_compress.engines.in_place.masks import MagnitudePruner
 from keras_compress.engines.in_place.patches import PatchedQuantizers
-from keras_compress.engines.in_place.pruning import MagnitudePruner
-from keras_compress.engines.prunable import make_targets, plan_pruning
+from keras_compress.engines.prunable_kernels import make_targets, plan_pruning
+from keras_compress.engines.state import Phase
 from keras_compress.frameworks import inference
 from keras_compress.frameworks.adapter import wrap_method
-from keras_compress.specs import Pruning, Quantization
-from keras_compress.state import Phase
+from keras_compress.specs.pruning import Pruning
+from keras_compress.specs.quantization import Quantization
 
 
 class InPlace(Engine):

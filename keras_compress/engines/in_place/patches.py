@@ -11,15 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.in_place import forms
-from keras_compress.engines.in_place.placement import OperationPlan, Output, Placement
-from keras_compress.engines.in_place.quantizing import (
-    ActivationQuantizer,
-    KernelQuantizer,
-    on_grid,
-)
+from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer, on_grid
+from keras_compress.engines.in_place.placement import OperationPlan, Placement
+from keras_compress.engines.in_place.table import Output
 from keras_compress.engines.quantizers import OnRounded, Quantizers
+from keras_compress.engines.state import Phase, State
 from keras_compress.frameworks.adapter import Adapter, wrap_method
-from keras_compress.state import Phase, State
 
 
 class PatchedQuantizers(Quantizers):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from keras_compress.engines.in_place.graph import Graph
-from keras_compress.engines.in_place.placement import Placement, known, place
-from keras_compress.engines.selection import LEFT_BY_USER, select
+from keras_compress.engines.in_place.placement import Placement, place
+from keras_compress.engines.in_place.table import known
+from keras_compress.engines.layers_argument import LEFT_BY_USER, select
 from keras_compress.frameworks.adapter import Adapter
-from keras_compress.specs import Quantization
+from keras_compress.specs.quantization import Quantization
 
 
 def plan_quantization(adapter: Adapter, model: Any, spec: Quantization) -> Placement:

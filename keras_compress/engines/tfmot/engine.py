@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_compress.engines.base import Engine
-from keras_compress.engines.prunable import plan_pruning
-from keras_compress.engines.selection import LEFT_BY_USER, select
+from keras_compress.engines.engine import Engine
+from keras_compress.engines.layers_argument import LEFT_BY_USER, select
+from keras_compress.engines.prunable_kernels import plan_pruning
+from keras_compress.engines.state import Phase
+from keras_compress.engines.tfmot.kernels import Place, in_kernels, in_wrappers, places
 from keras_compress.engines.tfmot.library import (
     PRUNED,
     QUANTIZED,
@@ -22,16 +24,15 @@ from keras_compress.engines.tfmot.library import (
     wrapper_path,
 )
 from keras_compress.engines.tfmot.masks import TfmotPruner, TfmotTarget
-from keras_compress.engines.tfmot.places import Place, in_kernels, in_wrappers, places
-from keras_compress.engines.tfmot.ranges import WrapperQuantizers
-from keras_compress.engines.tfmot.unwrapping import separable_halves, separable_name, unwrapped
-from keras_compress.engines.tfmot.wrapping import Wrapped
+from keras_compress.engines.tfmot.quantizers import WrapperQuantizers
+from keras_compress.engines.tfmot.unwrap import separable_halves, separable_name, unwrapped
+from keras_compress.engines.tfmot.wrap import Wrapped
 from keras_compress.frameworks import inference
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.reviving import known_classes
-from keras_compress.schedules import Schedule, as_schedule
-from keras_compress.specs import Pruning, Quantization
-from keras_compress.state import Phase
+from keras_compress.specs.pruning import Pruning
+from keras_compress.specs.quantization import Quantization
+from keras_compress.specs.schedules import Schedule, as_schedule
 
 _UNLOADABLE = (
     "save: `filepath` must not end in '.keras' for a model in tfmot's wrappers, because such a "

@@ -11,10 +11,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_compress.engines.pruner import Pruner, Target, sparsity_at
+from keras_compress.engines.masks import Pruner, Target, sparsity_at
 from keras_compress.engines.tfmot.library import tfmot
-from keras_compress.schedules import ConstantSparsity
-from keras_compress.specs import Pruning
+from keras_compress.specs.pruning import Pruning
+from keras_compress.specs.schedules import ConstantSparsity
 
 
 @dataclasses.dataclass(eq=False)

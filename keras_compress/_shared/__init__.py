@@ -1,0 +1,1 @@
+"""What every package may use: argument errors, whole files, tables, kept children. Not public."""

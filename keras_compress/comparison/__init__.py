@@ -1,0 +1,1 @@
+"""Networks and files side by side on the same data."""

@@ -1,0 +1,98 @@
+"""What `compare` found: data, text and plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from keras_compress._shared.plain import plain
+from keras_compress._shared.tables import table
+from keras_compress.comparison.signals import LayerSignal
+
+LISTED_LAYERS = 10
+"""How many layers of a file are printed; `to_dict` has all of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparedNetwork:
+    """One network on all rows of the data.
+
+    Attributes:
+        metrics: name -> value, as `TFLiteModel.evaluate` has them; empty without labels.
+        agreement: share in [0, 1] of the decisions (the largest class) that are the first
+            network's, of the output with the fewest; None without classes.
+        largest_difference: from the first network, of any number of any output.
+        mean_difference: over all numbers of all outputs.
+        bytes, zipped_bytes: of the file, zipped as the only entry at level 9; of a float Keras
+            model as a float file. None of a fake-quantized one, which is no file.
+        latency_ms: median time that LiteRT takes for the rows of one batch of the file, mostly one;
+            None likewise.
+    """
+
+    name: str
+    metrics: dict[str, float]
+    agreement: float | None
+    largest_difference: float
+    mean_difference: float
+    bytes: int | None
+    zipped_bytes: int | None
+    latency_ms: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What `compare` found; `print` shows it in tables.
+
+    Attributes:
+        rows: of the data.
+        networks: in the order given, the first is the reference.
+        layers: name of a network that is a file -> its layers against those of the reference, the
+            one that spoils most by itself first.
+        notes: what could not be compared, and why.
+        layer_rows: on how many rows of the data layers are compared.
+    """
+
+    rows: int
+    networks: list[ComparedNetwork]
+    layers: dict[str, list[LayerSignal]]
+    notes: list[str]
+    layer_rows: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as plain values, ready for JSON: what is not finite is None."""
+        values: dict[str, Any] = plain(dataclasses.asdict(self))
+        return values
+
+    def __str__(self) -> str:
+        metrics = list(self.networks[0].metrics)
+        heads = ("network", *metrics, "agreement", "largest", "mean", "bytes", "zipped", "ms")
+        parts = [
+            f"{self.rows} rows; agreement and differences are from {self.networks[0].name}:",
+            table(heads, map(_cells, self.networks)),
+        ]
+        for name, layers in self.layers.items():
+            listed, count = layers[:LISTED_LAYERS], len(layers)
+            some = f"the worst {len(listed)} of {count}" if len(listed) < count else "worst first"
+            parts.append(
+                f"signal to quantization noise in {name}, {self.layer_rows} rows, in dB, of each "
+                f"layer by itself and\nwith what comes before it, {some}:"
+            )
+            rows = [
+                (" + ".join(each.layers), each.op, f"{each.own_db:.1f}", f"{each.sqnr_db:.1f}")
+                for each in listed
+            ]
+            parts.append(table(("layer", "op", "by itself", "in all"), rows, left=2))
+        return "\n".join([*parts, *self.notes])
+
+
+def _cells(network: ComparedNetwork) -> tuple[str, ...]:
+    sizes = (network.bytes, network.zipped_bytes)
+    return (
+        network.name,
+        *(f"{value:.4f}" for value in network.metrics.values()),
+        "-" if network.agreement is None else f"{network.agreement:.1%}",
+        f"{network.largest_difference:.3g}",
+        f"{network.mean_difference:.3g}",
+        *("-" if size is None else f"{size:,}" for size in sizes),
+        "-" if network.latency_ms is None else f"{network.latency_ms:.3f}",
+    )

@@ -1,0 +1,473 @@
+"""What every engine does to a model over one compressed life: a wrapped `train_step` that counts,
+prunes, watches and rounds. Engines differ in how masks and quantizers meet the network.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_compress.engines.layers_argument import LEFT_BY_USER
+from keras_compress.engines.masks import Pruner
+from keras_compress.engines.quantizers import Quantizers
+from keras_compress.engines.state import Phase
+from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.specs.pruning import Pruning
+from keras_compress.specs.quantization import Quantization
+from keras_compress.specs.schedules import Schedule
+
+LOG_NAMES = ("sparsity", "quantized")
+
+_ATTRIBUTE = "_keras_compress_engine"
+
+
+@dataclasses.dataclass
+class Steps:
+    """When everything happens. `resolved`: (start, updates) of the fit that fractions were of."""
+
+    schedules: dict[str, Schedule]
+    delay: int | None
+    freeze_step: int | None
+    resolved: tuple[int, int] | None
+
+
+class Engine(abc.ABC):
+    """Owns every change made to one model. Attached once, it stays until `detach`, over any number
+    of fits.
+
+    A Sequential that has no shapes yet is placed by its first training batch, before anything is
+    updated.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        model: Any,
+        pruning: Pruning | None,
+        quantization: Quantization | None,
+    ):
+        self.adapter = adapter
+        self.model = model
+        self.pruning = pruning
+        self.quantization = quantization
+        """The specs as they were given, fractions and all."""
+        self.owner: Any = None
+        """The `Compress` in charge."""
+        self.drives_bare_fits = False
+        """Whether a `fit` without callback goes through the phases too: `wrap` was asked for it."""
+        self.pruner: Pruner | None = None
+        self.quantizers: Quantizers | None = None
+        self.left_out: dict[str, dict[str, str]] = {"pruning": {}, "quantization": {}}
+        """Per spec: path -> the reason why this one was left alone."""
+        self.schedules: dict[str, Schedule] = {}
+        """Path -> schedule, with every fraction resolved once the first fit has begun."""
+        self.delay: int | None = None
+        self.freeze_step: int | None = None
+        self.switched_at: int | None = None
+        """The first update whose forward pass was rounded, or would be, where the delay ends with a
+        fit.
+        """
+        self.on_placed: Callable[[], None] | None = None
+        """Called once a model without shapes is planned, for what can only be refused then."""
+        self._phase = Phase.OFF
+        self._undo: list[Callable[[], None]] = []
+        self._wrapped: set[str] = set()
+        self._traced_trainable: tuple[bool, ...] | None = None
+        self._resolved: tuple[int, int] | None = None
+        with model.distribute_strategy.scope():
+            self._counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+
+    # --- what an engine is
+
+    @abc.abstractmethod
+    def place(self) -> None:
+        """Make `pruner`, `quantizers` and `left_out` for the built model; whatever can be refused
+        is refused before the first change to it.
+        """
+
+    @abc.abstractmethod
+    def paths(self) -> list[str]:
+        """All that a spec can name, in an order that does not depend on the names."""
+
+    @abc.abstractmethod
+    def chosen(self, spec: Pruning | Quantization) -> list[str]:
+        """The paths of the layers that a spec means in this model."""
+
+    @abc.abstractmethod
+    def inference_function(
+        self, batch_size: int, *, quantized: bool = True, for_file: bool = True
+    ) -> Any:
+        """The network as it answers now, as a ConcreteFunction of its flat inputs that can leave
+        the process and returns name -> tensor.
+
+        `quantized=False`: the float network, quantizers off. `for_file`: in the ops that make an
+        integer file; otherwise as the network itself computes.
+        """
+
+    def check_saving(self, path: Any) -> None:  # noqa: B027
+        """Refuse to save the whole model to a path from which it could not be loaded."""
+
+    def network_behind(self, quantized: bool) -> Any:
+        """The model whose layers `inference_function` traces."""
+        return self.model
+
+    # --- what an engine may know
+
+    def user_path(self, path: str) -> str:
+        """What the user calls the layer at a path of the model, which may be a wrapper of ours."""
+        return path
+
+    def output_names(self) -> list[str]:
+        """What the user calls the flat outputs."""
+        return self.adapter.flat_names(self.model)[1]
+
+    def float_by_choice(self) -> set[str]:
+        """The user's paths of the layers that stay in float because `layers` says it."""
+        reasons = self.left_out["quantization"]
+        return {path for path, reason in reasons.items() if reason == LEFT_BY_USER}
+
+    # --- attaching
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the plan is made; false only before the first batch of a model without shapes."""
+        return self.pruner is not None or self.quantizers is not None or not self._wants_anything
+
+    @property
+    def _wants_anything(self) -> bool:
+        return self.pruning is not None or self.quantization is not None
+
+    def attach(self) -> None:
+        """Change the model in place; what fails leaves it as it was."""
+        model = self.model
+        try:
+            if model.built:
+                self._place()
+            self._undo.append(wrap_method(model, "train_step", self._patched_train_step))
+            remember(model, self)
+            self.adapter.retrace(model)
+        except BaseException:  # Ctrl-C too must leave no patch that nobody knows of
+            self.detach()
+            raise
+
+    def _place(self) -> None:
+        with self.model.distribute_strategy.scope():
+            self.place()
+            if self.pruner is not None:
+                self.schedules = {target.path: target.schedule for target in self.pruner.targets}
+            if self.quantizers is not None:
+                self.quantizers.mode.phase = self._phase
+                self.quantizers.patch()
+
+    def wrap_once(self, name: str, make: Callable[[Callable], Callable]) -> None:
+        """Wrap a method of the model, the first time this is asked for; `detach` gives it back."""
+        if name not in self._wrapped:
+            self._wrapped.add(name)
+            self._undo.append(wrap_method(self.model, name, make))
+
+    def detach(self) -> None:
+        """Undo every change but those to the weights."""
+        if self.quantizers is not None:
+            self.quantizers.unpatch()
+        while self._undo:
+            self._undo.pop()()
+        remember(self.model, None)
+        self.adapter.retrace(self.model)
+
+    # --- the training step
+
+    def _patched_train_step(self, original: Callable) -> Callable:
+        @functools.wraps(original)
+        def train_step(data: Any) -> Any:
+            if not self.is_placed:
+                self._place_with(data)
+            with contextlib.ExitStack() as following:
+                # A dataset of unknown length ends in a step without a batch, which must not count.
+                with tf.control_dependencies(_tensors(data)):
+                    step = self._count()
+                    if self.quantizers is not None:
+                        following.enter_context(self.quantizers.training_step())
+                logs = original(data)
+            if self.pruner is not None:
+                self.pruner.after_step(step)
+            return self._with_ours(logs)
+
+        return train_step
+
+    def _count(self) -> tf.Tensor | None:
+        if self.has_fractions:
+            raise ValueError(
+                "Compress: steps must be ints outside of `fit`, whose length the fractions are of. "
+                f"Received: {self.pruning or ''} {self.quantization or ''}"
+            )
+        if self.pruner is None:
+            # Not read: while off, this one op is all that is added to the plain graph.
+            self._counter.assign_add(1, read_value=False)
+            return None
+        step = tf.convert_to_tensor(self._counter.assign_add(1))
+        self.pruner.before_step(step)
+        self._traced_trainable = self._trainable()
+        return step
+
+    def _with_ours(self, logs: Any) -> Any:
+        if not isinstance(logs, dict):  # a user's train_step may return anything
+            return logs
+        zero = tf.constant(0.0)
+        sparsity = zero if self.pruner is None else tf.convert_to_tensor(self.pruner.sparsity)
+        quantized = tf.constant(1.0 if self.phase.rounds else 0.0)
+        values = (self.adapter.log_value(sparsity), self.adapter.log_value(quantized))
+        return {**logs, **dict(zip(LOG_NAMES, values, strict=True))}
+
+    def _place_with(self, data: Any) -> None:
+        """Give a model without shapes those of the first batch, and place everything before its
+        first update.
+        """
+        inputs = data[0] if isinstance(data, tuple | list) else data
+        if not self.model.built:
+            self.adapter.build_like(self.model, inputs)
+        with tf.init_scope():
+            try:
+                self._place()
+                self.load_steps()
+                check, self.on_placed = self.on_placed, None
+                if check is not None:
+                    check()
+            except BaseException:
+                if self.drives_bare_fits:
+                    self._unplace()  # the next fit asks again
+                else:
+                    self.detach()  # as if it had never been asked
+                raise
+            self.begin_fit()
+
+    def place_if_built(self) -> None:
+        """Place what was built since it was attached, by a call of the model, say."""
+        if self.model.built and not self.is_placed:
+            self._place()
+            self.load_steps()
+
+    def _unplace(self) -> None:
+        if self.quantizers is not None:
+            self.quantizers.unpatch()
+        self.pruner = self.quantizers = None
+        self.schedules, self._resolved = {}, None
+        self.delay = self.freeze_step = None
+        self.adapter.retrace(self.model)
+
+    # --- specs
+
+    def named(self, spec: Any) -> Any:
+        """A spec as it is; one with a callable `layers`, with the names of what that chooses in
+        this model.
+        """
+        if spec is None or not callable(spec.layers) or not self.is_placed:
+            return spec
+        return naming(spec, self.chosen(spec))
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Both specs as somebody asked for them; None for what nobody did."""
+        return {"pruning": self.pruning, "quantization": self.quantization}
+
+    @functools.cached_property
+    def configs(self) -> dict[str, dict[str, Any] | None]:
+        """Both specs as plain dicts."""
+        if not self.is_placed:
+            raise ValueError("Compress: the state can be read once the model is built.")
+        return {name: spec and self.named(spec).get_config() for name, spec in self.asked.items()}
+
+    @property
+    def left_by_user(self) -> bool:
+        """Whether all that stays in float does so because `layers` says it."""
+        reasons = self.left_out["quantization"].values()
+        return bool(reasons) and all(reason == LEFT_BY_USER for reason in reasons)
+
+    def check_same(self, pruning: Pruning | None, quantization: Quantization | None) -> None:
+        """Refuse specs that differ from those already in charge of the model.
+
+        Raises:
+            ValueError: naming the difference.
+        """
+        for name, theirs in (("pruning", pruning), ("quantization", quantization)):
+            ours = self.asked[name]
+            if ours != theirs and self.named(ours) != self.named(theirs):
+                raise ValueError(
+                    f"Compress: `{name}` must equal that of the Compress already in charge of this "
+                    f"model, which has {ours!r}; "
+                    f"`strip` the model to begin anew. Received: {name}={theirs!r}"
+                )
+
+    # --- the life of a fit
+
+    @property
+    def step(self) -> int:
+        """Updates done since compression first saw this model."""
+        return int(self._counter.numpy())
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._counter.assign(step)
+
+    @property
+    def phase(self) -> Phase:
+        return self._phase
+
+    def set_phase(self, phase: Phase) -> None:
+        """Enter a phase; the next step of every kind traces anew if that changes anything."""
+        if phase is self._phase:
+            return
+        self._phase = phase
+        if self.quantizers is not None:
+            self.quantizers.enter(phase)
+            self.adapter.retrace(self.model)
+
+    def resolve(self, start: int, updates: int) -> None:
+        """Turn every fraction into an update of the fit of `updates` steps that begins after update
+        `start`.
+        """
+        self._resolved = (start, updates)
+        self.load_steps()
+
+    def steps(self) -> Steps:
+        """Schedules and phase edges as they are, for `restore_steps`."""
+        return Steps(dict(self.schedules), self.delay, self.freeze_step, self._resolved)
+
+    def restore_steps(self, steps: Steps) -> None:
+        """Go by the schedules and phase edges of an earlier time, or of another process."""
+        self.schedules, self._resolved = steps.schedules, steps.resolved
+        self.delay, self.freeze_step = steps.delay, steps.freeze_step
+        if self.pruner is not None and self.schedules:
+            self.pruner.resolve(self.schedules)
+
+    def load_steps(self) -> None:
+        """Bring schedules and phase edges to where the last `resolve` put them."""
+        if self._resolved is None:
+            return
+        if self.pruner is not None:
+            self.schedules = {
+                path: schedule.resolve(*self._resolved) for path, schedule in self.schedules.items()
+            }
+            self.pruner.resolve(self.schedules)
+        if self.quantization is not None and self.delay is None:
+            resolved = self.quantization.resolve(*self._resolved)
+            self.delay, self.freeze_step = resolved.delay, resolved.freeze_step
+
+    @property
+    def has_fractions(self) -> bool:
+        """Whether some step is not yet an update."""
+        unresolved = any(schedule.has_fractions for schedule in self.schedules.values())
+        if not self.is_placed and self.pruning is not None:
+            unresolved = self.pruning.has_fractions and self._resolved is None
+        if self.quantization is not None and self.delay is None:
+            unresolved = unresolved or self.quantization.has_fractions
+        return unresolved
+
+    def begin_fit(self) -> None:
+        """What must be so before the first update of any fit."""
+        if self.pruner is not None and self._resolved is not None:
+            self.pruner.start(self.step + 1)
+            if self._traced_trainable not in (None, self._trainable()):
+                self.adapter.retrace(self.model)  # a kernel thawed or froze since
+
+    def apply_masks(self) -> None:
+        """Make the masks hold exactly, whatever wrote to the weights."""
+        if self.pruner is not None:
+            self.pruner.apply()
+
+    def settle(self) -> None:
+        """At the end of a fit: masks, and what is read off the kernels, belong to the weights."""
+        self.apply_masks()
+        if self.quantizers is not None:
+            self.quantizers.settle()
+
+    def _trainable(self) -> tuple[bool, ...]:
+        return tuple(target.trainable for target in self.pruner.targets)
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of zeros over all kernels under pruning."""
+        return 0.0 if self.pruner is None else float(self.pruner.sparsity.numpy())
+
+    @property
+    def has_unseen_ranges(self) -> bool:
+        """Whether the model is, or is about to be, rounded over ranges that no update has set."""
+        return self.quantizers is not None and int(self.quantizers.observed.numpy()) == 0
+
+    # --- leaving
+
+    def masked_weights(self) -> Iterator[np.ndarray]:
+        """The model's weights in its own order, every dropped one zero, whatever the last update
+        wrote.
+        """
+        targets = [] if self.pruner is None else self.pruner.targets
+        pruned = {id(target.kernel): target for target in targets}
+        for variable in self.model.weights:
+            kernel = self.adapter.tf_variable(variable)
+            value = kernel.numpy()
+            if id(kernel) in pruned:
+                value[~pruned[id(kernel)].kept()] = 0  # a copy, ours to write to
+            yield value
+
+    def input_range(self, position: int) -> tuple[float, float] | None:
+        """The watched range of a flat input; None for one that is not rounded."""
+        return None if self.quantizers is None else self.quantizers.input_range(position)
+
+    @contextlib.contextmanager
+    def rounding_inputs(self, ranges: Mapping[int, tuple[float, float]]) -> Iterator[None]:
+        """While inside, flat inputs are rounded over these ranges instead of those watched.
+
+        Raises:
+            ValueError: an input that is not rounded.
+        """
+        watched = {position: self.input_range(position) for position in ranges}
+        if None in watched.values():
+            raise ValueError(
+                "Export: `quantized_input_stats` must be for inputs that the quantized network "
+                "rounds. Received: statistics of one that goes into a layer left out"
+            )
+        try:
+            for position, limits in ranges.items():
+                self.quantizers.set_input_range(position, limits)
+            yield
+        finally:
+            for position, limits in watched.items():
+                self.quantizers.set_input_range(position, limits)
+
+
+def naming(spec: Any, chosen: list[str]) -> Any:
+    """The same spec with the names of what it chose."""
+    if isinstance(spec, Pruning):
+        return dataclasses.replace(spec, schedule=None, layers=dict.fromkeys(chosen, spec.schedule))
+    return dataclasses.replace(spec, layers=tuple(chosen))
+
+
+def _tensors(data: Any) -> list[tf.Tensor]:
+    """The tensors of a batch, those inside sparse and ragged ones too."""
+    return [part for part in tf.nest.flatten(data, expand_composites=True) if tf.is_tensor(part)]
+
+
+def engine_of(model: Any) -> Engine | None:
+    """The engine attached to a model, or None."""
+    return vars(model).get(_ATTRIBUTE)
+
+
+def engine_inside(model: Any) -> Engine | None:
+    """The engine attached to a model inside this one, or None."""
+    # Private in both Keras, with one signature.
+    inside = model._flatten_layers(include_self=False)
+    return next((engine for engine in map(engine_of, inside) if engine is not None), None)
+
+
+def remember(model: Any, engine: Engine | None) -> None:
+    """Note which engine is attached; past `__setattr__`, whose trackers would save and copy it."""
+    if engine is None:
+        vars(model).pop(_ATTRIBUTE, None)
+    else:
+        vars(model)[_ATTRIBUTE] = engine

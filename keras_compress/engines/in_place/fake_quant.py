@@ -1,0 +1,175 @@
+"""Fake quantization: numbers rounded in training as the integer file will round them.
+
+Activations and kernels go through TensorFlow's own `fake_quant` [1], whose gradient passes straight
+through inside the range; biases onto the grid of the integer sum they are added to, so that the
+network and the file differ by rounding ties only.
+
+References:
+    [1] Jacob et al., "Quantization and Training of Neural Networks for Efficient
+        Integer-Arithmetic-Only Inference", 2017, arXiv:1712.05877.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from keras_compress.engines.in_place.table import Fixed, Granularity
+from keras_compress.engines.quantizers import Mode
+
+UNSEEN = (-6.0, 6.0)
+"""A range before the first batch: ReLU6's, mirrored."""
+
+FAINTEST = 1e-4
+"""The smallest magnitude of a channel, as a share of its kernel's."""
+
+
+def on_grid(values: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    """`values` rounded to multiples of `step`; the gradient passes straight through."""
+    return values + tf.stop_gradient(tf.round(values / step) * step - values)
+
+
+class ActivationQuantizer:
+    """Rounds a tensor to integers over a range that follows it, or over a fixed one."""
+
+    def __init__(self, mode: Mode, bits: int, fixed: Fixed | None, nonnegative: bool = False):
+        self._mode = mode
+        self._bits = bits
+        self._fixed = fixed
+        self._nonnegative = nonnegative
+        """What it rounds never falls below zero, so nobody has to look for the minimum."""
+        self._seen: tuple[int, tf.Tensor, tf.Tensor] | None = None
+        self.range: tf.Variable | None = None
+        """(minimum, maximum), zero inside; None where it is fixed."""
+        if fixed is None:
+            self.range = tf.Variable(UNSEEN, dtype=tf.float32, trainable=False, name="range")
+
+    def __call__(self, tensor: tf.Tensor) -> tf.Tensor:
+        if not tensor.dtype.is_floating:
+            return tensor
+        numbers = tf.cast(tensor, tf.float32)
+        follows = self._mode.updating and self._mode.phase.follows and self.range is not None
+        limits = self._follow(tf.stop_gradient(numbers)) if follows else None
+        if not self._mode.phase.rounds:
+            return tensor
+        low, high = tf.unstack(self._limits() if limits is None else limits)
+        rounded = tf.quantization.fake_quant_with_min_max_vars(
+            numbers, low, high, num_bits=self._bits
+        )
+        return tf.cast(rounded, tensor.dtype)
+
+    def breaking_ties(self, tensor: tf.Tensor) -> tf.Tensor:
+        """`tensor`, moved so that halves round away from the int8 zero, as integer means do."""
+        low, high = tf.unstack(self._limits())
+        scale = (high - low) / (2.0**self._bits - 1)
+        middle = tf.round(-low / scale) - 2.0 ** (self._bits - 1)  # the int8 zero point, negated
+        away = tf.sign(tensor / scale + middle)
+        return tensor + tf.stop_gradient(away * scale * 1e-3)
+
+    def scale(self) -> tf.Tensor:
+        """The step between two integers, a scalar."""
+        low, high = tf.unstack(self._limits())
+        return (high - low) / (2.0**self._bits - 1)
+
+    def _limits(self) -> tf.Tensor:
+        if self.range is None:
+            return tf.constant([self._fixed.minimum, self._fixed.maximum])
+
+        def followed() -> tf.Tensor:
+            limits = tf.convert_to_tensor(self.range)
+            # Nothing but zeros still needs a scale.
+            return tf.where(limits[1] - limits[0] > 1e-6, limits, tf.constant([0.0, 1.0]))
+
+        return self._mode.number(followed)
+
+    def _follow(self, numbers: tf.Tensor) -> tf.Tensor:
+        # Zero is always inside: the integer kernels pad with it.
+        low = tf.constant(0.0) if self._nonnegative else tf.minimum(tf.reduce_min(numbers), 0.0)
+        high = tf.maximum(tf.reduce_max(numbers), 0.0)
+        batch = tf.stack([low, high])
+        old = tf.convert_to_tensor(self.range)
+        if self._seen is not None and self._seen[0] == self._mode.trace:
+            # The same range meets a second tensor in this step (a shared layer, the inputs of a
+            # Concatenate): it covers both.
+            _, old, earlier = self._seen
+            batch = tf.stack([tf.minimum(low, earlier[0]), tf.maximum(high, earlier[1])])
+        self._seen = (self._mode.trace, old, batch)
+        decay = self._mode.decay
+        new = decay * old + (1.0 - decay) * batch
+        # A diverged step must not take the range with it.
+        new = tf.where(tf.reduce_all(tf.math.is_finite(batch)), new, old)
+        self.range.assign(new)
+        return new
+
+
+class KernelQuantizer:
+    """Rounds a kernel symmetrically over its own magnitude, so that zero stays zero."""
+
+    def __init__(self, mode: Mode, bits: int, granularity: Granularity, variable: tf.Variable):
+        self._mode = mode
+        self._bits = bits
+        self._granularity = granularity
+        self.variable = variable
+        self.frozen: tf.Variable | None = None
+        """The magnitude from `freeze_step` on; before, it is read off the kernel, so that it can
+        never be stale.
+        """
+
+    def __call__(self, dtype: tf.DType, as_convolution: bool = False) -> tf.Tensor:
+        """The rounded kernel; `as_convolution`: one of shape (in, out) as (1, 1, in, out)."""
+        kernel = tf.cast(tf.convert_to_tensor(self.variable), tf.float32)
+        if as_convolution:  # before the rounding: the converter cannot reshape per-channel scales
+            kernel = kernel[None, None]
+        magnitude = self._mode.number(self.magnitude)
+        if self._granularity is Granularity.TENSOR:
+            rounded = tf.quantization.fake_quant_with_min_max_vars(
+                kernel, -magnitude, magnitude, num_bits=self._bits, narrow_range=True
+            )
+        else:
+            flat = self._channels(kernel)
+            rounded = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+                flat, -magnitude, magnitude, num_bits=self._bits, narrow_range=True
+            )
+            rounded = tf.reshape(rounded, kernel.shape)
+        return tf.cast(rounded, dtype)
+
+    @property
+    def rank(self) -> int:
+        return int(self.variable.shape.rank)
+
+    def scale(self) -> tf.Tensor:
+        """The step between two integers, () or (channels,)."""
+        return self.magnitude() / (2.0 ** (self._bits - 1) - 1)
+
+    def magnitude(self) -> tf.Tensor:
+        """The largest magnitude, () or (channels,)."""
+        if self.frozen is not None:
+            return tf.convert_to_tensor(self.frozen)
+        kernel = tf.stop_gradient(tf.convert_to_tensor(self.variable))
+        sizes = tf.abs(tf.cast(kernel, tf.float32))
+        overall = tf.reduce_max(sizes)
+        # A kernel of nothing but zeros still needs a scale.
+        overall = tf.where(overall > 0.0, overall, 1.0)
+        if self._granularity is Granularity.TENSOR:
+            return overall
+        sizes = self._channels(sizes)
+        channels = tf.reduce_max(sizes, axis=list(range(len(sizes.shape) - 1)))
+        # A dead channel takes the kernel's magnitude, and a faint one keeps a share of it: the
+        # int32 bias is in steps of input scale x kernel scale, which must not come near zero.
+        return tf.where(channels > 0.0, tf.maximum(channels, FAINTEST * overall), overall)
+
+    def freeze(self) -> None:
+        """Keep the magnitude of this moment."""
+        if self.frozen is None:
+            self.frozen = tf.Variable(self.magnitude(), trainable=False, name="kernel_range")
+
+    def renew(self) -> None:
+        """Where a magnitude is kept, keep that of this moment instead, in the same variable."""
+        if self.frozen is not None:
+            frozen, self.frozen = self.frozen, None
+            frozen.assign(self.magnitude())
+            self.frozen = frozen
+
+    def _channels(self, kernel: tf.Tensor) -> tf.Tensor:
+        if self._granularity is Granularity.DEPTHWISE:
+            return tf.reshape(kernel, (*kernel.shape[:-2], kernel.shape[-2] * kernel.shape[-1]))
+        return kernel

@@ -1,0 +1,126 @@
+"""The masks of one model: when they change, and that they hold, whoever computes them."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_compress.specs.schedules import ConstantSparsity, PolynomialDecay
+
+
+def sparsity_at(schedule: PolynomialDecay | ConstantSparsity, step: tf.Tensor) -> tf.Tensor:
+    """`schedule.sparsity(step)` in the graph, in tfmot's float32 arithmetic."""
+    if isinstance(schedule, ConstantSparsity):
+        return tf.constant(schedule.target_sparsity, tf.float32)
+    begin, end = schedule.begin_step, schedule.end_step
+    t = tf.math.divide(tf.cast(step - begin, tf.float32), end - begin)
+    t = tf.minimum(1.0, tf.maximum(0.0, t))
+    span = schedule.initial_sparsity - schedule.final_sparsity
+    return tf.math.add(
+        tf.math.multiply(span, tf.math.pow(1 - t, schedule.power)), schedule.final_sparsity
+    )
+
+
+def updates_at(schedule: PolynomialDecay | ConstantSparsity, step: tf.Tensor) -> tf.Tensor:
+    """`schedule.updates_at(step)` in the graph."""
+    begin, end = schedule.begin_step, schedule.end_step
+    on_grid = tf.math.floormod(step - begin, schedule.frequency) == 0
+    if end < 0:
+        return (step >= begin) & on_grid
+    return (step >= begin) & (step <= end) & (on_grid | (step == end))
+
+
+@dataclasses.dataclass(eq=False)
+class Target:
+    """One kernel under pruning."""
+
+    key: str
+    path: str
+    layer: Any
+    variable: Any
+    """Keras' own variable, whose `trainable` counts."""
+    kernel: tf.Variable
+    schedule: PolynomialDecay | ConstantSparsity
+    mask: tf.Variable
+    """The kernel's shape; bool, or 1 and 0 in the kernel's dtype: what is kept."""
+    started: bool = False
+    """Whether an update saw this kernel trainable; until then it has no mask."""
+
+    @property
+    def trainable(self) -> bool:
+        return bool(self.layer.trainable and self.variable.trainable)
+
+    def kept(self) -> np.ndarray:
+        """The mask, as bools."""
+        return self.mask.numpy().astype(bool)
+
+    def keep(self, mask: np.ndarray) -> None:
+        self.mask.assign(tf.cast(mask, self.mask.dtype))
+
+
+class Pruner(abc.ABC):
+    """The masks of one model."""
+
+    def __init__(self, targets: list[Target], by_begin_step: bool):
+        self.targets = targets
+        self._by_begin_step = by_begin_step
+        """m by n: the masks are made once, at the begin step."""
+        self.sparsity = tf.Variable(0.0, trainable=False, name="sparsity")
+        """The fraction of zeros over all kernels under pruning, frozen ones included, as the logs
+        show it.
+        """
+
+    @property
+    def active(self) -> list[Target]:
+        """The targets that this fit may change."""
+        return [target for target in self.targets if target.trainable]
+
+    def resolve(self, schedules: dict[str, PolynomialDecay | ConstantSparsity]) -> None:
+        """Replace every target's schedule (path -> schedule) by the one with its steps known."""
+        for target in self.targets:
+            target.schedule = schedules[target.path]
+
+    def due(self, schedule: PolynomialDecay | ConstantSparsity, step: tf.Tensor) -> tf.Tensor:
+        """Whether the masks of a schedule change at `step`."""
+        if self._by_begin_step:
+            return step == max(schedule.begin_step, 1)
+        return updates_at(schedule, step)
+
+    def start(self, step: int) -> None:
+        """Give a mask, at the sparsity of `step`, to kernels that become trainable after their
+        schedule began, for the first time or again.
+        """
+        for target in self.targets:
+            if not target.trainable:
+                target.started = False
+                continue
+            # A first update has missed nothing, for there is no update 0.
+            if not target.started and step > max(target.schedule.begin_step, 1):
+                self.update(target, tf.constant(step, tf.int64))
+            target.started = True
+        self.measure()
+
+    def measure(self) -> None:
+        """Bring `sparsity` up to date with the masks."""
+        kept = tf.add_n([tf.math.count_nonzero(target.mask) for target in self.targets])
+        size = sum(target.mask.shape.num_elements() for target in self.targets)
+        self.sparsity.assign(1.0 - tf.cast(kept, tf.float32) / size)
+
+    @abc.abstractmethod
+    def before_step(self, step: tf.Tensor) -> None:
+        """The part of training step number `step` before the forward pass."""
+
+    def after_step(self, step: tf.Tensor) -> None:  # noqa: B027
+        """The part of a training step after the update of the weights."""
+
+    @abc.abstractmethod
+    def update(self, target: Target, step: tf.Tensor) -> None:
+        """Make one mask anew from its kernel, at the sparsity of `step`."""
+
+    @abc.abstractmethod
+    def apply(self) -> None:
+        """Zero every weight that its mask drops."""

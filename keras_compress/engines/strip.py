@@ -1,0 +1,128 @@
+"""A plain model out of a compressed one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from keras_compress.engines.engine import engine_of
+from keras_compress.engines.tfmot.engine import plain_copy
+from keras_compress.engines.tfmot.library import is_wrapped
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.reviving import follow_trainable, known_classes
+
+logger = logging.getLogger("keras_compress")
+
+
+def strip(model: Any) -> Any:
+    """A new plain model with the trained, masked weights, in float; the argument stays as it was.
+
+    It has the original layer names and classes, knows nothing of keras_compress, and is compiled as
+    the argument is: a fresh optimizer from its config, loss and metrics rebuilt. A plain copy if
+    nothing was compressed.
+
+    Args:
+        model: a built Keras 3 or tf_keras model. One whose class overrides `compile` comes back
+            uncompiled, as from Keras' own loading.
+
+    Raises:
+        TypeError: `model` is no model of either Keras.
+        ValueError: it is not built, or is subclassed and its class cannot be made from its config.
+    """
+    adapter = adapter_of(model)
+    if not model.built:
+        raise ValueError(
+            "strip: `model` must be built; call it on a batch of data first. "
+            f"Received: model={type(model).__name__} without weights"
+        )
+    engine = engine_of(model)
+    wrapped = is_wrapped(model, "strip")
+    with known_classes(adapter, model):
+        if not wrapped:
+            plain = _copy(adapter, model)
+            values: Iterable[Any] = (adapter.tf_variable(v).numpy() for v in model.weights)
+            if engine is not None:
+                values = engine.masked_weights()
+            for variable, value in zip(plain.weights, values, strict=True):
+                variable.assign(value)  # one by one: never all of them a third time
+        else:
+            plain = plain_copy(adapter, model) if engine is None else engine.plain_copy()
+        _compile_like(adapter, plain, model)
+    return plain
+
+
+def _copy(adapter: Adapter, model: Any) -> Any:
+    """A new model of the same class and config, with new weights."""
+    try:
+        plain = type(model).from_config(model.get_config())
+    except Exception as error:  # a user's own `from_config` may raise anything
+        raise ValueError(
+            "strip: `model` must be Sequential, functional, or subclassed with a `get_config` "
+            f"that its class can be made from. Received: model={type(model).__name__}, which "
+            f"failed with {type(error).__name__}: {error}"
+        ) from error
+    if not plain.built:
+        adapter.build_as(plain, model)
+    follow_trainable(adapter, plain, model)
+    return plain
+
+
+def _compile_like(adapter: Adapter, plain: Any, model: Any) -> None:
+    arguments = adapter.compile_arguments(model)
+    if arguments is None:
+        return
+    if not adapter.owns(type(model).compile.__module__):
+        logger.warning(
+            "strip: %s overrides `compile`, so the stripped model is not compiled.",
+            type(model).__name__,
+        )
+        return
+    names = {}
+    if adapter.functional(model) is not None:  # a wrapped one may call its outputs otherwise
+        names = dict(zip(adapter.end_names(model)[1], adapter.end_names(plain)[1], strict=True))
+    for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+        if isinstance(arguments.get(name), dict):
+            arguments[name] = {names.get(key, key): own for key, own in arguments[name].items()}
+    try:
+        arguments["optimizer"] = _renewed(model.optimizer)
+        arguments["loss"] = _mapped(_renewed, arguments["loss"])
+        for name in ("metrics", "weighted_metrics"):
+            arguments[name] = _mapped(
+                lambda metric: _renewed(metric, adapter.metric_prefix(model, metric)),
+                arguments[name],
+            )
+    except _NotRenewable as error:
+        logger.warning("strip: %s, so the stripped model is not compiled.", error)
+        return
+    plain.compile(**arguments)
+
+
+class _NotRenewable(Exception):
+    """An object that `compile` got cannot be made again from its config."""
+
+
+def _renewed(thing: Any, prefix: str = "") -> Any:
+    """A new object from the config of a stateful one, its name without `prefix`; strings and
+    functions as they are.
+    """
+    if hasattr(thing, "get_config") and not isinstance(thing, type):
+        try:
+            config = thing.get_config()
+            if prefix and "name" in config:
+                config = {**config, "name": config["name"].removeprefix(prefix)}
+            return type(thing).from_config(config)
+        except Exception as error:  # a user's own class may raise anything
+            raise _NotRenewable(
+                f"{type(thing).__name__} cannot be made from its config ({error})"
+            ) from error
+    return thing
+
+
+def _mapped(function: Callable[[Any], Any], structure: Any) -> Any:
+    if isinstance(structure, dict):
+        return {key: _mapped(function, value) for key, value in structure.items()}
+    if isinstance(structure, list | tuple):
+        return [_mapped(function, value) for value in structure]
+    return function(structure)

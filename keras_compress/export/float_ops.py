@@ -1,0 +1,62 @@
+"""What in an integer file computes in float, with the layers it comes from; and what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from keras_compress.reports.file import FloatOpReport
+from keras_compress.tflite import ConversionError, FileReport, FloatOp
+from keras_compress.tflite.file.report import MOVING
+
+LayersOf = Callable[[str], list[str]]
+"""The name of a file's tensor -> the paths of the layers that computed it."""
+
+
+def named(ops: Sequence[FloatOp], layers_of: LayersOf) -> Iterator[FloatOpReport]:
+    """The float ops with the layers they come from."""
+    for op in ops:
+        # What leads from integers to floats is there on account of what computes in them.
+        tensors = op.beside if op.converts and op.beside else (op.tensor,)
+        layers = [layer for tensor in tensors for layer in layers_of(tensor)]
+        yield FloatOpReport(op.op, layers[0] if layers else None, op.tensor)
+
+
+def rounded_anyway(contents: FileReport, layers_of: LayersOf, by_choice: set[str]) -> Iterator[str]:
+    """The layers left out by `layers` that an op computes in integers: the converter takes a layer
+    for quantized whose neighbours are.
+    """
+    floats = {op.tensor for op in contents.float_ops}
+    computing = [op for op in contents.ops if op.name not in MOVING and op.output not in floats]
+    found = {layer for op in computing for layer in layers_of(op.output)}
+    yield from sorted(by_choice & found)
+
+
+def refuse(ops: Sequence[FloatOp], layers_of: LayersOf, by_choice: set[str], chooses: bool) -> None:
+    """Raise if an op computes in float that `layers` did not leave out. `chooses`: whether there
+    are `layers` to choose by.
+
+    Raises:
+        ConversionError: naming the ops and their layers.
+    """
+    passing = set()
+    for op in ops:
+        layers = layers_of(op.tensor)
+        if layers and by_choice.issuperset(layers) and not op.converts:
+            passing.add(op.tensor)
+    # What leads there and back, and what the converter moved to their side of it, is part of it.
+    grown = -1
+    while grown != len(passing):
+        grown = len(passing)
+        passing |= {op.tensor for op in ops if op.moves and passing.intersection(op.beside)}
+    passing |= {op.tensor for op in ops if op.converts and passing.intersection(op.beside)}
+    refused = [op for op in ops if op.tensor not in passing]
+    if not refused:
+        return
+    computing = [op for op in refused if not (op.converts or op.moves)]
+    # Those that only lead there and back are not what has to be changed, if there are others.
+    listed = dict.fromkeys(map(str, named(computing or refused, layers_of)))
+    raise ConversionError(
+        f"float ops would be left in the integer file: {', '.join(listed)}",
+        "Set `allow_float_ops=True` to write it all the same"
+        + (", or leave these layers out by `layers=`" if chooses else ", or replace these layers"),
+    )

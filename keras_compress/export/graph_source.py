@@ -1,0 +1,198 @@
+"""A graph of TensorFlow's as the source of a file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_compress.export.float_ops import LayersOf
+from keras_compress.export.source import Range
+from keras_compress.tflite.conversion.graph_defs import every_node, node_of, release, remove_nodes
+
+_FAKE_QUANT = "FakeQuant"
+
+
+class GraphSource:
+    """A graph without variables.
+
+    Args:
+        graph: a GraphDef. Its fake-quant ops, if it has any, say how it is to be rounded.
+        inputs, outputs: name -> tensor ("image:0"); an input may lie inside the graph.
+        shapes: input name -> shape, where the graph does not say or says otherwise.
+
+    Raises:
+        ValueError: a tensor that the graph does not have.
+    """
+
+    keras = None
+    engine = None
+
+    def __init__(
+        self,
+        graph: Any,
+        inputs: Mapping[str, str],
+        outputs: Mapping[str, str],
+        shapes: Mapping[str, Sequence[int | None]],
+    ):
+        self._graph = graph
+        self._inputs, self._outputs = dict(inputs), dict(outputs)
+        release(graph)
+        tensors = _tensors(graph, [*inputs.values(), *outputs.values()])
+        self._specs = {
+            name: tf.TensorSpec(
+                shapes.get(name, tensors[tensor].shape), tensors[tensor].dtype, name
+            )
+            for name, tensor in inputs.items()
+        }
+        self.rounds = any(node.op.startswith(_FAKE_QUANT) for node in every_node(graph))
+        self._given: dict[int, Range] = {}
+
+    def specs(self, batch_size: int) -> list[tf.TensorSpec]:
+        return [_fixed(spec, batch_size) for spec in self._specs.values()]
+
+    def function(self, batch_size: int, *, quantized: bool, for_file: bool = True) -> Any:
+        graph = tf.compat.v1.GraphDef()
+        graph.CopyFrom(self._graph)
+        if not quantized:
+            _round_nothing(graph)
+        taken = {node_of(tensor) for tensor in self._inputs.values()}
+        remove_nodes(graph, taken)
+        for node in graph.node:
+            # What only waits for an input need not.
+            read = [name for name in node.input if not (name[0] == "^" and name[1:] in taken)]
+            del node.input[:]
+            node.input.extend(read)
+
+        def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            given = {}
+            for position, (tensor, value) in enumerate(
+                zip(self._inputs.values(), inputs, strict=True)
+            ):
+                places = [tensor]
+                if quantized and position in self._given:
+                    low, high = self._given[position]
+                    value = tf.quantization.fake_quant_with_min_max_args(value, low, high)
+                    # What rounds the input already gives way: two in a row are one too many.
+                    places += [f"{name}:0" for name in _rounding(graph, node_of(tensor))]
+                given.update(dict.fromkeys(places, value))
+            used = _read_by(graph)
+            found = tf.graph_util.import_graph_def(
+                graph,
+                input_map={place: value for place, value in given.items() if place in used},
+                return_elements=list(self._outputs.values()),
+                name="",
+            )
+            return dict(zip(self._outputs, found, strict=True))
+
+        specs = self.specs(batch_size)
+        try:
+            return tf.function(answer, autograph=False).get_concrete_function(*specs)
+        except ValueError as error:
+            raise ValueError(
+                "export_tflite: the graph must take inputs of these shapes; give the `batch_size` "
+                "that it was made for, or other shapes with `inputs={name: shape}`. Received: "
+                f"{ {spec.name: spec.shape.as_list() for spec in specs} } "
+                f"({str(error).strip().splitlines()[0]})"
+            ) from error
+
+    def layers_of(self, outputs: Sequence[str], quantized: bool) -> LayersOf:
+        return lambda tensor: []  # a graph has no layers
+
+    def input_range(self, position: int) -> Range | None:
+        if position in self._given:
+            return self._given[position]
+        return _range_of(self._graph, node_of(list(self._inputs.values())[position]))
+
+    @contextlib.contextmanager
+    def rounding_inputs(self, ranges: Mapping[int, Range]) -> Iterator[None]:
+        before, self._given = self._given, dict(ranges)
+        try:
+            yield
+        finally:
+            self._given = before
+
+
+def _tensors(graph_def: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Name -> tensor of a graph.
+
+    Raises:
+        ValueError: it has no such tensor.
+    """
+    with tf.Graph().as_default() as graph:
+        tf.graph_util.import_graph_def(graph_def, name="")
+        found = {}
+        for name in names:
+            try:
+                found[name] = graph.get_tensor_by_name(name)
+            except (KeyError, ValueError) as error:
+                raise ValueError(
+                    "export_tflite: `inputs` and `outputs` must be names of tensors of the graph. "
+                    f"Received: {name!r} ({error})"
+                ) from error
+        return found
+
+
+def _fixed(spec: tf.TensorSpec, batch_size: int) -> tf.TensorSpec:
+    """The same with a batch of that size.
+
+    Raises:
+        ValueError: another dimension is free.
+    """
+    if spec.shape.rank is None or None in spec.shape.as_list()[1:]:
+        raise ValueError(
+            "export_tflite: every dimension of an input but the batch must be fixed; give its "
+            f"shape with `inputs={{{spec.name!r}: shape}}`. "
+            f"Received: input {spec.name!r} of shape {spec.shape}"
+        )
+    return tf.TensorSpec([batch_size, *spec.shape.as_list()[1:]], spec.dtype, spec.name)
+
+
+def _inputs_of(node: Any) -> list[str]:
+    """The tensors that a node reads, "name:0" written out."""
+    read = [name for name in node.input if not name.startswith("^")]
+    return [name if ":" in name else f"{name}:0" for name in read]
+
+
+def _read_by(graph: Any) -> set[str]:
+    return {tensor for node in graph.node for tensor in _inputs_of(node)}
+
+
+def _rounding(graph: Any, name: str) -> Iterator[str]:
+    """The fake-quant nodes that read a node, perhaps behind what only passes it on."""
+    for node in graph.node:
+        if f"{name}:0" in _inputs_of(node)[:1]:
+            if node.op.startswith(_FAKE_QUANT):
+                yield node.name
+            elif node.op == "Identity":
+                yield from _rounding(graph, node.name)
+
+
+def _range_of(graph: Any, name: str) -> Range | None:
+    """The range over which a graph rounds one of its inputs; None where it does not, or where the
+    range is no constant.
+    """
+    nodes = {node.name: node for node in graph.node}
+    for found in _rounding(graph, name):
+        node = nodes[found]
+        if node.op == "FakeQuantWithMinMaxArgs":
+            return node.attr["min"].f, node.attr["max"].f
+        ends = [nodes[node_of(end)] for end in node.input[1:3]]
+        if len(ends) == 2 and all(end.op == "Const" for end in ends):
+            low, high = (float(tf.make_ndarray(end.attr["value"].tensor)) for end in ends)
+            return low, high
+    return None
+
+
+def _round_nothing(graph: Any) -> None:
+    """Let every fake-quant op pass its input on."""
+    for node in every_node(graph):
+        if node.op.startswith(_FAKE_QUANT):
+            first = node.input[0]
+            del node.input[:]
+            node.input.append(first)
+            node.op = "Identity"
+            node.attr.clear()
+            node.attr["T"].type = tf.float32.as_datatype_enum

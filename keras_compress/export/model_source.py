@@ -1,0 +1,62 @@
+"""A Keras model in memory, compressed or plain, as the source of a file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_compress.engines.engine import engine_of
+from keras_compress.engines.tfmot.engine import reader
+from keras_compress.engines.tfmot.library import is_wrapped
+from keras_compress.export.float_ops import LayersOf
+from keras_compress.export.source import Range
+from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.inference import inference_function, input_specs
+from keras_compress.frameworks.naming import Naming
+
+
+class ModelSource:
+    """A Keras model in memory."""
+
+    def __init__(self, model: Any):
+        self._model = model
+        self._adapter = adapter_of(model, "export_tflite")
+        self.keras = self._adapter.keras
+        attached = engine_of(model)
+        if attached is not None:
+            attached.apply_masks()
+        # Or one to read a model with that tfmot's wrappers alone have driven.
+        wrapped = attached is None and is_wrapped(model, "export_tflite")
+        self.engine = reader(self._adapter, model) if wrapped else attached
+
+    @property
+    def rounds(self) -> bool:
+        return self.engine is not None and self.engine.phase.rounds
+
+    def specs(self, batch_size: int) -> list[tf.TensorSpec]:
+        return input_specs(self._adapter, self._model, batch_size)
+
+    def function(self, batch_size: int, *, quantized: bool, for_file: bool = True) -> Any:
+        if self.engine is None:
+            return inference_function(self._adapter, self._model, batch_size)
+        return self.engine.inference_function(batch_size, quantized=quantized, for_file=for_file)
+
+    def layers_of(self, outputs: Sequence[str], quantized: bool) -> LayersOf:
+        engine = self.engine
+        traced = self._model if engine is None else engine.network_behind(quantized)
+        naming = Naming(self._adapter, traced, outputs)
+
+        def layers(tensor: str) -> list[str]:
+            found = naming.layers(tensor)
+            return list(found) if engine is None else [engine.user_path(path) for path in found]
+
+        return layers
+
+    def input_range(self, position: int) -> Range | None:
+        return None if self.engine is None else self.engine.input_range(position)
+
+    def rounding_inputs(self, ranges: Mapping[int, Range]) -> contextlib.AbstractContextManager:
+        return self.engine.rounding_inputs(ranges)

@@ -1,0 +1,74 @@
+"""The rows of an export's data, and those that a file is compared with its network on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_compress.specs.export import Export
+from keras_compress.tflite import (
+    batches,
+)
+
+SAMPLES = 64  # inputs on which a file is compared with its network
+
+
+def read_rows(
+    specs: Sequence[Any], data: Any, field: str, samples: int, batch_size: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
+    """An export's data as dicts of input name -> one batch, at most so many rows.
+
+    Raises:
+        ValueError, TypeError: naming the field, the input and what was found.
+    """
+    return batches(
+        data,
+        {spec.name: tuple(spec.shape[1:]) for spec in specs},
+        dtypes={spec.name: spec.dtype.name for spec in specs},
+        batch_size=batch_size,
+        samples=samples,
+        name=field,
+    )
+
+
+def specs_of(function: Any) -> list[Any]:
+    """The flat inputs of a network's function."""
+    return list(function.structured_input_signature[0])
+
+
+def rows_to_compare(
+    export: Export, function: Any, ranges: Sequence[tuple[float, float] | None]
+) -> tuple[list[dict[str, np.ndarray]], int, str]:
+    """Whole batches to compare on, how many rows of them count, and where they are from."""
+    specs = specs_of(function)
+    for field in ("verify_data", "representative_dataset"):
+        given = getattr(export, field)
+        if given is not None:
+            count = sum(1 for _ in read_rows(specs, given, field, SAMPLES))
+            return list(read_rows(specs, given, field, SAMPLES, export.batch_size)), count, field
+    batches = -(-SAMPLES // export.batch_size)
+    rows = list(_drawn(specs, ranges, batches))
+    if None not in ranges:
+        source = "inputs drawn inside the watched ranges"
+    elif any(ranges):
+        source = "inputs drawn inside the watched ranges, or from [0, 1) where none was watched"
+    else:
+        source = "inputs drawn from [0, 1)"
+    return rows, batches * export.batch_size, source
+
+
+def _drawn(
+    specs: Sequence[Any], ranges: Sequence[tuple[float, float] | None], batches: int
+) -> Iterator[dict[str, np.ndarray]]:
+    generator = np.random.default_rng(0)
+    for _ in range(batches):
+        batch = {}
+        for spec, limits in zip(specs, ranges, strict=True):
+            if spec.dtype.is_floating:
+                numbers = generator.uniform(*(limits or (0.0, 1.0)), spec.shape)
+            else:  # the only integers that every input of integers takes
+                numbers = generator.integers(0, 2, spec.shape)
+            batch[spec.name] = numbers.astype(spec.dtype.as_numpy_dtype)
+        yield batch

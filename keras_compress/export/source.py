@@ -1,0 +1,53 @@
+"""What a file can be made of, and what is asked of it.
+
+A source gives functions that leave the process, and knows which of its inputs are rounded, how, and
+which layer a tensor came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+from keras_compress.engines.engine import Engine
+from keras_compress.export.float_ops import LayersOf
+
+Range = tuple[float, float]
+
+
+class Source(Protocol):
+    """What `exporting` asks of a network.
+
+    Attributes:
+        keras: the package that the network belongs to; None for a graph.
+        engine: of a compressed model; None of anything else.
+        rounds: whether the network, as it answers, rounds its numbers.
+    """
+
+    keras: Any
+    engine: Engine | None
+
+    @property
+    def rounds(self) -> bool: ...
+
+    def specs(self, batch_size: int) -> list[tf.TensorSpec]:
+        """The flat inputs of `function`, without tracing it."""
+
+    def function(self, batch_size: int, *, quantized: bool, for_file: bool = True) -> Any:
+        """The network in inference, as `inference_function` describes it: rounding or float."""
+
+    def layers_of(self, outputs: Sequence[str], quantized: bool) -> LayersOf:
+        """For a file with these names of outputs."""
+
+    def input_range(self, position: int) -> Range | None:
+        """The range over which a flat input is rounded; None for one that is not."""
+
+    def rounding_inputs(self, ranges: Mapping[int, Range]) -> contextlib.AbstractContextManager:
+        """While inside, flat inputs are rounded over these ranges.
+
+        Raises:
+            ValueError: a model that does not round that input.
+        """

@@ -1,0 +1,131 @@
+"""A finished file, run by LiteRT, against the network it was made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_compress.export.layer_by_layer import compare_layers
+from keras_compress.export.rows import rows_to_compare, specs_of
+from keras_compress.reports.file import ExportReport
+from keras_compress.specs.export import Export
+from keras_compress.tflite import (
+    ConversionError,
+    FileReport,
+    TensorInfo,
+    TFLiteModel,
+    agreement,
+    computed_tensors,
+)
+
+logger = logging.getLogger("keras_compress")
+LAYER_SAMPLES = 8  # of them those on which it is compared layer by layer
+
+
+def verify(
+    report: ExportReport,
+    export: Export,
+    function: Any,
+    data: bytes,
+    contents: FileReport,
+    ranges: Sequence[tuple[float, float] | None],
+    engine: Any,
+) -> None:
+    """Fill in what the file takes and gives, and how far it is from its network, output by output
+    and layer by layer.
+
+    Args:
+        function: the network in inference, of flat inputs, that returns name -> tensor.
+        data: the file, `contents` what it consists of.
+        ranges: of the flat inputs, from which inputs are drawn if no data is given.
+        engine: that of a file with its ranges; None of any other.
+
+    Raises:
+        ConversionError: LiteRT cannot run the file.
+    """
+    file = _loaded(data)
+    report.inputs, report.outputs = (
+        {info.name: _end(info) for info in ends} for ends in (file.inputs, file.outputs)
+    )
+    rows, report.samples, report.verified_on = rows_to_compare(export, function, ranges)
+    _compare_outputs(report, function, file, contents, rows)
+    if engine is not None:
+        _compare_layers(report, engine, data, rows[: -(-LAYER_SAMPLES // export.batch_size)])
+
+
+def _loaded(data: bytes) -> TFLiteModel:
+    """The file in LiteRT.
+
+    Raises:
+        ConversionError: LiteRT cannot run it.
+    """
+    try:
+        return TFLiteModel(data)
+    except ValueError as error:
+        raise ConversionError(
+            f"LiteRT cannot run the file: {error}",
+            "Use another mode, or replace the layer with that op",
+        ) from error
+
+
+def _end(info: TensorInfo) -> dict[str, Any]:
+    return {
+        "dtype": info.dtype,
+        "shape": list(info.shape),
+        "scale": info.scale,
+        "zero_point": info.zero_point,
+    }
+
+
+def _compare_outputs(
+    report: ExportReport, function: Any, file: TFLiteModel, contents: FileReport, rows: list[Any]
+) -> None:
+    names = [output.name for output in file.outputs]
+    steps = dict(zip(names, contents.output_scales, strict=True))
+    expected: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    answers: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for batch in rows:
+        outputs = function(*(batch[spec.name] for spec in specs_of(function)))
+        given = file.predict(batch)
+        if not isinstance(given, dict):
+            given = {names[0]: given}
+        for name in names:
+            expected[name].append(outputs[name].numpy())
+            answers[name].append(given[name])
+    count = report.samples  # the rest fills the last batch
+    results = agreement(
+        {name: np.concatenate(parts)[:count] for name, parts in expected.items()},
+        {name: np.concatenate(parts)[:count] for name, parts in answers.items()},
+        {name: step or 1.0 for name, step in steps.items()},  # a float file is compared as it is
+    )
+    for name, result in results.items():
+        report.largest_steps[name] = result.largest_steps
+        report.mean_steps[name] = result.mean_steps
+        report.argmax_agreement[name] = result.argmax_agreement
+
+
+def _compare_layers(report: ExportReport, engine: Any, data: bytes, rows: list[Any]) -> None:
+    """Always, not for deep nets alone: it costs a few runs of the network, and tells which layer to
+    look at before anybody has to ask.
+    """
+    try:
+        inputs, tensors = computed_tensors(data, rows)
+        total = len(next(iter(inputs.values())))
+        count = min(total, report.samples)  # the rest fills the last batch
+
+        def counting(values: np.ndarray) -> np.ndarray:
+            return values[: len(values) * count // total]
+
+        inputs = {name: counting(values) for name, values in inputs.items()}
+        tensors = [dataclasses.replace(t, values=counting(t.values)) for t in tensors]
+        found = compare_layers(engine, inputs, tensors)
+    except Exception as error:  # a diagnosis must not cost the file
+        logger.warning("No comparison layer by layer: %s: %s", type(error).__name__, error)
+        return
+    if found:
+        report.layers = sorted(found, key=lambda each: (-each.largest_steps, -each.mean_steps))
+        report.layer_samples = count

@@ -1,0 +1,1 @@
+"""Inside the user's `fit`: the callback, its one state machine, and the ways in beside it."""

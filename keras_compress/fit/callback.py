@@ -1,0 +1,229 @@
+"""`Compress`: the callback. Its hooks only tell the run what happens."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_compress._shared.checks import check_bool, check_int, type_error
+from keras_compress.engines.engine import engine_of
+from keras_compress.engines.strip import strip
+from keras_compress.fit.run import Run
+from keras_compress.frameworks.choose import adapter_of
+from keras_compress.reports.fit import Report
+from keras_compress.specs.export import Export
+from keras_compress.specs.pruning import Pruning
+from keras_compress.specs.quantization import Quantization
+
+logger = logging.getLogger("keras_compress")
+
+POSITION_OF_CALLBACKS = 5
+"""In the arguments of `fit` of both Keras, without `self`."""
+
+
+class _Member(keras.callbacks.Callback):
+    """A callback of Keras 3 that tf_keras takes too, and that takes part in a run."""
+
+    iterations: int | None = None
+    """The optimizer's count before any hook of this fit."""
+    verbose = 1
+    _run: Run
+
+    # tf_keras asks for these before it calls a batch hook, and hands tensors to callbacks that say
+    # they take them.
+    _supports_tf_logs = True
+    _chief_worker_only = None
+
+    def _implements_train_batch_hooks(self) -> bool:
+        return True
+
+    def _implements_test_batch_hooks(self) -> bool:
+        return False
+
+    def _implements_predict_batch_hooks(self) -> bool:
+        return False
+
+    def set_model(self, model: Any) -> None:
+        super().set_model(model)
+        self.iterations = adapter_of(model).iterations(model)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._run.epoch_begin(epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._run.batch_begin(batch)
+
+
+class Compress(_Member):
+    """Prunes and quantizes the model of a `fit`, and leaves an integer TFLite file.
+
+    The model stays the same object with the same layers; nothing is wrapped. When `fit` returns,
+    the masks hold exactly, and `evaluate` and `predict` answer as the quantized network that ships.
+    Where it stands in the list of callbacks does not matter. A step is one training batch, counted
+    from 1 over all fits of the model since compression first saw it.
+
+    A model that bears tfmot's wrappers is recognised. One from `prune_low_magnitude` goes by the
+    schedule that it carries, with or without `UpdatePruningStep`, and takes no `pruning`. One from
+    `quantize_model` or `quantize_apply` is left to its own quantizers, unless `quantization` gives
+    them a delay and ranges that start at the first batch; it can be pruned inside its wrappers.
+
+    Args:
+        pruning: which kernels to zero, how far and when. None: none.
+        quantization: what to round to integers, and from which step on. None: nothing.
+        export: the file to write when `fit` ends. None: none. On its own it exports a model that is
+            not compressed, or one that another `Compress` is in charge of.
+        partial: this fit is one of several of a plan: targets beyond its end are no error, and
+            nothing is exported before they are reached.
+        verbose: 1 logs what happens to the logger "keras_compress" at level INFO, 0 only warnings.
+
+    Attributes:
+        report: what the last fit did; None before the first. With the metrics of every network that
+            was made, if the fit had validation data, which is read once more for each of them.
+        stripped_model: `strip`'s result at the end of the last fit; None before the first.
+
+    Raises:
+        ValueError: there is nothing to do, or (at the start of `fit`) the specs do not fit the
+            model or the fit.
+        TypeError: an argument of the wrong kind.
+    """
+
+    def __init__(
+        self,
+        *,
+        pruning: Pruning | None = None,
+        quantization: Quantization | None = None,
+        export: Export | None = None,
+        partial: bool = False,
+        verbose: int = 1,
+    ):
+        super().__init__()
+        for name, value, spec in (
+            ("pruning", pruning, Pruning),
+            ("quantization", quantization, Quantization),
+            ("export", export, Export),
+        ):
+            if value is not None and not isinstance(value, spec):
+                raise type_error("Compress", name, value, f"a {spec.__name__} or None")
+        if pruning is None and quantization is None and export is None:
+            raise ValueError(
+                "Compress: one of `pruning`, `quantization` and `export` must be given. "
+                "Received: nothing to do"
+            )
+        self.pruning = pruning
+        self.quantization = quantization
+        self.export = export
+        self.partial = check_bool("Compress", "partial", partial)
+        self.verbose = check_int("Compress", "verbose", verbose, minimum=0)
+        self.report: Report | None = None
+        self.stripped_model: Any = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.report = None
+        self.stripped_model = None
+        run = Run.of(self, self.model)
+        self._run = run
+        run.join(self, self.pruning, self.quantization, self.export)
+        continue_in_bare_fits(self.model)
+
+    def finished(self, report: Report) -> None:
+        """Called by the run at the very end of `fit`."""
+        self.report = report
+        try:
+            self.stripped_model = strip(self.model)
+        except Exception as error:  # must not cost the training
+            logger.warning("No stripped model: %s", error)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compress:
+        """The same specs, without the model and the fit: KerasTuner copies callbacks for every
+        trial.
+        """
+        specs = (
+            copy.deepcopy(spec, memo) for spec in (self.pruning, self.quantization, self.export)
+        )
+        pruning, quantization, export = specs
+        return type(self)(
+            pruning=pruning,
+            quantization=quantization,
+            export=export,
+            partial=self.partial,
+            verbose=self.verbose,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """A plain dict of plain values that `from_config` reads back; data is no part of it."""
+        specs = {name: getattr(self, name) for name in ("pruning", "quantization", "export")}
+        config = {name: spec and spec.get_config() for name, spec in specs.items()}
+        return {**config, "partial": self.partial, "verbose": self.verbose}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Compress:
+        """The callback that `get_config` described."""
+        kinds = {"pruning": Pruning, "quantization": Quantization, "export": Export}
+        specs = {n: config[n] and kind.from_config(config[n]) for n, kind in kinds.items()}
+        return cls(**{**config, **specs})
+
+
+class _Continue(_Member):
+    """Stands in for a `Compress` in a fit of a compressed model that was given none: the masks go
+    on.
+    """
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._run = Run.of(self, self.model)
+        self._run.join(self, drives=False)
+
+    def finished(self, report: Report) -> None:
+        pass
+
+
+def continue_in_bare_fits(model: Any) -> None:
+    """From now on a `fit` of this model without `Compress` keeps its masks, until `strip` or
+    `detach`.
+    """
+    engine = engine_of(model)
+    if engine is not None:
+        engine.wrap_once("fit", functools.partial(_with_member, model))
+
+
+def _with_member(model: Any, fit: Callable) -> Callable:
+    names = list(inspect.signature(fit).parameters)
+    # A `fit` of the user's own may take what it passes on as `*args, **kwargs`.
+    place = names.index("callbacks") if "callbacks" in names else POSITION_OF_CALLBACKS
+
+    @functools.wraps(fit)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        callbacks = args[place] if len(args) > place else kwargs.get("callbacks")
+        members = getattr(callbacks, "callbacks", callbacks)  # Keras takes a ready CallbackList too
+        flat = list(members) if isinstance(members, list | tuple) else [members]
+        flat = [member for member in flat if member is not None]
+        member = _missing_member(engine_of(model), flat)
+        if member is not None and callbacks is not members:
+            adapter_of(model).append_callback(callbacks, member)
+            member.set_model(model)  # as the list's members know it
+        elif member is not None and len(args) > place:
+            args = (*args[:place], [*flat, member], *args[place + 1 :])
+        elif member is not None:
+            kwargs["callbacks"] = [*flat, member]
+        return fit(*args, **kwargs)
+
+    return wrapped
+
+
+def _missing_member(engine: Any, callbacks: list[Any]) -> Any:
+    """Who has to stand in a list of callbacks besides those who do; None if nobody has."""
+    if engine is not None and engine.drives_bare_fits:
+        return None if any(member is engine.owner for member in callbacks) else engine.owner
+    return None if any(isinstance(member, _Member) for member in callbacks) else _Continue()
+
+
+def compression_of(model: Any) -> Compress | None:
+    """The `Compress` in charge of a model, or None. TypeError for what is no model."""
+    adapter_of(model)
+    engine = engine_of(model)
+    return None if engine is None else engine.owner

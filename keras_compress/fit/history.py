@@ -1,0 +1,84 @@
+"""What is noted while a fit runs, for the pictures of its report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_compress.engines.engine import Engine
+from keras_compress.reports.fit import EpochReport, Report, WeightHistogram
+
+BINS = 64
+DOUBLINGS = 3
+"""How often the widest weight may double before weights are counted in the outermost bins."""
+
+
+class Recording:
+    """One fit: its epochs, and what the kernels were before it."""
+
+    def __init__(self) -> None:
+        self._epochs: list[EpochReport] = []
+        self._before: dict[int, tuple[float, np.ndarray]] = {}
+
+    def begin(self, engine: Engine) -> None:
+        """Count the weights before the first update; some 10 ns for each."""
+        self._before = {id(kernel): spread(kernel.numpy()) for _, _, kernel in _kernels(engine)}
+
+    def epoch_end(self, epoch: int, step: int | None, logs: Mapping[str, Any] | None) -> None:
+        """Keep what `History` gets, as far as it is numbers."""
+        values = {name: np.asarray(value) for name, value in (logs or {}).items()}
+        numbers = {
+            name: float(value)
+            for name, value in values.items()
+            if value.ndim == 0 and value.dtype.kind in "biuf"
+        }
+        self._epochs.append(EpochReport(epoch, step, numbers))
+
+    def write(self, report: Report, engine: Engine | None) -> None:
+        """Put all of it into the report on the fit."""
+        report.history = list(self._epochs)
+        kernels = {} if engine is None else {(p, n): kernel for p, n, kernel in _kernels(engine)}
+        for layer in report.layers:
+            kernel = kernels.get((layer.path, layer.kernel))
+            before = self._before.get(id(kernel))
+            if kernel is not None and before is not None:
+                layer.histogram = histogram(*before, kernel.numpy())
+
+
+def _kernels(engine: Engine) -> Iterator[tuple[str, str, tf.Variable]]:
+    """(path, name, variable) of every kernel that the report has a row for."""
+    if engine.quantizers is not None:
+        yield from engine.quantizers.kernels_by_path()
+    if engine.pruner is not None:
+        for target in engine.pruner.targets:
+            yield target.path, target.key.split("/")[2], target.kernel
+
+
+def spread(weights: np.ndarray) -> tuple[float, np.ndarray]:
+    """The largest magnitude, and counts so fine and wide that `histogram` can choose its bins when
+    it is known how far the weights have moved.
+    """
+    widest = float(np.abs(weights).max(initial=0.0))
+    limit = widest if 0 < widest < np.inf else 1.0
+    return limit, _counts(weights, limit * 2**DOUBLINGS, BINS * 2**DOUBLINGS)
+
+
+def histogram(limit: float, spread: np.ndarray, after: np.ndarray) -> WeightHistogram:
+    """Both counts over the same bins, from what `spread` gave before and the weights now."""
+    widest = float(np.abs(after).max(initial=0.0))
+    doublings = next((n for n in range(DOUBLINGS) if widest <= limit * 2**n), DOUBLINGS)
+    each = 2**doublings  # fine bins in one
+    middle, half = len(spread) // 2, BINS // 2 * each
+    before = spread[middle - half : middle + half].reshape(BINS, each).sum(axis=1)
+    before[-1] += spread[middle + half :].sum()  # the widest weight itself, if it is positive
+    limit *= each
+    return WeightHistogram(
+        limit, tuple(before.tolist()), tuple(_counts(after, limit, BINS).tolist())
+    )
+
+
+def _counts(weights: np.ndarray, limit: float, bins: int) -> np.ndarray:
+    return np.histogram(np.clip(weights, -limit, limit), bins, (-limit, limit))[0]

@@ -1,0 +1,109 @@
+"""What is refused before the first step of a fit, because it cannot work."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from keras_compress.engines.engine import LOG_NAMES, Engine, engine_inside
+from keras_compress.export import writing
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.specs.export import Export
+
+
+def check_model(adapter: Adapter, model: Any) -> None:
+    """Refuse a model that is not built, holds a compressed one, has metrics with names of ours, or
+    is broken.
+    """
+    if not model.built and adapter.functional(model) is None and not adapter.grows(model):
+        raise ValueError(
+            "Compress: the model must be built; a subclassed one is built by calling it on a "
+            f"batch of data. Received: model={type(model).__name__} without weights"
+        )
+    if engine_inside(model) is not None:
+        raise ValueError(
+            "Compress: the model must not hold one that is compressed on its own; `strip` that one "
+            f"first. Received: model={type(model).__name__} with a compressed model in it"
+        )
+    names = adapter.metric_names(model)
+    for name in LOG_NAMES:
+        if name in names:
+            raise ValueError(
+                f"Compress: a metric must not be named {name!r}, which is a log of ours. "
+                f"Received: metrics={sorted(names)}"
+            )
+    for variable in model.weights if model.built else ():
+        value = adapter.tf_variable(variable).numpy()
+        if value.dtype.kind == "f" and not math.isfinite(float(abs(value).sum(dtype="float64"))):
+            raise ValueError(
+                "Compress: the weights must be finite; training went wrong before this fit. "
+                f"Received: {adapter.weight_name(variable)} with NaN or infinite values"
+            )
+
+
+def check_export(engine: Engine | None, export: Export) -> None:
+    """Refuse an export for what it says of itself."""
+    export.check_folder()
+    export.check_data_files()
+    if engine is None or engine.quantization is None or export.mode != "int8":
+        writing.check_ranges(None, export)
+
+
+def check_export_of(model: Any, engine: Engine | None, export: Export) -> None:
+    """Refuse an export that does not fit the built model: its data, or layers left in float."""
+    writing.check_data(model, export)
+    if export.mode != "int8" or export.allow_float_ops or engine is None:
+        return
+    if export.default_ranges_stats is not None:
+        return  # a range for what would have none
+    left_out = engine.left_out["quantization"]
+    if engine.quantization is not None and left_out and not engine.left_by_user:
+        what = "; ".join(f"{path} ({reason})" for path, reason in left_out.items())
+        raise ValueError(
+            "Export: `allow_float_ops` must be True for an integer file of this model, whose "
+            "layers would not all be "
+            f"integer: {what}. Leave them out by `Quantization(layers=...)` if that is meant. "
+            "Received: allow_float_ops=False"
+        )
+
+
+def check_ranges(engine: Engine) -> None:
+    """Refuse a plan in which no update sets the ranges: neither watched nor followed."""
+    spec = engine.quantization
+    if spec is None or engine.freeze_step is None or engine.delay is None:
+        return
+    watched = engine.delay and spec.calibration_steps
+    if not watched and engine.freeze_step <= engine.delay:
+        raise ValueError(
+            "Quantization: `freeze_step` must lie after the delay, or `calibration_steps` be "
+            "above 0 and the delay too, or no update would set the ranges. Received: "
+            f"freeze_step={engine.freeze_step}, delay={engine.delay}, "
+            f"calibration_steps={spec.calibration_steps}"
+        )
+
+
+def targets(engine: Engine) -> list[tuple[str, int]]:
+    """(name, step) of everything that the plan of a model wants to reach."""
+    found = [
+        (f"the pruning of {path}", schedule.last_step)
+        for path, schedule in engine.schedules.items()
+    ]
+    if len({step for _, step in found}) == 1:
+        found = [("the final sparsity", found[0][1])]
+    if engine.delay is not None:
+        found.append(("the delay", engine.delay))
+    if engine.freeze_step is not None:
+        found.append(("freeze_step", engine.freeze_step))
+    return found
+
+
+def check_reach(engine: Engine, updates: int) -> None:
+    """Refuse targets that lie beyond a fit of so many updates."""
+    end = engine.step + updates
+    for name, step in targets(engine):
+        if step > end:
+            raise ValueError(
+                f"Compress: {name} must be reached within this fit, which ends at update {end}; "
+                "train longer, use fractions, or say `partial=True` for a plan over several fits. "
+                f"Received: step {step}"
+            )

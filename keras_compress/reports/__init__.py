@@ -1,0 +1,1 @@
+"""What calls return: data, text and plain dict; no framework is imported."""

@@ -1,0 +1,195 @@
+"""The report on one file: what it is worth, or why there is none."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from keras_compress._shared.tables import table
+
+LISTED_LAYERS = 5
+"""How many layers of a comparison are printed; `to_dict` has all of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatOpReport:
+    """An op of an integer file that computes in float.
+
+    Attributes:
+        op: its name in the TFLite schema.
+        layer: the path of the layer that it computes, of a QUANTIZE or DEQUANTIZE that of the float
+            op beside it; None where the file does not tell.
+        tensor: the name of its (first) output in the file.
+    """
+
+    op: str
+    layer: str | None
+    tensor: str
+
+    def __str__(self) -> str:
+        return f"{self.op} of {self.layer!r}" if self.layer else f"{self.op} ({self.tensor})"
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerAgreement:
+    """What one layer of the network and of the file make of equal inputs.
+
+    Attributes:
+        path: the layer.
+        tensor: "output", or which of the numbers that are rounded inside the layer ("before" its
+            activation, "between" the halves of a separable convolution, ...).
+        largest_steps: largest difference of any element, in steps of the tensor's scale: 1 is one
+            rounding the other way.
+        mean_steps: mean difference over all elements, likewise.
+    """
+
+    path: str
+    tensor: str
+    largest_steps: float
+    mean_steps: float
+
+
+@dataclasses.dataclass
+class ExportReport:
+    """One file, or why there is none.
+
+    Attributes:
+        path: where it stands.
+        mode: "int8", "int16x8", "dynamic", "float16" or "float32".
+        error: what went wrong and what to do about it; None if nothing did.
+        skipped: why none was made, because the fit ended before a target; None if one was.
+        bytes: of the file.
+        zipped_bytes: of a zip (deflate, level 9) with nothing else in it.
+        sha256: of the file, in hexadecimal.
+        float_bytes: of the same network, masks and all, as a float32 file; None if it could not be
+            made.
+        float_zipped_bytes: of that one zipped.
+        float_ops: what in an integer file computes in float; empty in the modes that compute so.
+        rounded_anyway: the layers left out by `Quantization(layers=...)` that the converter
+            computes in integers all the same, because the tensors around them are rounded.
+        guessed: the tensors whose range is `default_ranges_stats`, because nobody knew theirs.
+        inputs, outputs: name -> "dtype", "shape", "scale" and "zero_point" (None where it is no
+            quantized number); empty for a file that LiteRT cannot run.
+        c_files: the pair of C files beside it, if they were asked for.
+        verified_on: which inputs the file was compared with its network on.
+        samples: how many of them.
+        largest_steps: per output, the largest difference between the network and the file run by
+            LiteRT, in steps of the output's scale; of a float output as it is, with no unit.
+        mean_steps: per output, the mean difference over all elements, likewise.
+        argmax_agreement: per output, the share of equal decisions, in [0, 1]; None for an output
+            without classes.
+        layers: layer by layer on equal inputs, worst first; empty where this is not known: of files
+            that are float or were quantized after training.
+        layer_samples: on how many inputs.
+    """
+
+    path: str
+    mode: str
+    error: str | None = None
+    skipped: str | None = None
+    bytes: int | None = None
+    zipped_bytes: int | None = None
+    sha256: str | None = None
+    float_bytes: int | None = None
+    float_zipped_bytes: int | None = None
+    float_ops: tuple[FloatOpReport, ...] = ()
+    rounded_anyway: tuple[str, ...] = ()
+    guessed: tuple[str, ...] = ()
+    inputs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    outputs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    c_files: tuple[str, ...] = ()
+    verified_on: str | None = None
+    samples: int = 0
+    largest_steps: dict[str, float] = dataclasses.field(default_factory=dict)
+    mean_steps: dict[str, float] = dataclasses.field(default_factory=dict)
+    argmax_agreement: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    layers: list[LayerAgreement] = dataclasses.field(default_factory=list)
+    layer_samples: int = 0
+
+    @property
+    def written(self) -> bool:
+        """Whether a file of this export stands at `path`."""
+        return self.error is None and self.skipped is None
+
+    def __str__(self) -> str:
+        if not self.written:
+            return f"{self.path}: not written, {self.error or self.skipped}"
+        parts = [f"{self.path}: {self.mode}", _sizes(self)]
+        if self.float_ops:
+            named = dict.fromkeys(str(op) for op in self.float_ops)  # one op of one layer once
+            parts.append(f"float ops: {', '.join(named)}")
+        if self.rounded_anyway:
+            parts.append(
+                "left out, and integer all the same, since all around them is: "
+                f"{', '.join(self.rounded_anyway)}"
+            )
+        if self.guessed:
+            parts.append(
+                f"ACCURACY IS A GUESS: {len(self.guessed)} tensors have the default range, because "
+                f"nothing told theirs: {', '.join(self.guessed)}"
+            )
+        if self.inputs or self.outputs:
+            parts.append(_ends(self))
+        if self.c_files:
+            parts.append(f"C files: {', '.join(self.c_files)}")
+        if self.verified_on and not self.largest_steps:
+            parts.append(f"verified on {self.verified_on}")
+        if self.largest_steps:
+            unit = "in output steps" if self.mode.startswith("int") else "as they are"
+            data = f"{self.samples} samples, {self.verified_on}"
+            parts.append(f"differences from the network {unit} ({data}):")
+            parts.append(_agreements(self))
+        if self.layers:
+            listed, count = self.layers[:LISTED_LAYERS], len(self.layers)
+            some = f"the worst {len(listed)} of {count}" if len(listed) < count else "worst first"
+            parts.append(
+                f"layer by layer on equal inputs, {self.layer_samples} samples, in steps, {some}:"
+            )
+            parts.append(
+                table(
+                    ("layer", "tensor", "largest", "mean"),
+                    [
+                        (layer.path, layer.tensor, *_steps(layer.largest_steps, layer.mean_steps))
+                        for layer in listed
+                    ],
+                    left=2,
+                )
+            )
+        return "\n".join(parts)
+
+
+def _sizes(report: ExportReport) -> str:
+    rows = [("this file", report.bytes, report.zipped_bytes)]
+    if report.bytes != report.float_bytes:
+        rows.append(("as a float file", report.float_bytes, report.float_zipped_bytes))
+    cells = [(name, *("-" if n is None else f"{n:,}" for n in sizes)) for name, *sizes in rows]
+    return table(("", "bytes", "zipped"), cells)
+
+
+def _ends(report: ExportReport) -> str:
+    rows = [
+        (
+            f"{what} {name}",
+            end["dtype"],
+            "x".join(map(str, end["shape"])),
+            "-" if end["scale"] is None else f"{end['scale']:.6g}",
+            "-" if end["zero_point"] is None else str(end["zero_point"]),
+        )
+        for what, ends in (("input", report.inputs), ("output", report.outputs))
+        for name, end in ends.items()
+    ]
+    return table(("", "dtype", "shape", "scale", "zero point"), rows)
+
+
+def _agreements(report: ExportReport) -> str:
+    rows = []
+    for name, largest in report.largest_steps.items():
+        same = report.argmax_agreement.get(name)
+        steps = _steps(largest, report.mean_steps.get(name, math.nan))
+        rows.append((name, *steps, "-" if same is None else f"{same:.1%}"))
+    return table(("output", "largest", "mean", "equal decisions"), rows)
+
+
+def _steps(*values: float) -> tuple[str, ...]:
+    return tuple(f"{value:.3g}" for value in values)

@@ -1,0 +1,169 @@
+"""The report on one fit: what was done to a model, what was left out and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from keras_compress._shared.plain import plain
+from keras_compress._shared.tables import table
+from keras_compress.reports.file import ExportReport
+from keras_compress.reports.plots import plot_report
+from keras_compress.reports.validation import ValidationReport
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightHistogram:
+    """How many weights of a kernel lie where, before a fit and after it.
+
+    Attributes:
+        limit: the bins are of equal width from -limit to limit; the outermost ones also hold what
+            lies beyond.
+        before: counts when the fit began.
+        after: counts when it ended, masked weights as the zeros that they are.
+    """
+
+    limit: float
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclasses.dataclass
+class LayerReport:
+    """One kernel.
+
+    Attributes:
+        path: its layer, `"backbone/conv1"` inside a nested model.
+        kernel: its name in the layer.
+        shape: as Keras has it.
+        sparsity: fraction of zeros, in [0, 1].
+        bits: of an integer that stands for a weight; None where it stays in float.
+        scale: what one integer step is worth, in the unit of the weights: (scale,) of the whole
+            kernel, or (smallest, largest) over its output channels. None where it stays in float.
+        histogram: of its weights; None outside of a fit.
+    """
+
+    path: str
+    kernel: str
+    shape: tuple[int, ...]
+    sparsity: float
+    bits: int | None
+    scale: tuple[float, ...] | None = None
+    histogram: WeightHistogram | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochReport:
+    """One epoch.
+
+    Attributes:
+        epoch: its number, as Keras counts, from 0.
+        step: updates done when it ended, over the whole compressed training; None for a model that
+            is not compressed.
+        logs: name -> value as `History` has it, of what is a single number.
+    """
+
+    epoch: int
+    step: int | None
+    logs: dict[str, float]
+
+
+@dataclasses.dataclass
+class Report:
+    """One fit.
+
+    Attributes:
+        step: updates done over the whole compressed training, counted from 1.
+        phase: of quantization when the fit ended: "off", "watching", "on" or "frozen".
+        switched_at: the first update that was rounded, or would be, where the delay ends with the
+            fit; None before that.
+        sparsity: fraction of zeros over all pruned kernels together, in [0, 1].
+        layers: one for each kernel that is pruned or quantized.
+        left_out: per spec, path -> reason.
+        steps: the updates that fractions became: "delay", "freeze_step" and "schedules" (by path).
+        missed: the targets that the fit ended before.
+        validation: None if `fit` had no validation data.
+        export: None if no file was asked for.
+        specs: the plain dicts of "pruning", "quantization" and "export" as they were given.
+        history: the epochs of this fit.
+    """
+
+    step: int
+    phase: str
+    switched_at: int | None
+    sparsity: float
+    layers: list[LayerReport]
+    left_out: dict[str, dict[str, str]]
+    steps: dict[str, Any]
+    missed: list[str] = dataclasses.field(default_factory=list)
+    validation: ValidationReport | None = None
+    export: ExportReport | None = None
+    specs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    history: list[EpochReport] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def of_plain_model(cls) -> Report:
+        """The report on a model that is not compressed."""
+        return cls(0, "off", None, 0.0, [], {}, {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values, ready for JSON: what is not finite is None."""
+        values: dict[str, Any] = plain(dataclasses.asdict(self))
+        return values
+
+    def plot(
+        self, path: str | os.PathLike[str] | None = None, *, kernels: Sequence[str] | None = None
+    ) -> Any:
+        """A picture: loss, metric and sparsity over the updates, with a line where the delay ended;
+        zeros and error layer by layer; the weights of kernels before the fit and after it.
+
+        Args:
+            path: writes it there as PNG, whole or not at all.
+            kernels: paths of the layers whose weights are shown; None for the 12 with the most.
+
+        Returns:
+            The `matplotlib.figure.Figure`, which a notebook shows.
+
+        Raises:
+            ImportError: matplotlib is not installed; the extra "plot" brings it.
+            ValueError: there is nothing to draw, or `kernels` names a layer that is not there.
+        """
+        return plot_report(self, path, kernels)
+
+    def __str__(self) -> str:
+        parts = [self._title()]
+        if self.layers:
+            columns = ("layer", "kernel", "shape", "sparsity", "bits", "scale")
+            parts.append(table(columns, map(_cells, self.layers), left=2))
+        for what, reasons in self.left_out.items():
+            parts += [f"left out of {what}: {path} ({why})" for path, why in reasons.items()]
+        parts += [f"missed: {what}" for what in self.missed]
+        parts += [str(part) for part in (self.export, self.validation) if part is not None]
+        return "\n".join(parts)
+
+    def _title(self) -> str:
+        if not self.layers and not any(map(self.specs.get, ("pruning", "quantization"))):
+            return "not compressed"
+        parts = [f"{self.step} updates"]
+        if self.specs.get("quantization", True) is not None:
+            switched = "never" if self.switched_at is None else f"from update {self.switched_at}"
+            parts.append(f"quantized {switched}")
+        elif self.phase != "off":
+            parts.append("quantized by the wrappers it had")
+        if self.specs.get("pruning", True) is not None:
+            parts.append(f"{self.sparsity:.1%} of the pruned weights are zeros")
+        return "; ".join(parts)
+
+
+def _cells(layer: LayerReport) -> tuple[str, ...]:
+    scale = "-" if layer.scale is None else "..".join(f"{each:.3g}" for each in layer.scale)
+    return (
+        layer.path,
+        layer.kernel,
+        "x".join(map(str, layer.shape)),
+        f"{layer.sparsity:.1%}",
+        "float" if layer.bits is None else str(layer.bits),
+        scale,
+    )

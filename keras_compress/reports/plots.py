@@ -1,0 +1,187 @@
+"""One picture of a report: the training, the layers, the weights before and after."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from keras_compress._shared.checks import check_path, value_error
+from keras_compress._shared.files import write_atomically
+
+ROWS_SHOWN = 80
+"""How many layers are drawn at most; the report has all of them."""
+HISTOGRAMS_SHOWN = 12
+_COLUMNS = 4
+_LABEL = 34  # characters of a layer's path, from its end
+_NOT_METRICS = ("loss", "sparsity", "quantized", "learning_rate", "lr")
+_BEFORE, _AFTER = "tab:gray", "tab:blue"
+
+
+def plot_report(report: Any, path: Any = None, kernels: Sequence[str] | None = None) -> Any:
+    """See `Report.plot`."""
+    if path is not None:
+        path = check_path("Report.plot", "path", path, ".png")
+    chosen = _with_histograms(report, kernels)
+    compared = [] if report.export is None else report.export.layers
+    panels: list[tuple[float, Callable[[Any], None]]] = []  # height in inches, what draws it
+    if report.history:
+        panels.append((3.0, lambda part: _draw_training(part, report)))
+    if report.layers or compared:
+        rows = min(max(len(report.layers), len(compared)), ROWS_SHOWN)
+        panels.append((1.1 + 0.2 * max(rows, 4), lambda part: _draw_layers(part, report, compared)))
+    if chosen:
+        rows = -(-len(chosen) // _COLUMNS)
+        panels.append((0.7 + 1.8 * rows, lambda part: _draw_histograms(part, chosen)))
+    if not panels:
+        raise ValueError(
+            "Report.plot: the report must be of a fit, or of a model that is compressed. "
+            "Received: a report without epochs and without layers"
+        )
+    heights = [height for height, _ in panels]
+    figure = new_figure((11, sum(heights)))
+    parts = figure.subfigures(len(panels), 1, height_ratios=heights, squeeze=False)
+    for part, (_, draw) in zip(parts[:, 0], panels, strict=True):
+        draw(part)
+    if path is not None:
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=120)
+        write_atomically(path, picture.getvalue())
+    return figure
+
+
+def new_figure(size: tuple[float, float]) -> Any:
+    """An empty figure of that many inches, without pyplot, which would choose a window system and
+    keep every figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+    except ImportError as error:
+        raise ImportError(
+            "plot: `matplotlib` is needed; install it with `pip install 'keras_compress[plot]'`."
+        ) from error
+    return Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
+
+
+def _with_histograms(report: Any, kernels: Sequence[str] | None) -> list[Any]:
+    """The kernels whose weights are drawn: those of these layers, or the largest."""
+    having = [layer for layer in report.layers if layer.histogram is not None]
+    if kernels is None:
+        largest = sorted(having, key=lambda layer: -sum(layer.histogram.after))
+        shown = largest[:HISTOGRAMS_SHOWN]
+        return [layer for layer in having if layer in shown]
+    unknown = [name for name in kernels if name not in [layer.path for layer in having]]
+    if unknown or isinstance(kernels, str):
+        rule = f"a list out of {[layer.path for layer in having]}"
+        raise value_error("Report.plot", "kernels", kernels, rule)
+    return [layer for layer in having if layer.path in kernels]
+
+
+def _draw_training(part: Any, report: Any) -> None:
+    names = dict.fromkeys(name for epoch in report.history for name in epoch.logs)
+    plain = [name for name in names if not name.startswith("val_") and name not in _NOT_METRICS]
+    metric = plain[:1]
+    curves = [(name, [name, f"val_{name}"]) for name in ["loss", *metric] if name in names]
+    sparsity = "sparsity" in names
+    part.suptitle("training")
+    all_axes = part.subplots(1, len(curves) + sparsity, squeeze=False)[0]
+    counted = all(epoch.step is not None for epoch in report.history)
+    at = [epoch.step if counted else epoch.epoch + 1 for epoch in report.history]
+
+    def draw(axes: Any, name: str, factor: float = 1.0, **look: Any) -> None:
+        points = [
+            (x, factor * epoch.logs[name])
+            for x, epoch in zip(at, report.history, strict=True)
+            if epoch.logs.get(name) is not None
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker=".", **look)
+
+    for axes, (title, both) in zip(all_axes, curves, strict=False):
+        draw(axes, both[0], label="training", color=_BEFORE)
+        draw(axes, both[1], label="validation", color=_AFTER)
+        axes.set_ylabel(title)
+    if sparsity:
+        draw(all_axes[-1], "sparsity", 100, color=_AFTER, label="all pruned kernels")
+        all_axes[-1].set_ylabel("sparsity (%)")
+        all_axes[-1].set_ylim(-3, 103)
+    # A switch in an earlier fit would only squeeze this one to the right.
+    first = at[0] - (at[1] - at[0] if len(at) > 1 else at[0])
+    switched = counted and report.switched_at is not None and report.switched_at > first
+    for axes in all_axes:
+        if switched:
+            label = f"quantized from {report.switched_at:,}"
+            axes.axvline(report.switched_at, color="tab:red", linestyle="--", label=label)
+        axes.set_xlabel("update" if counted else "epoch")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+
+
+def _draw_layers(part: Any, report: Any, compared: Sequence[Any]) -> None:
+    part.suptitle("layers")
+    all_axes = iter(part.subplots(1, bool(report.layers) + bool(compared), squeeze=False)[0])
+    if report.layers:
+        axes = next(all_axes)
+        paths = [layer.path for layer in report.layers]
+        labels = [
+            layer.path if paths.count(layer.path) == 1 else f"{layer.path}/{layer.kernel}"
+            for layer in report.layers
+        ]
+        _bars(axes, labels, {"": ([100 * layer.sparsity for layer in report.layers], _AFTER)})
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("zeros (%)")
+    if compared:
+        axes = next(all_axes)
+        labels = [
+            layer.path if layer.tensor == "output" else f"{layer.path} ({layer.tensor})"
+            for layer in compared
+        ]
+        series = {
+            "largest": ([layer.largest_steps for layer in compared], "lightsteelblue"),
+            "mean": ([layer.mean_steps for layer in compared], _AFTER),
+        }
+        _bars(axes, labels, series)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("file against network (steps)")
+
+
+def _bars(axes: Any, labels: list[str], series: dict[str, tuple[list[float], str]]) -> None:
+    """Horizontal bars, the first layer on top, one series over the other."""
+    count = min(len(labels), ROWS_SHOWN)
+    for label, (values, color) in series.items():
+        axes.barh(range(count), values[:count], color=color, label=label, height=0.75)
+    axes.set_yticks(range(count), [_short(label) for label in labels[:count]], fontsize="x-small")
+    axes.set_ylim(max(count, 4) - 0.4, -0.6)
+    if count < len(labels):
+        axes.set_title(f"{count} of {len(labels)}", fontsize="small")
+    if len(series) > 1:
+        axes.legend(fontsize="small", loc="lower right")
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _draw_histograms(part: Any, layers: Sequence[Any]) -> None:
+    rows = -(-len(layers) // _COLUMNS)
+    part.suptitle("weights before the fit (line) and after it (filled)")
+    all_axes = part.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    for axes, layer in zip(all_axes, layers, strict=False):
+        counts = layer.histogram
+        bins = len(counts.after)
+        edges = [counts.limit * (2 * i / bins - 1) for i in range(bins + 1)]
+        axes.stairs(counts.after, edges, fill=True, color=_AFTER, alpha=0.6)
+        axes.stairs(counts.before, edges, color="black", linewidth=1)
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=0.7)
+        axes.set_title(f"{_short(layer.path)}\n{layer.sparsity:.0%} zeros", fontsize="x-small")
+        axes.tick_params(labelsize="x-small")
+    for axes in all_axes[::_COLUMNS]:
+        axes.set_ylabel("weights", fontsize="small")
+    for axes in all_axes[len(layers) :]:
+        axes.set_axis_off()
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _LABEL else f"…{label[1 - _LABEL :]}"

@@ -1,0 +1,213 @@
+"""`Export`: the file to write when training ends."""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any, Self
+
+from keras_compress._shared import checks
+from keras_compress.specs.fields import read_config, set_field
+
+END_TYPES = {
+    "float32": ("float32",),
+    "float16": ("float32",),
+    "dynamic": ("float32",),
+    "int8": ("int8", "uint8", "float32"),
+    "int16x8": ("int16", "float32"),
+}
+"""Mode of a file -> the types that its inputs and outputs can have, the usual one first."""
+
+INTEGER_MODES = ("int8", "int16x8")
+
+_DATA_FIELDS = ("representative_dataset", "verify_data")
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What to write when training ends.
+
+    Data (`representative_dataset`, `verify_data`) is no part of equality, of the printed form or of
+    the dict, and a deep copy shares it with the original.
+
+    Args:
+        path: where the file goes; ends in ".tflite". Stored as a string.
+        mode: "int8" (integers throughout), "int16x8" (activations of 16 bits, weights of 8),
+            "dynamic" (weights of 8 bits, activations float), "float16" (weights) or "float32".
+        inference_input_type: type of the file's inputs, as a string or a dtype. None is int8 in
+            mode "int8", where "uint8" and "float32" are possible too, int16 or "float32" in
+            "int16x8", and float32 in the others.
+        inference_output_type: type of its outputs, likewise.
+        representative_dataset: inputs to calibrate ranges with where training has none: array(s),
+            `tf.data.Dataset`, the path of a `.npz` file, or a callable without arguments that
+            returns an iterable. A generator object can be neither copied nor read twice: refused.
+        verify_data: inputs to compare the finished file with the model on, in the same forms.
+        quantized_input_stats: TF1's (mean, std) of the inputs, in mode "int8": `real = (q - mean) /
+            std` for uint8 `q`, so that scale and zero point of the file's inputs are
+            `keras_compress.ranges.quantization_of_stats(mean, std)`. For all inputs, as a dict for
+            those named, or "auto": from the smallest and the largest number in the rows of
+            `representative_dataset` that calibrate. None: the range that was watched or calibrated.
+        default_ranges_stats: (min, max) of every tensor whose range nobody knows, in mode "int8".
+            A guess, as the accuracy then is; the report names the tensors.
+        allow_float_ops: write the file even if some of its ops stay in float.
+        allow_custom_ops: write the file even if TFLite has no kernel for some of its ops, which
+            whoever runs it then has to bring. Such a file is not verified, and cannot be
+            calibrated.
+        sparse: store only what is not zero, where LiteRT runs such a file (in the float modes); it
+            is tried, and refused where not.
+        c_array: write a pair of C files beside it, for firmware: `.h` and `.cc` in the place of
+            ".tflite".
+        batch_size: the file's fixed batch size, int >= 1.
+        timeout: seconds that the conversion may take, above 0.
+
+    Raises:
+        TypeError: for a value of the wrong type.
+        ValueError: for a value outside its range, or fields that do not go together.
+    """
+
+    path: str
+    _: dataclasses.KW_ONLY
+    mode: str = "int8"
+    inference_input_type: str | None = None
+    inference_output_type: str | None = None
+    representative_dataset: Any = dataclasses.field(default=None, compare=False, repr=False)
+    verify_data: Any = dataclasses.field(default=None, compare=False, repr=False)
+    quantized_input_stats: tuple[float, float] | dict[str, tuple[float, float]] | str | None = (
+        dataclasses.field(default=None, hash=False)  # a dict has no hash
+    )
+    default_ranges_stats: tuple[float, float] | None = None
+    allow_float_ops: bool = False
+    allow_custom_ops: bool = False
+    sparse: bool = False
+    c_array: bool = False
+    batch_size: int = 1
+    timeout: int | float = 600
+
+    def __post_init__(self) -> None:
+        owner = "Export"
+        set_field(self, "path", checks.check_path(owner, "path", self.path, ".tflite"))
+        checks.check_choice(owner, "mode", self.mode, END_TYPES)
+        for name in ("inference_input_type", "inference_output_type"):
+            value = getattr(self, name)
+            if value is not None:
+                choices, where = END_TYPES[self.mode], f" in mode {self.mode!r}"
+                set_field(self, name, checks.check_type(owner, name, value, choices, where))
+        for name in _DATA_FIELDS:
+            set_field(self, name, checks.check_data(owner, name, getattr(self, name)))
+        set_field(self, "quantized_input_stats", _check_stats(owner, self))
+        set_field(self, "default_ranges_stats", _check_default_range(owner, self))
+        for name in ("allow_float_ops", "allow_custom_ops", "sparse", "c_array"):
+            checks.check_bool(owner, name, getattr(self, name))
+        batch_size = checks.check_int(owner, "batch_size", self.batch_size, minimum=1)
+        set_field(self, "batch_size", batch_size)
+        seconds = checks.check_positive(owner, "timeout", self.timeout, what="seconds")
+        set_field(self, "timeout", seconds)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """The same object: it cannot change, and its data is neither ours to copy nor small."""
+        return self
+
+    @property
+    def input_type(self) -> str:
+        """The type of the file's inputs, the mode's default filled in."""
+        return self.inference_input_type or END_TYPES[self.mode][0]
+
+    @property
+    def output_type(self) -> str:
+        """The type of the file's outputs, the mode's default filled in."""
+        return self.inference_output_type or END_TYPES[self.mode][0]
+
+    def check_folder(self) -> None:
+        """Raise now what would otherwise fail after the training: can a file be written at `path`?
+
+        Nothing is left behind, and a file that stands at `path` is not touched.
+
+        Raises:
+            ValueError: if `path` is a folder, or its own folder is missing, a file or not writable.
+        """
+        folder = os.path.dirname(os.path.abspath(self.path))
+        base = self.path.removesuffix(".tflite")
+        beside = [f"{base}.h", f"{base}.cc"] if self.c_array else []
+        if os.path.isdir(self.path):
+            rule = "the path of a file, and a folder has this name"
+        elif folders := [path for path in beside if os.path.isdir(path)]:
+            rule = f"the path of a file, and a folder has the name {folders[0]!r}"
+        elif not os.path.exists(folder):
+            rule = "in a folder that exists"
+        elif not os.path.isdir(folder):
+            rule = "in a folder, and what should be one is a file"
+        else:
+            try:
+                # Asking for permissions tells root that all is well, on a read-only disk too.
+                with tempfile.TemporaryFile(dir=folder):
+                    return
+            except OSError as error:
+                rule = f"in a folder that can be written to ({error.strerror})"
+        raise checks.value_error("Export", "path", self.path, rule)
+
+    def check_data_files(self) -> None:
+        """Raise now if a `.npz` file named as data is not there.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        for name in _DATA_FIELDS:
+            value = getattr(self, name)
+            if isinstance(value, str) and not os.path.isfile(value):
+                raise checks.value_error("Export", name, value, "the path of a file that exists")
+
+    def get_config(self) -> dict[str, Any]:
+        """A plain dict of plain values, without data, that `from_config` reads back equal."""
+        names = [field.name for field in dataclasses.fields(self)]
+        config = {name: getattr(self, name) for name in names if name not in _DATA_FIELDS}
+        for name in ("quantized_input_stats", "default_ranges_stats"):
+            value = config[name]
+            if isinstance(value, dict):
+                config[name] = {key: list(pair) for key, pair in value.items()}
+            elif isinstance(value, tuple):
+                config[name] = list(value)
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """The spec that `get_config` described; `dataclasses.replace` adds data to it.
+
+        Raises:
+            ValueError: if a key is missing or unknown, or a value is out of its range.
+        """
+        return cls(**read_config(cls, config, without=_DATA_FIELDS))
+
+
+def _check_stats(owner: str, export: Export) -> Any:
+    """The input statistics of an export, with tuples of floats in them."""
+    name, value = "quantized_input_stats", export.quantized_input_stats
+    if value is None:
+        return None
+    if export.mode != "int8":
+        rule = f"None in mode {export.mode!r}: only integers of 8 bits have such statistics"
+        raise checks.value_error(owner, name, value, rule)
+    if isinstance(value, str):
+        return checks.check_choice(owner, name, value, ("auto",))
+    if isinstance(value, Mapping):
+        return {str(key): _stats(owner, f"{name}[{key!r}]", each) for key, each in value.items()}
+    return _stats(owner, name, value)
+
+
+def _stats(owner: str, name: str, value: Any) -> tuple[float, float]:
+    mean, std = checks.check_pair(owner, name, value, "(mean, std)")
+    if not (0 <= mean <= 255 and std > 0):
+        rule = "(mean, std) with a mean in [0, 255] and a std above 0"
+        raise checks.value_error(owner, name, value, rule)
+    return mean, std
+
+
+def _check_default_range(owner: str, export: Export) -> tuple[float, float] | None:
+    name, value = "default_ranges_stats", export.default_ranges_stats
+    if value is None:
+        return None
+    if export.mode != "int8":
+        raise checks.value_error(owner, name, value, f"None in mode {export.mode!r}")
+    low, high = checks.check_pair(owner, name, value, "(min, max)")
+    if not low <= 0 <= high or low == high:
+        raise checks.value_error(owner, name, value, "(min, max) with min <= 0 <= max, not both 0")
+    return low, high

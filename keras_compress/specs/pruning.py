@@ -1,0 +1,150 @@
+"""`Pruning`: which kernels to zero, how far and in what pattern.
+
+Steps are those of `specs/schedules.py`: an int counts updates, a float in [0, 1] is that fraction
+of the fit that begins, until `resolve` has turned it into an int.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+from keras_compress._shared import checks
+from keras_compress._shared.checks import Layers
+from keras_compress.specs.fields import read_config, set_field, writable_layers
+from keras_compress.specs.schedules import Schedule, as_schedule, schedule_from_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruning:
+    """Which kernels to prune, how far, and in what pattern.
+
+    The smallest weights of each kernel are zeroed, as many as its schedule says at that step, and
+    stay zero until the mask is computed anew.
+
+    Args:
+        schedule: `PolynomialDecay` or `ConstantSparsity`, tfmot's own two included. None only if
+            `layers` is a dict, which then names all that is pruned.
+        layers: None for every kernel that can be pruned; names, where `"backbone/conv1"` is a layer
+            of a nested model; a callable `layer -> bool`; or a dict of name -> schedule, where the
+            layers it does not name get `schedule`.
+        block_size: (rows, columns) zeroed together, in rank-2 kernels.
+        block_pooling_type: "AVG" or "MAX": what of a block's magnitudes is compared.
+        sparsity_m_by_n: (m, n): m zeros in every n consecutive weights along the input axis, as
+            (2, 4); every target must be m / n. Not together with a `block_size`.
+
+    Raises:
+        TypeError: for a value of the wrong type.
+        ValueError: for a value outside its range, or fields that contradict each other.
+    """
+
+    schedule: Schedule | None
+    _: dataclasses.KW_ONLY
+    layers: Layers | dict[str, Schedule] = None
+    block_size: tuple[int, int] = (1, 1)
+    block_pooling_type: str = "AVG"
+    sparsity_m_by_n: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        owner = "Pruning"
+        layers: Layers | dict[str, Schedule]
+        if isinstance(self.layers, Mapping):
+            names = checks.check_names(owner, self.layers)
+            layers = {
+                name: as_schedule(self.layers[name], owner, f"layers[{name!r}]") for name in names
+            }
+        else:
+            layers = checks.check_layers(owner, self.layers, also="or a dict of name -> schedule")
+        set_field(self, "layers", layers)
+        if self.schedule is not None:
+            set_field(self, "schedule", as_schedule(self.schedule, owner))
+        elif not isinstance(layers, dict):
+            rule = "a schedule unless `layers` is a dict of name -> schedule"
+            raise checks.type_error(owner, "schedule", None, rule)
+        block_size = checks.check_int_pair(owner, "block_size", self.block_size, minimum=1)
+        set_field(self, "block_size", block_size)
+        checks.check_choice(owner, "block_pooling_type", self.block_pooling_type, ("AVG", "MAX"))
+        if self.sparsity_m_by_n is not None:
+            self._check_m_by_n()
+
+    def _check_m_by_n(self) -> None:
+        name = "sparsity_m_by_n"
+        m, n = checks.check_int_pair("Pruning", name, self.sparsity_m_by_n, minimum=1)
+        if not m < n:
+            raise checks.value_error("Pruning", name, (m, n), "(m, n) with 0 < m < n")
+        if self.block_size != (1, 1):
+            raise checks.value_error(
+                "Pruning", "block_size", self.block_size, f"(1, 1) with {name}={(m, n)}"
+            )
+        for schedule in self.schedules:
+            if abs(schedule.target - m / n) > 1e-6:
+                target = "final" if schedule.kind == "PolynomialDecay" else "target"
+                raise checks.value_error(
+                    "Pruning", f"{target}_sparsity", schedule.target, f"{m}/{n} with {name}={m, n}"
+                )
+        set_field(self, name, (m, n))
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """Every schedule in it: the general one first, then those of named layers."""
+        own = tuple(self.layers.values()) if isinstance(self.layers, dict) else ()
+        return own if self.schedule is None else (self.schedule, *own)
+
+    @property
+    def has_fractions(self) -> bool:
+        """Whether a step is still a fraction of a fit."""
+        return any(schedule.has_fractions for schedule in self.schedules)
+
+    @property
+    def last_step(self) -> int:
+        """The step by which every target is reached. ValueError while one is a fraction."""
+        return max(schedule.last_step for schedule in self.schedules)
+
+    def resolve(self, start: int, updates: int) -> Self:
+        """The same with ints for steps, in a fit of `updates` updates after the first `start`.
+
+        Raises:
+            ValueError: if the resolved steps of a schedule are out of order.
+        """
+        if not self.has_fractions:
+            return self
+        schedule, layers = self.schedule, self.layers
+        if schedule is not None:
+            schedule = schedule.resolve(start, updates)
+        if isinstance(layers, dict):
+            layers = {name: each.resolve(start, updates) for name, each in layers.items()}
+        return dataclasses.replace(self, schedule=schedule, layers=layers)
+
+    def get_config(self) -> dict[str, Any]:
+        """A plain dict of plain values that `from_config` reads back equal.
+
+        Raises:
+            ValueError: if `layers` is a callable.
+        """
+        layers: Any
+        if isinstance(self.layers, dict):
+            layers = {name: each.get_config() for name, each in self.layers.items()}
+        else:
+            layers = writable_layers("Pruning", self.layers)
+        return {
+            "schedule": None if self.schedule is None else self.schedule.get_config(),
+            "layers": layers,
+            "block_size": list(self.block_size),
+            "block_pooling_type": self.block_pooling_type,
+            "sparsity_m_by_n": None if self.sparsity_m_by_n is None else list(self.sparsity_m_by_n),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """The spec that `get_config` described.
+
+        Raises:
+            ValueError: if a key is missing or unknown, or a value is out of its range.
+        """
+        arguments = read_config(cls, config)
+        if arguments["schedule"] is not None:
+            arguments["schedule"] = schedule_from_config(arguments["schedule"])
+        if isinstance(arguments["layers"], dict):
+            arguments["layers"] = {
+                name: schedule_from_config(each) for name, each in arguments["layers"].items()
+            }
+        return cls(**arguments)

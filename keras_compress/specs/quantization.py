@@ -1,0 +1,115 @@
+"""`Quantization`: what to round to integers in training, and from which step on.
+
+Steps are those of `specs/schedules.py`: an int counts updates, a float in [0, 1] is that fraction
+of the fit that begins, until `resolve` has turned it into an int.
+"""
+
+import dataclasses
+from typing import Any, Self
+
+from keras_compress._shared import checks
+from keras_compress._shared.checks import Layers
+from keras_compress.specs.fields import read_config, set_field, writable_layers
+from keras_compress.specs.schedules import resolve_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """What to round to integers in training, and from which step on.
+
+    The first `delay` updates are plain float training. Ranges are watched during the last
+    `calibration_steps` of them, nothing being rounded yet. From then on the forward pass rounds as
+    the integer file will.
+
+    Args:
+        delay: updates before rounding starts; int >= 0 or fraction of the fit. 0: from the first.
+        weight_bits: 8 or 4.
+        activation_bits: 8.
+        calibration_steps: updates before the delay in which ranges are watched, int >= 0; all there
+            are when there are fewer. 0: no watching.
+        freeze_step: updates 1..freeze_step move ranges and batch-norm statistics, later ones do
+            not; int or fraction of the fit, not below `delay`. None: never frozen.
+        layers: None for every layer that can be quantized; names, where `"backbone/conv1"` is a
+            layer of a nested model; or a callable `layer -> bool`. The others stay in float.
+
+    Raises:
+        TypeError: for a value of the wrong type, a bool included.
+        ValueError: for a value outside its range, or a `freeze_step` below the delay.
+    """
+
+    delay: int | float = 0
+    weight_bits: int = 8
+    activation_bits: int = 8
+    calibration_steps: int = 200
+    freeze_step: int | float | None = None
+    layers: Layers = None
+
+    def __post_init__(self) -> None:
+        owner = "Quantization"
+        set_field(self, "delay", checks.check_step(owner, "delay", self.delay))
+        for name, choices in (("weight_bits", (4, 8)), ("activation_bits", (8,))):
+            bits = checks.check_int_choice(owner, name, getattr(self, name), choices)
+            set_field(self, name, bits)
+        steps = checks.check_int(owner, "calibration_steps", self.calibration_steps, minimum=0)
+        set_field(self, "calibration_steps", steps)
+        if self.freeze_step is not None:
+            set_field(
+                self, "freeze_step", checks.check_step(owner, "freeze_step", self.freeze_step)
+            )
+            same_kind = isinstance(self.delay, float) == isinstance(self.freeze_step, float)
+            if same_kind and self.freeze_step < self.delay:
+                raise _freeze_error(self, self.delay, self.freeze_step)
+        set_field(self, "layers", checks.check_layers(owner, self.layers))
+
+    @property
+    def has_fractions(self) -> bool:
+        """Whether a step is still a fraction of a fit."""
+        return isinstance(self.delay, float) or isinstance(self.freeze_step, float)
+
+    @property
+    def last_step(self) -> int:
+        """The last of `delay` and `freeze_step`. ValueError while one of them is a fraction."""
+        delay = checks.check_resolved("Quantization", "delay", self.delay)
+        if self.freeze_step is None:
+            return delay
+        return checks.check_resolved("Quantization", "freeze_step", self.freeze_step)
+
+    def resolve(self, start: int, updates: int) -> Self:
+        """The same with ints for steps, in a fit of `updates` updates after the first `start`.
+
+        Raises:
+            ValueError: if the resolved `freeze_step` is below the delay.
+        """
+        if not self.has_fractions:
+            return self
+        delay = resolve_step(self.delay, start, updates)
+        freeze_step = self.freeze_step
+        if freeze_step is not None:
+            freeze_step = resolve_step(freeze_step, start, updates)
+            if freeze_step < delay:
+                raise _freeze_error(self, delay, freeze_step)
+        return dataclasses.replace(self, delay=delay, freeze_step=freeze_step)
+
+    def get_config(self) -> dict[str, Any]:
+        """A plain dict of plain values that `from_config` reads back equal.
+
+        Raises:
+            ValueError: if `layers` is a callable.
+        """
+        config = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**config, "layers": writable_layers("Quantization", self.layers)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """The spec that `get_config` described.
+
+        Raises:
+            ValueError: if a key is missing or unknown, or a value is out of its range.
+        """
+        return cls(**read_config(cls, config))
+
+
+def _freeze_error(spec: Quantization, delay: float, freeze_step: float) -> ValueError:
+    first = ("freeze_step", spec.freeze_step, freeze_step)
+    second = ("delay", spec.delay, delay)
+    return checks.order_error("Quantization", "at least `delay`", first, second)

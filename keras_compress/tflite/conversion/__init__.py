@@ -1,0 +1,1 @@
+"""A TensorFlow function becomes a file, in a child process."""

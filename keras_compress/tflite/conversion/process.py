@@ -1,0 +1,151 @@
+"""The parent's side of the converter worker: one kept-alive child, replaced when it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from keras_compress._shared.child_process import Child, Keeper, child_environment
+
+CHILD = "keras_compress.tflite.conversion.worker"
+DONE = "done\n"
+"""The child's last line about a job."""
+
+
+class WorkerError(Exception):
+    """The child gave no answer. `chatter` is what it printed during the job."""
+
+    def __init__(self, reason: str, chatter: str) -> None:
+        super().__init__(reason)
+        self.chatter = chatter
+
+
+class WorkerCrash(WorkerError):
+    """The child ended during the job."""
+
+
+class WorkerTimeout(WorkerError):
+    """The job took longer than allowed, so the child was killed."""
+
+
+class Worker(Child):
+    """A running child with a folder of its own for the jobs and for what it prints."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="keras_compress_"))
+        self._log = self.folder / "chatter"
+        try:
+            with self._log.open("wb") as log:
+                super().__init__(CHILD, str(self.folder), text=True, stderr=log)
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
+    def usable(self) -> bool:
+        """Whether it runs, with the environment that a new one would get, and its folder stands:
+        what cleans temporary folders may come by between two jobs.
+        """
+        stands = super().usable() and self._log.exists()
+        return stands and self.environment == child_environment()
+
+    def run(self, job: Path, timeout: float, progress: Callable[[int], None] | None = None) -> None:
+        """Has a job's folder worked on; returns when its answer lies there.
+
+        `progress` is told how many batches the child has calibrated on.
+
+        Raises:
+            WorkerCrash, WorkerTimeout: there is no answer, and the child is gone.
+        """
+        given, answers = self.pipes
+        begin = self._log.stat().st_size
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            self.process.kill()
+
+        timer = threading.Timer(timeout, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):  # then the answer is missing too
+                given.write(f"{job}\n")
+                given.flush()
+            while (answer := answers.readline()).strip().isdecimal():
+                if progress is not None:
+                    progress(int(answer))
+        finally:
+            timer.cancel()
+            timer.join()
+        if answer == DONE and not late.is_set():
+            return
+        if answer != DONE:
+            self.process.kill()
+            self.process.wait()
+        if late.is_set():
+            raise WorkerTimeout(f"it took longer than {timeout:g} seconds", self._read(begin))
+        raise WorkerCrash(describe_exit(self.process.returncode), self._read(begin))
+
+    def _read(self, begin: int) -> str:
+        return self._log.read_bytes()[begin:].decode(errors="replace")
+
+    def close(self, patience: float = 0.0) -> None:
+        """Ends it, and removes its folder."""
+        super().close(patience)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def describe_exit(code: int) -> str:
+    """What a return code of a child says."""
+    if code >= 0:
+        return f"the converter process ended by itself with code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+    return f"the converter process was killed by {name}"
+
+
+_keeper = Keeper(Worker, patience=2.0)
+
+
+class Session:
+    """The worker, held for one job: `with Session() as session`. On any failure it is given up."""
+
+    def __enter__(self) -> Session:
+        self._lock = _keeper.lock  # a fork gives the keeper of the child another one
+        self._lock.acquire()
+        try:
+            self._worker = _keeper.running()
+            self.folder = Path(tempfile.mkdtemp(prefix="job_", dir=self._worker.folder))
+        except BaseException:
+            _keeper.stop()
+            self._lock.release()
+            raise
+        return self
+
+    def run(self, timeout: float, progress: Callable[[int], None] | None = None) -> None:
+        """Has the job in `folder` done; see `Worker.run` for what it raises."""
+        try:
+            self._worker.run(self.folder, timeout, progress)
+        except BaseException:  # Ctrl-C too: the child is in the middle of something
+            _keeper.stop()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
+
+
+def stop_worker() -> None:
+    """Ends the worker, if there is one; the next conversion starts a new one."""
+    with _keeper.lock:
+        _keeper.stop(2.0)
+
+
+def worker_pid() -> int | None:
+    """Process id of the worker, None when none runs."""
+    worker = _keeper.child
+    return worker.process.pid if worker is not None and worker.process.poll() is None else None

@@ -1,0 +1,1 @@
+"""What a file holds; LiteRT is not needed."""

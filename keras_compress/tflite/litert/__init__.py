@@ -1,0 +1,1 @@
+"""A file computes, in LiteRT; TensorFlow is not needed."""

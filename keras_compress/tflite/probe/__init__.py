@@ -1,0 +1,1 @@
+"""Files from elsewhere are tried in a process of their own first."""
