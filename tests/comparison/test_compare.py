@@ -1,0 +1,249 @@
+"""Networks side by side: the numbers against NumPy, the layer at fault, and what is refused."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers.nets import small_net
+
+import keras_compress as kc
+from keras_compress.comparison.signals import layer_signals
+
+
+def decibels(reference, quantized):
+    reference = np.asarray(reference, np.float64)
+    return 10 * math.log10(np.sum(reference**2) / np.sum((reference - quantized) ** 2))
+
+
+@pytest.fixture(scope="module")
+def two_layers(keras, tmp_path_factory):
+    """A network that also gives its hidden layer, its float file and its integer file, and data."""
+    keras.utils.set_random_seed(0)
+    given = keras.Input((6,), name="given")
+    hidden = keras.layers.Dense(8, activation="relu", name="hidden")(given)
+    model = keras.Model(given, [hidden, keras.layers.Dense(3, name="answer")(hidden)])
+    x = np.random.default_rng(0).uniform(-1, 1, (50, 6)).astype("float32")
+    folder = tmp_path_factory.mktemp("two_layers")
+    kc.export_tflite(model, kc.Export(folder / "float.tflite", mode="float32"))
+    export = kc.Export(
+        folder / "int8.tflite", representative_dataset=x, inference_output_type="float32"
+    )
+    kc.export_tflite(model, export)
+    alone = keras.Model(given, model.outputs[1])
+    kc.export_tflite(alone, kc.Export(folder / "alone.tflite", mode="float32"))
+    return model, folder, x
+
+
+# --- layer by layer
+
+
+def test_the_ratios_are_those_of_the_formula(two_layers):
+    model, folder, x = two_layers
+    files = [folder / name for name in ("float.tflite", "int8.tflite")]
+    found, alone = layer_signals(*(file.read_bytes() for file in files), {"given": x})
+    by_layer = {each.layers: each for each in found}
+    assert set(by_layer) == {("hidden",), ("answer",)}
+    assert alone == ()
+    theirs, ours = (kc.load_tflite(file).predict(x) for file in files)
+    for name, each in by_layer.items():
+        assert each.sqnr_db == pytest.approx(decibels(theirs[name[0]], ours[name[0]]), abs=1e-3)
+    # By itself: the float layer on the numbers that the integer file gave it.
+    kernel, bias = (np.asarray(weight) for weight in model.get_layer("answer").get_weights())
+    expected = decibels(ours["hidden"] @ kernel + bias, ours["answer"])
+    assert by_layer["answer",].own_db == pytest.approx(expected, abs=1e-2)
+    assert by_layer["answer",].own_db > by_layer["answer",].sqnr_db
+
+
+def test_a_file_against_itself_has_no_noise(two_layers):
+    data = (two_layers[1] / "float.tflite").read_bytes()
+    found, _ = layer_signals(data, data, {"given": two_layers[2][:3]})
+    assert [each.own_db for each in found] == [math.inf] * 2
+    assert [each.sqnr_db for each in found] == [math.inf] * 2
+
+
+def test_the_layer_at_fault_comes_first_and_leaving_it_out_helps(keras, digits, tmp_path):
+    x, y = digits[0][:128], digits[1][:128]
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            layers.Input((8, 8, 1)),
+            layers.Flatten(),
+            layers.Dense(24, activation="relu", name="first"),
+            layers.Dense(24, activation="relu", name="bad"),
+            layers.Dense(24, activation="relu", name="fine"),
+            layers.Dense(10, activation="softmax", name="last"),
+        ]
+    )
+    # One unit is dead, and what reads it has a weight so large that no other is left in 8 bits.
+    kernel, bias = model.get_layer("first").get_weights()
+    kernel[:, 0], bias[0] = 0, -1
+    model.get_layer("first").set_weights([kernel, bias])
+    kernel, bias = model.get_layer("bad").get_weights()
+    kernel[0, 0] = 100
+    model.get_layer("bad").set_weights([kernel, bias])
+    kc.export_tflite(model, kc.Export(tmp_path / "float.tflite", mode="float32"))
+
+    def quantized(name, layers):
+        compress = kc.Compress(
+            quantization=kc.Quantization(layers=layers), export=kc.Export(tmp_path / name)
+        )
+        copy = keras.models.clone_model(model)
+        copy.set_weights(model.get_weights())
+        copy.compile(
+            keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy", jit_compile=False
+        )
+        copy.fit(x, y, verbose=0, callbacks=[compress])
+        assert compress.report.export.error is None
+
+    quantized("all.tflite", None)
+    quantized("without.tflite", ["first", "fine", "last"])
+    files = [tmp_path / name for name in ("float.tflite", "all.tflite", "without.tflite")]
+    found = kc.compare(*files, data=x, runs=0)
+    worst, *others = found.layers["all.tflite"]
+    assert worst.layers == ("bad",)
+    assert worst.own_db < 3
+    assert min(each.own_db for each in others) > 20
+    (left,) = (each for each in found.layers["without.tflite"] if each.layers == ("bad",))
+    assert left.own_db > worst.own_db + 5
+    reference, whole, without = found.networks
+    assert without.largest_difference < whole.largest_difference / 2
+    assert without.agreement > whole.agreement
+
+
+# --- side by side
+
+
+@pytest.fixture(scope="module")
+def trained(keras, digits, tmp_path_factory):
+    """A small net with its quantization on, and its file."""
+    x, y, *_ = digits
+    path = tmp_path_factory.mktemp("trained") / "net.tflite"
+    model = small_net(keras, batch_norm=True, jit_compile=False)
+    compress = kc.Compress(quantization=kc.Quantization(delay=20), export=kc.Export(path))
+    model.fit(x[:640], y[:640], batch_size=32, epochs=2, verbose=0, callbacks=[compress])
+    assert compress.report.export.error is None
+    return model, path
+
+
+def test_a_quantized_model_counts_as_two_networks(trained, digits):
+    model, path = trained
+    x, y = digits[2], digits[3]
+    found = kc.compare(model, path, data=x, labels=y, runs=5)
+    real, fake, file = found.networks
+    assert [each.name for each in found.networks] == [
+        f"{model.name} (float)", f"{model.name} (fake-quantized)", "net.tflite"
+    ]  # fmt: skip
+    assert fake.metrics["accuracy"] == pytest.approx(model.evaluate(x, y, verbose=0)[1])
+    plain = kc.strip(model)
+    assert real.metrics["accuracy"] == pytest.approx(plain.evaluate(x, y, verbose=0)[1])
+    assert file.metrics == {"accuracy": kc.load_tflite(path).evaluate(x, y)["accuracy"]}
+    # Differences are from the first, whose answers these are.
+    expected = plain.predict(x, verbose=0)
+    answers = kc.load_tflite(path).predict(x)
+    assert file.largest_difference == pytest.approx(np.abs(answers - expected).max(), abs=1e-5)
+    assert file.mean_difference == pytest.approx(np.abs(answers - expected).mean(), abs=1e-5)
+    assert file.agreement == np.mean(answers.argmax(-1) == expected.argmax(-1))
+    assert (real.largest_difference, real.agreement) == (0, 1)
+    report = kc.inspect_tflite(path)
+    assert (file.bytes, file.zipped_bytes) == (report.bytes, report.zipped_bytes)
+    assert real.bytes > file.bytes
+    assert real.latency_ms > 0
+    assert (fake.bytes, fake.zipped_bytes, fake.latency_ms) == (None, None, None)
+    assert list(found.layers) == ["net.tflite"]
+    layers = {each.layers for each in found.layers["net.tflite"]}
+    assert layers == {("conv1", "norm1", "relu1"), ("dense1",), ("probabilities",)}
+    assert found.notes == []
+
+
+def test_several_inputs_outputs_and_metrics(two_layers):
+    _, folder, x = two_layers
+    files = [folder / name for name in ("float.tflite", "int8.tflite")]
+    labels = {"answer": np.zeros((50, 3), "float32")}
+
+    def largest(y, answers):
+        return np.abs(answers).max()
+
+    metric = {"answer": ["mse", largest]}
+    found = kc.compare(*files, data={"given": x}, labels=labels, metric=metric, runs=0)
+    answers = [kc.load_tflite(file).predict(x)["answer"] for file in files]
+    for network, own in zip(found.networks, answers, strict=True):
+        assert network.metrics == pytest.approx(
+            {
+                "answer_mse": np.mean(own.astype(np.float64) ** 2),
+                "answer_largest": np.abs(own).max(),
+            }
+        )
+    assert [network.latency_ms for network in found.networks] == [None, None]
+
+
+def test_the_text_and_the_plain_values_say_the_same(two_layers):
+    _, folder, x = two_layers
+    found = kc.compare(
+        folder / "float.tflite", folder / "int8.tflite", data=x, names=["float", "int8"], runs=3
+    )
+    text = str(found)
+    assert text.startswith("50 rows; agreement and differences are from float:\n")
+    worst = found.layers["int8"][0]
+    assert f"│ {worst.own_db:9.1f} │ {worst.sqnr_db:6.1f} │" in text
+    assert f"│ {found.networks[1].bytes:,} │" in text
+    assert max(map(len, text.splitlines())) <= 100
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert plain["networks"][1]["bytes"] == found.networks[1].bytes
+    assert plain["layers"]["int8"][0] == {
+        **dataclasses.asdict(worst), "layers": list(worst.layers)
+    }  # fmt: skip
+
+
+def test_files_that_do_not_fit_layer_by_layer_get_a_note(two_layers):
+    _, folder, x = two_layers
+    files = [folder / name for name in ("int8.tflite", "float.tflite")]
+    found = kc.compare(*files, data=x, runs=0)
+    assert found.layers == {}
+    assert "`reference` must be a float file" in found.notes[0]
+    assert found.notes[0] in str(found)
+    found = kc.compare(*files, data=x, runs=0, layer_rows=0)
+    assert (found.layers, found.notes) == ({}, [])
+
+
+def test_comparing_files_loads_no_framework(two_layers):
+    _, folder, x = two_layers
+    np.save(folder / "x.npy", x)
+    program = (
+        "import sys, numpy, keras_compress as kc\n"
+        "files = 'float.tflite', 'int8.tflite'\n"
+        "print(len(kc.compare(*files, data=numpy.load('x.npy')).layers['int8.tflite']))\n"
+        "print({'tensorflow', 'keras', 'tf_keras'} & set(sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "2\nset()\n"
+
+
+BAD = [
+    ({"networks": ["float.tflite"]}, ValueError, "`networks` must be two or more"),
+    ({"networks": ["float.tflite", "none.tflite"]}, FileNotFoundError, "none.tflite"),
+    ({"networks": ["float.tflite", 3]}, TypeError, "must be a Keras 3 or tf_keras model"),
+    ({"networks": ["float.tflite", "alone.tflite"]}, ValueError, "must have the same outputs"),
+    ({"data": {"taken": np.zeros((2, 6))}}, ValueError, r"each of the inputs \['given'\]"),
+    ({"data": np.zeros((2, 5))}, ValueError, "must have the shape"),
+    ({"data": np.zeros((0, 6))}, ValueError, "`data` must be rows along the first axis"),
+    ({"names": ["one"]}, ValueError, "`names` must be 2 names. Received: names="),
+    ({"labels": [1, 2, 3]}, ValueError, "labels by name of the outputs"),
+    ({"labels": {"answer": np.zeros((50, 3))}, "metric": "f1"}, ValueError, "'accuracy'"),
+    ({"layer_rows": -1}, ValueError, "`layer_rows` must be an int >= 0"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "kind", "message"), BAD)
+def test_bad_input_is_refused(two_layers, monkeypatch, wrong, kind, message):
+    _, folder, x = two_layers
+    monkeypatch.chdir(folder)
+    arguments = {"networks": ["float.tflite", "int8.tflite"], "data": x, "runs": 0, **wrong}
+    with pytest.raises(kind, match=message):
+        kc.compare(*arguments.pop("networks"), **arguments)

@@ -1,0 +1,39 @@
+"""Seeded random networks: the file answers as the network does, or was refused by name."""
+
+import pytest
+from helpers.random_graphs import RandomGraph
+
+import keras_compress as kc
+
+LARGEST_STEPS = 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(50))
+def test_a_random_graph_is_all_integer_and_answers_alike_or_is_refused_by_name(
+    keras, seed, tmp_path
+):
+    graph = RandomGraph(keras, seed)
+    path = tmp_path / "graph.tflite"
+    export = kc.Export(path, verify_data=graph.head_of_data(32))
+    compress = kc.Compress(
+        quantization=kc.Quantization(delay=0.5, calibration_steps=8), export=export
+    )
+    before = graph.model.get_weights()
+
+    def fit():
+        graph.model.fit(graph.x, graph.y, batch_size=16, epochs=2, callbacks=[compress], verbose=0)
+
+    if graph.unknown:
+        with pytest.raises(ValueError, match="allow_float_ops") as refused:
+            fit()
+        named = str(refused.value).partition("integer: ")[2].partition(". Leave")[0]
+        assert [part.split(" (")[0] for part in named.split("; ")] == graph.unknown
+        after = graph.model.get_weights()
+        assert all((x == y).all() for x, y in zip(before, after, strict=True))
+        return
+    fit()
+    report = compress.report.export
+    assert report.error is None
+    assert kc.inspect_tflite(path).all_integer
+    assert max(report.largest_steps.values()) <= LARGEST_STEPS, report

@@ -1,0 +1,336 @@
+"""A training that is interrupted ends as the uninterrupted one, with `BackupAndRestore`."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import resume_child
+from helpers.nets import small_net
+from helpers.untouched import untouched
+
+import keras_compress as kc
+from keras_compress.engines.engine import engine_of
+from keras_compress.engines.snapshot import take
+from keras_compress.engines.state import Phase, State
+from keras_compress.fit.backup import Backups
+
+
+class Stop(Exception):
+    """Interrupts a fit; the process lives on."""
+
+
+def stop():
+    raise Stop
+
+
+def assert_equal_states(state, expected, except_for=()):
+    for field in dataclasses.fields(State):
+        mine, theirs = getattr(state, field.name), getattr(expected, field.name)
+        if field.name in State._ARRAYS:
+            assert set(mine) == set(theirs), field.name
+            for key, array in theirs.items():
+                np.testing.assert_array_equal(mine[key], array, err_msg=key)
+        elif field.name not in except_for:
+            assert mine == theirs, field.name
+
+
+def assert_equal_weights(weights, expected):
+    for mine, theirs in zip(weights, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+# --- killed processes
+
+
+@pytest.fixture(scope="module")
+def killed(keras, tmp_path_factory):
+    """The folder in which every training of the plan has ended."""
+    root = tmp_path_factory.mktemp("killed")
+    kind = "keras3" if keras.__name__ == "keras" else "tf_keras"
+    done = subprocess.run(
+        [sys.executable, resume_child.__file__, kind, str(root)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def ended(folder):
+    with np.load(folder / resume_child.ENDED) as file:
+        weights = [file[name] for name in file.files]
+    return weights, State.load(folder / resume_child.STATE)
+
+
+# Name -> the epochs that the last process trained.
+LEFT = {
+    "off": [1, 2, 3, 4],
+    "watching": [2, 3, 4],
+    "on": [3, 4],
+    "frozen": [4],
+    "twice between state and backup": [2, 3, 4],
+    "after the last backup": [],
+}
+
+
+def test_every_kill_is_checked():
+    assert set(LEFT) | {"uninterrupted"} == set(resume_child.PLAN)
+
+
+def test_the_uninterrupted_run_goes_through_all_phases(killed):
+    _, state = ended(killed / "uninterrupted")
+    assert (state.step, state.phase, state.switched_at) == (20, Phase.FROZEN, 11)
+    for mask in state.masks.values():
+        assert mask.mean() == pytest.approx(0.5, abs=0.02)
+    epochs = json.loads((killed / "uninterrupted" / resume_child.EPOCHS_RUN).read_text())
+    assert epochs == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_a_killed_process_is_resumed_as_if_nothing_had_been(killed, name):
+    codes = json.loads((killed / "exit_codes.json").read_text())[name]
+    assert codes == [-signal.SIGKILL] * (len(codes) - 1) + [0]
+    assert json.loads((killed / name / resume_child.EPOCHS_RUN).read_text()) == LEFT[name]
+    expected_weights, expected = ended(killed / "uninterrupted")
+    weights, state = ended(killed / name)
+    assert_equal_states(state, expected, except_for={"paths"})
+    assert_equal_weights(weights, expected_weights)
+
+
+@pytest.mark.parametrize("phase", ["off", "watching", "on", "frozen"])
+def test_the_kill_and_the_backup_before_it_are_in_the_phase(killed, phase):
+    phases = json.loads((killed / phase / resume_child.PHASES).read_text())
+    assert phases == [phase, phase]
+
+
+# --- in one process
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(keras, tmp_path_factory):
+    """(weights, state) of the training, and each state written beside a backup on its way."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "backup"
+    written = []
+
+    class Read(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            written.append(State.load(Backups(folder).current))
+
+    model = resume_child.net(keras)
+    callbacks = [resume_child.backup(keras, folder), Read(), resume_child.compress(verbose=0)]
+    resume_child.fit(model, callbacks)
+    return model.get_weights(), take(engine_of(model)), written
+
+
+def test_every_backup_has_a_state_beside_it(uninterrupted):
+    _, _, written = uninterrupted
+    assert [state.step for state in written] == [4, 8, 12, 16, 20]
+    assert [state.iterations for state in written] == [4, 8, 12, 16, 20]
+    assert [str(state.phase) for state in written] == [
+        "off",
+        "watching",
+        "on",
+        "frozen",
+        "frozen",
+    ]
+
+
+# 16: from frozen back to on, where ranges have to move again.
+@pytest.mark.parametrize("number", [6, 16, 17])
+def test_a_fit_that_failed_is_resumed_with_the_same_objects(keras, uninterrupted, number, tmp_path):
+    weights, state, _ = uninterrupted
+    model = resume_child.net(keras)
+    backup, compress = resume_child.backup(keras, tmp_path / "backup"), resume_child.compress()
+    failing = resume_child.at_update(keras, number, stop)
+    with pytest.raises(Stop):
+        resume_child.fit(model, [compress, backup, failing])
+    assert engine_of(model).step == number
+    history = resume_child.fit(model, [compress, backup])
+    assert len(history.epoch) == 5 - (number - 1) // resume_child.STEPS
+    assert_equal_states(take(engine_of(model)), state, except_for={"paths"})
+    assert_equal_weights(model.get_weights(), weights)
+    assert compress.report.step == 20
+
+
+def test_a_backup_within_an_epoch_is_resumed(keras, uninterrupted, tmp_path):
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=3)
+
+    failing = resume_child.at_update(keras, 8, stop)
+    with pytest.raises(Stop):
+        resume_child.fit(resume_child.net(keras), [resume_child.compress(), backup(), failing])
+    assert State.load(Backups(tmp_path / "backup").current).step == 6
+    model = resume_child.net(keras)
+    resume_child.fit(model, [resume_child.compress(), backup()])
+    assert engine_of(model).step == model.optimizer.iterations.numpy()
+    # tf_keras goes on after the sixth batch (with the rows of the first); Keras 3 begins the epoch
+    # anew, so the two batches before the backup count twice.
+    again = 0 if keras.__name__ == "tf_keras" else 2
+    _, state, _ = uninterrupted
+    resumed = take(engine_of(model))
+    assert resumed.step == state.step + again
+    assert (resumed.switched_at, resumed.phase) == (state.switched_at, state.phase)
+    assert resumed.observed == state.observed
+    for mask, expected in zip(resumed.masks.values(), state.masks.values(), strict=True):
+        assert mask.sum() == expected.sum()
+
+
+def test_a_fit_that_failed_before_its_first_backup_counts_on(keras, tmp_path):
+    # As Keras itself, whose optimizer counts on: there is nothing to go back to.
+    model = resume_child.net(keras, run_eagerly=True)
+    backup, compress = resume_child.backup(keras, tmp_path / "backup"), resume_child.compress()
+    with pytest.raises(Stop):
+        resume_child.fit(model, [compress, backup, resume_child.at_update(keras, 2, stop)])
+    resume_child.fit(model, [compress, backup])
+    assert engine_of(model).step == model.optimizer.iterations.numpy() == 22
+
+
+def test_a_backup_used_again_writes_each_state_once(keras, tmp_path, monkeypatch):
+    saves = []
+    save = State.save
+    monkeypatch.setattr(State, "save", lambda self, path: (saves.append(path), save(self, path)))
+    model = resume_child.net(keras, run_eagerly=True)
+    backup, compress = resume_child.backup(keras, tmp_path / "backup"), resume_child.compress()
+    with pytest.raises(Stop):
+        resume_child.fit(model, [compress, backup, resume_child.at_update(keras, 6, stop)])
+    assert len(saves) == 1
+    resume_child.fit(model, [compress, backup])
+    assert len(saves) == 5
+    methods = {"_backup", "_save_model"} & set(vars(backup))
+    assert not methods, "fit leaves the callback as it was"
+
+
+def test_a_state_newer_than_the_backup_is_not_taken(keras, uninterrupted, tmp_path):
+    weights, state, written = uninterrupted
+    folder = tmp_path / "backup"
+    callbacks = [resume_child.backup(keras, folder, 3, stop), resume_child.compress()]
+    with pytest.raises(Stop):
+        resume_child.fit(resume_child.net(keras), callbacks)
+    files = Backups(folder)
+    assert_equal_states(State.load(files.current), written[2], except_for={"paths"})
+    assert_equal_states(State.load(files.previous), written[1], except_for={"paths"})
+    model = resume_child.net(keras)
+    resume_child.fit(model, [resume_child.backup(keras, folder), resume_child.compress()])
+    assert_equal_states(take(engine_of(model)), state, except_for={"paths"})
+    assert_equal_weights(model.get_weights(), weights)
+
+
+def interrupted(keras, folder, number=6):
+    """A folder with the backup of update 4 (and more), of a fit that ended after `number`."""
+    callbacks = [resume_child.backup(keras, folder), resume_child.compress()]
+    callbacks.append(resume_child.at_update(keras, number, stop))
+    with pytest.raises(Stop):
+        resume_child.fit(resume_child.net(keras, run_eagerly=True), callbacks)
+
+
+def no_match(files, found, iteration):
+    return (
+        "Compress: the backup that was restored must have a state of ours beside it, or its masks "
+        f"and ranges are lost. There are states of iterations {found} in {files.current!r} and "
+        f"{files.previous!r}; remove the backup to begin anew. "
+        f"Received: a backup of iteration {iteration}"
+    )
+
+
+def test_a_backup_without_a_state_is_refused(keras, tmp_path):
+    folder = tmp_path / "backup"
+    interrupted(keras, folder)
+    files = Backups(folder)
+    os.remove(files.current)
+    model = resume_child.net(keras, run_eagerly=True)
+    message = no_match(files, [], 4)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        resume_child.fit(model, [resume_child.compress(), resume_child.backup(keras, folder)])
+    with untouched(model):  # but for the weights of the backup, which it had already got
+        pass
+    assert model.optimizer.iterations.numpy() == 4
+
+
+def test_states_that_do_not_match_are_refused(keras, tmp_path):
+    folder = tmp_path / "backup"
+    interrupted(keras, folder, number=10)
+    files = Backups(folder)
+    State(iterations=3).save(files.current)
+    model = resume_child.net(keras, run_eagerly=True)
+    message = no_match(files, [3, 4], 8)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        resume_child.fit(model, [resume_child.compress(), resume_child.backup(keras, folder)])
+    assert kc.compression_of(model) is None
+
+
+def test_a_state_of_another_model_is_refused(keras, tmp_path):
+    folder = tmp_path / "backup"
+    interrupted(keras, folder)
+    model = resume_child.net(keras, run_eagerly=True)
+    compress = kc.Compress(quantization=kc.Quantization(delay=10))
+    message = (
+        "load_state: the state must belong to this model; masks differ: only in the state "
+        "['0/Dense/kernel/12x16', '1/Dense/kernel/16x4'], only in the model []. "
+        "Received: a state of another model, or of other specs"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        resume_child.fit(model, [compress, resume_child.backup(keras, folder)])
+    assert kc.compression_of(model) is None
+
+
+def test_a_state_of_an_earlier_training_is_no_hindrance(keras, tmp_path):
+    # The state outlives the fit and its backup; a new training in the same place begins anew.
+    folder = tmp_path / "backup"
+    for _ in range(2):
+        model = resume_child.net(keras, run_eagerly=True)
+        callbacks = [resume_child.backup(keras, folder), resume_child.compress(partial=True)]
+        resume_child.fit(model, callbacks, epochs=1)
+        assert engine_of(model).step == 4
+        assert State.load(Backups(folder).current).step == 4
+
+
+def test_the_state_outlives_the_export(keras, tmp_path):
+    folder, path = tmp_path / "backup", tmp_path / "model.tflite"
+    model = resume_child.net(keras)
+    compress = resume_child.compress(export=kc.Export(path, mode="float32"))
+    resume_child.fit(model, [resume_child.backup(keras, folder), compress])
+    assert compress.report.export.error is None
+    assert path.exists()
+    # Keras itself removes what it backed up (tf_keras leaves the folder).
+    assert not [name for _, _, names in os.walk(folder) for name in names]
+    state = State.load(Backups(folder).current)
+    assert_equal_states(state, take(engine_of(model)), except_for={"paths"})
+
+
+def test_a_fit_without_compress_has_no_state(keras, tmp_path):
+    model = resume_child.net(keras, run_eagerly=True)
+    resume_child.fit(model, [resume_child.backup(keras, tmp_path / "backup")], epochs=1)
+    assert not [name for name in os.listdir(tmp_path) if "compress" in name]
+
+
+def test_a_plan_that_changed_since_the_backup_is_refused(keras, digits, tmp_path):
+    """Resumed with other specs, masks and ranges of two plans would be mixed without a word."""
+    x, y = digits[0][:64], digits[1][:64]
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise RuntimeError("killed")
+
+    def fit(target, *others):
+        model = small_net(keras, jit_compile=False)
+        schedule = kc.ConstantSparsity(target_sparsity=target, begin_step=1)
+        backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
+        callbacks = [backup, kc.Compress(pruning=kc.Pruning(schedule)), *others]
+        model.fit(x, y, batch_size=16, epochs=3, verbose=0, callbacks=callbacks)
+        return model
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(0.5, Stop())
+    with pytest.raises(
+        ValueError, match="`pruning` must equal that of the run that is resumed.*0.5.*0.75"
+    ):
+        fit(0.75)
+    assert (fit(0.5).get_layer("dense1").get_weights()[0] == 0).mean() >= 0.49

@@ -1,0 +1,176 @@
+"""The examples, run as a user runs them."""
+
+import csv
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import keras_compress as kc
+
+ROOT = pathlib.Path(__file__).parents[2]
+EXAMPLES, BENCHMARKS = ROOT / "examples", ROOT / "benchmarks"
+
+both = pytest.mark.parametrize("which", ["3", "2"])
+
+
+def run(example, which, folder, *arguments):
+    """(what it printed, what it logged, rows of its last table: name -> the other columns)."""
+    printed, logged = outputs(
+        EXAMPLES / example, folder, "--keras", which, "--folder", folder, *arguments
+    )
+    return printed, logged, last_rows(printed)
+
+
+def outputs(script, folder, *arguments):
+    """What a script printed, and what it logged."""
+    child = subprocess.run(
+        [sys.executable, script, *arguments],
+        env={**os.environ, "KERAS_HOME": str(folder)},  # no MNIST there
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    return child.stdout, child.stderr
+
+
+def last_rows(printed):
+    """The rows of the last table in it: name -> the other columns."""
+    last = printed[printed.rindex("┏") :]
+    rows = [re.split(r" *│ *", line)[1:-1] for line in last.splitlines() if line[:1] == "│"]
+    return {name: cells for name, *cells in rows}
+
+
+def sizes(cells):
+    """The first cells of a row, as numbers of bytes."""
+    return [int(cell.replace(",", "")) for cell in cells]
+
+
+@pytest.mark.slow
+@both
+def test_lenet_prints_its_table(which, tmp_path):
+    printed, logged, rows = run("lenet.py", which, tmp_path, "--epochs", "2")
+    assert "LeNet on digits" in printed
+    assert list(rows) == ["float", "fake-quantized", "TFLite int8", "post-training int8"]
+    assert "quantized: 1" in printed  # the progress bar shows the switch
+    assert "quantization watching -> on" in logged
+    float_file, int8_file = tmp_path / "lenet_float.tflite", tmp_path / "lenet.tflite"
+    assert sizes(rows["float"][:1]) == [float_file.stat().st_size]
+    assert sizes(rows["TFLite int8"][:1]) == [int8_file.stat().st_size]
+    assert float_file.stat().st_size >= 3.5 * int8_file.stat().st_size
+
+
+@pytest.mark.slow
+@both
+def test_wrap_compresses_in_a_bare_fit(which, tmp_path):
+    printed, logged, rows = run("wrap.py", which, tmp_path, "--epochs", "10")
+    assert "67.0% of the pruned weights are zeros" in printed
+    assert "quantization watching -> on" in logged
+    assert list(rows) == ["stripped, float", "fake-quantized", "TFLite int8"]
+    accuracies = [float(cells[0]) for cells in rows.values()]
+    assert min(accuracies) > 50
+    assert max(accuracies) - min(accuracies) < 5
+    file = tmp_path / "wrapped.tflite"
+    contents = kc.inspect_tflite(file)
+    assert contents.all_integer
+    assert sizes(rows["TFLite int8"][1:]) == [file.stat().st_size, contents.zipped_bytes]
+
+    keras = __import__("keras" if which == "3" else "tf_keras")
+    # Compiled, Keras 3 warns of an optimizer that has not trained yet.
+    plain = keras.models.load_model(tmp_path / "stripped.keras", compile=False)
+    kinds = [type(layer).__name__ for layer in plain.layers]
+    assert kinds[:4] == ["Conv2D", "BatchNormalization", "ReLU", "MaxPooling2D"]
+    kernel = plain.get_layer("digit").get_weights()[0]
+    assert np.mean(kernel == 0) == pytest.approx(0.67, abs=0.01)
+
+
+@pytest.mark.slow
+@both
+def test_finetune_prunes_what_was_frozen(which, tmp_path):
+    printed, logged, rows = run("finetune.py", which, tmp_path, "--quick")
+    # Of the second fit alone: 96 images in batches of 16, twice.
+    assert "12 updates; quantized from update 11; 50.0% of the pruned weights are zeros" in printed
+    assert "quantization watching -> on" in logged
+    assert list(rows) == [
+        "float, after the first fit",
+        "float, half of it zeros",
+        "fake-quantized",
+        "TFLite int8",
+    ]
+    file = tmp_path / "textures.tflite"
+    contents = kc.inspect_tflite(file)
+    assert contents.all_integer
+    assert sizes(rows["TFLite int8"][1:]) == [file.stat().st_size, contents.zipped_bytes]
+    (image,) = kc.load_tflite(file).inputs
+    assert image.shape == (1, 96, 96, 3)
+    assert np.dtype(image.dtype) == np.uint8
+    assert image.scale == pytest.approx(2 / 255, rel=1e-3)  # [-1, 1], what a camera's bytes mean
+
+
+@pytest.mark.slow
+@both
+def test_sparsity_search_finds_a_file(which, tmp_path):
+    printed, _, rows = run("sparsity_search.py", which, tmp_path, "--quick")
+    assert "accuracy with one layer pruned" in printed
+    assert "Trial 2 Complete" in printed  # KerasTuner's own progress
+    with open(tmp_path / "sparsity_search.csv", newline="") as file:
+        trials = {row["trial"]: row for row in csv.DictReader(file)}
+    assert [row["status"] for row in trials.values()] == ["COMPLETED"] * 2
+    winner = re.search(r"the winner is trial (\d+): (.*)", printed)
+    assert trials[winner[1]]["feasible"] == "True"
+    file = pathlib.Path(winner[2])
+    contents = kc.inspect_tflite(file)
+    assert contents.all_integer
+    assert list(rows) == ["float", "the winner, int8"]
+    assert sizes(rows["the winner, int8"][:2]) == [file.stat().st_size, contents.zipped_bytes]
+    assert float(trials[winner[1]]["tflite_zipped_bytes"]) == contents.zipped_bytes
+    front = re.findall(r"^  trial (\d+): .* bytes zipped$", printed, re.MULTILINE)
+    assert sorted(front) == [name for name, row in trials.items() if row["pareto"] == "True"]
+    for picture in ("sensitivity.png", "sparsity_search.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG"), picture
+
+
+@pytest.mark.slow
+def test_sparsity_search_without_a_winner_says_so(tmp_path):
+    command = [sys.executable, EXAMPLES / "sparsity_search.py", "--folder", tmp_path, "--quick"]
+    # No file is 100 points better than the float network.
+    child = subprocess.run(
+        [*command, "--max-drop", "-1"], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 1, child.stderr
+    assert "SparsitySearch: no trial keeps to accuracy at most -1 worse" in child.stderr
+    with open(tmp_path / "sparsity_search.csv", newline="") as file:
+        assert [row["feasible"] for row in csv.DictReader(file)] == ["False"] * 2
+    assert (tmp_path / "sparsity_search.png").exists()
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_search_is_measured(tmp_path):
+    printed, _ = outputs(BENCHMARKS / "search_cost.py", tmp_path, "--quick")
+    assert "LeNet on digits, keras" in printed
+    shared, full = (
+        re.search(rf"│ {name} +│ +([0-9.]+) │", printed)
+        for name in ("one float training", "each trains in full")
+    )
+    ratio = re.search(r"ratio of seconds ([0-9.]+)", printed)
+    assert float(ratio[1]) == pytest.approx(float(shared[1]) / float(full[1]), abs=0.02)
+    rows = last_rows(printed)
+    assert list(rows) == ["1", "3"]
+    assert all(float(cells[0]) > 100 for cells in rows.values())
+
+
+@pytest.mark.slow
+def test_modes_are_measured_against_tf_lite(tmp_path):
+    printed, _ = outputs(BENCHMARKS / "post_training.py", tmp_path, "--quick")
+    rows = re.findall(r"│ (\w+) +│ (keras_compress|tf.lite by hand) +│ (.*) │", printed)
+    found = {(mode, name): cells.split("│") for mode, name, cells in rows}
+    assert len(found) == 10
+    for mode in ("float32", "float16", "dynamic", "int8", "int16x8"):
+        ours, theirs = found[mode, "keras_compress"], found[mode, "tf.lite by hand"]
+        assert float(ours[0]) == pytest.approx(float(theirs[0]), abs=1)  # accuracy in per cent
+        assert int(ours[2].replace(",", "")) <= int(theirs[2].replace(",", ""))  # bytes
