@@ -33,7 +33,7 @@ def resolve_name(owner: str, name: str, paths: Collection[str]) -> str:
 
 def select(
     owner: str,
-    layers: None | Collection[str] | Callable[[Any], bool],
+    layers: Collection[str] | Callable[[Any], bool] | None,
     candidates: Mapping[str, Any],
 ) -> dict[str, bool]:
     """Path -> whether it was *named* (and so must be possible), for every candidate that `layers`

@@ -93,13 +93,13 @@ def _compile_like(adapter: Adapter, plain: Any, model: Any) -> None:
                 lambda metric: _renewed(metric, adapter.metric_prefix(model, metric)),
                 arguments[name],
             )
-    except _NotRenewable as error:
+    except _NotRenewableError as error:
         logger.warning("strip: %s, so the stripped model is not compiled.", error)
         return
     plain.compile(**arguments)
 
 
-class _NotRenewable(Exception):
+class _NotRenewableError(Exception):
     """An object that `compile` got cannot be made again from its config."""
 
 
@@ -114,7 +114,7 @@ def _renewed(thing: Any, prefix: str = "") -> Any:
                 config = {**config, "name": config["name"].removeprefix(prefix)}
             return type(thing).from_config(config)
         except Exception as error:  # a user's own class may raise anything
-            raise _NotRenewable(
+            raise _NotRenewableError(
                 f"{type(thing).__name__} cannot be made from its config ({error})"
             ) from error
     return thing

@@ -188,7 +188,7 @@ def _rank_checked(data: Any, inputs: Inputs) -> Any:
     if isinstance(data, list | tuple) and len(inputs.shapes) == 1:
         (shape,) = inputs.shapes.values()
         first = np.ndim(data[0]) if len(data) else 0
-        if first == len(shape) and first > 0 or not len(data):
+        if (first == len(shape) and first > 0) or not len(data):
             return np.asarray(data)
     return data
 

@@ -752,7 +752,7 @@ def test_tfmot_blocks_that_span_a_dimension_fail(tfmot):
             lambda: tf.constant(1), [(kernel, None, None)], lambda step: (True, 0.5), (1, 4), "AVG"
         )
         if fails:
-            with pytest.raises(ValueError, match="must be rank 2|window_shape|rank"):
+            with pytest.raises(ValueError, match=r"must be rank 2|window_shape|rank"):
                 pruning._maybe_update_block_mask(kernel)
         else:
             pruning._maybe_update_block_mask(kernel)
@@ -883,7 +883,7 @@ def test_tfmot_what_it_cannot_quantize_is_named_so(tfmot):
     layers = tf_keras.layers
     norm = layers.BatchNormalization(name="late")
     model = tf_keras.Sequential([layers.Input((4,)), layers.ReLU(), norm])
-    with pytest.raises(RuntimeError, match="^Layer late:<class .*> is not supported. "):
+    with pytest.raises(RuntimeError, match=r"^Layer late:<class .*> is not supported. "):
         tfmot.quantization.keras.quantize_model(model)
 
 
@@ -1056,7 +1056,7 @@ def test_tensorflow_two_halves_of_freezing_give_a_graph_of_constants(product):
     variables = convert_to_constants._FunctionConverterDataInEager(
         func=product[0], lower_control_flow=False, aggressive_inlining=False
     )
-    graph, converted = convert_to_constants._replace_variables_by_constants(variables)
+    graph, _converted = convert_to_constants._replace_variables_by_constants(variables)
     kinds = [node.op for node in graph.node]
     assert "Const" in kinds
     assert not {"VarHandleOp", "ReadVariableOp"} & set(kinds)

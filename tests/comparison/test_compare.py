@@ -110,7 +110,7 @@ def test_the_layer_at_fault_comes_first_and_leaving_it_out_helps(keras, digits, 
     assert min(each.own_db for each in others) > 20
     (left,) = (each for each in found.layers["without.tflite"] if each.layers == ("bad",))
     assert left.own_db > worst.own_db + 5
-    reference, whole, without = found.networks
+    _reference, whole, without = found.networks
     assert without.largest_difference < whole.largest_difference / 2
     assert without.agreement > whole.agreement
 

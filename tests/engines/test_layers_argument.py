@@ -265,7 +265,7 @@ def refused(keras, data, message, **specs):
     """The fit raises `message` before any update, and leaves a plain model that trains."""
     model = nested(keras)
     before = model.get_weights()
-    with pytest.raises(ValueError, match="^(Pruning|Quantization): ") as error:
+    with pytest.raises(ValueError, match=r"^(Pruning|Quantization): ") as error:
         fit(model, data, **specs)
     assert str(error.value) == message
     for mine, theirs in zip(model.get_weights(), before, strict=True):

@@ -474,7 +474,7 @@ def test_blocks_prune_rank_2_kernels_and_leave_the_others(keras, images):
 def test_blocks_on_a_named_kernel_of_rank_4_are_an_error(keras, images):
     model = compiled(keras, convolutional(keras))
     pruning = kc.Pruning(HALF, block_size=(4, 1), layers=["dense", "conv"])
-    with pytest.raises(ValueError, match="^Pruning: ") as error:
+    with pytest.raises(ValueError, match=r"^Pruning: ") as error:
         fit(model, images, epochs=1, callbacks=[kc.Compress(pruning=pruning)])
     assert str(error.value) == (
         "Pruning: `layers` must name layers that can be pruned; 'conv' cannot: blocks apply to "
@@ -521,7 +521,7 @@ def test_a_subclassed_model_is_pruned(keras, data):
 
 def test_an_unbuilt_subclassed_model_is_refused(keras, data):
     model = compiled(keras, subclass(keras))
-    with pytest.raises(ValueError, match="^Compress: ") as error:
+    with pytest.raises(ValueError, match=r"^Compress: ") as error:
         fit(model, data, callbacks=[kc.Compress(pruning=kc.Pruning(POLYNOMIAL))])
     assert str(error.value) == (
         "Compress: the model must be built; a subclassed one is built by calling it on a batch of "

@@ -340,7 +340,7 @@ def test_a_plan_in_which_no_update_sets_the_ranges_is_refused(keras, digits):
         "and the delay too, or no update would set the ranges. Received: freeze_step=2, delay=2, "
         "calibration_steps=0"
     )
-    with pytest.raises(ValueError, match="^Quantization: ") as refused:
+    with pytest.raises(ValueError, match=r"^Quantization: ") as refused:
         fit(model, digits, quantize(2, freeze_step=2, calibration_steps=0))
     assert str(refused.value) == message
     assert engine_of(model) is None

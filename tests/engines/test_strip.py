@@ -636,7 +636,7 @@ def test_a_subclass_that_its_config_cannot_make_is_refused(keras, caplog):
         train(model, compress)  # it must not cost the training
     assert compress.report.step == 4
     assert compress.stripped_model is None
-    with pytest.raises(ValueError, match="^strip: `model` must be Sequential, ") as caught:
+    with pytest.raises(ValueError, match=r"^strip: `model` must be Sequential, ") as caught:
         kc.strip(model)
     cause = caught.value.__cause__
     message = (

@@ -344,6 +344,6 @@ def test_a_full_temporary_folder_is_named(trained, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(kc.ConversionError, match="temporary folder .*No space left.*TMPDIR"):
+    with pytest.raises(kc.ConversionError, match=r"temporary folder .*No space left.*TMPDIR"):
         kc.export_tflite(trained, kc.Export(tmp_path / "net.tflite"))
     assert os.listdir(tmp_path) == []

@@ -377,7 +377,7 @@ def test_what_an_npz_holds_besides_the_inputs_are_labels(plain, digits, tmp_path
     second = kc.export_tflite(plain, export_of(tmp_path / "b.tflite", "int8", digits))
     assert first.sha256 == second.sha256
     data.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="npz file of arrays .it is damaged, something else"):
+    with pytest.raises(ValueError, match=r"npz file of arrays .it is damaged, something else"):
         kc.export_tflite(plain, export)
 
 

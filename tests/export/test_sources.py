@@ -235,13 +235,13 @@ def test_ends_that_a_graph_does_not_have(keras, plain, tmp_path):
         kc.export_tflite(graph, export, inputs=["image"])
     with pytest.raises(TypeError, match="`outputs` must be a list of names"):
         kc.export_tflite(graph, export, outputs="scores")
-    with pytest.raises(ValueError, match="must be names of tensors of the graph.*'scores:3'"):
+    with pytest.raises(ValueError, match=r"must be names of tensors of the graph.*'scores:3'"):
         kc.export_tflite(graph, export, outputs=["scores:3"])
     with pytest.raises(TypeError, match="`export` must be an Export"):
         kc.export_tflite(graph, "net.tflite")
     with pytest.raises(TypeError, match="export_tflite: the model must be a Keras 3 or tf_keras"):
         kc.export_tflite(None, export)
-    with pytest.raises(ValueError, match="`state` must be None, but for a .keras or .h5 file"):
+    with pytest.raises(ValueError, match=r"`state` must be None, but for a .keras or .h5 file"):
         kc.export_tflite(graph, export, state="net.npz")
     saved(keras, plain, tmp_path / "net")
     with pytest.raises(ValueError, match="`outputs` must be names of the signature"):
@@ -249,7 +249,7 @@ def test_ends_that_a_graph_does_not_have(keras, plain, tmp_path):
     with pytest.raises(ValueError, match="`inputs` must be None for a model"):
         kc.export_tflite(plain, export, inputs=["image"])
     plain.save(tmp_path / "net.keras")
-    with pytest.raises(ValueError, match="`outputs` must be None for a .keras file"):
+    with pytest.raises(ValueError, match=r"`outputs` must be None for a .keras file"):
         kc.export_tflite(tmp_path / "net.keras", export, outputs=["x"])
 
 
@@ -300,7 +300,7 @@ def test_a_damaged_state_is_not_taken_for_data(rounded, digits, tmp_path):
     kc.save_state(rounded, tmp_path / "net.npz")
     whole = (tmp_path / "net.npz").read_bytes()
     (tmp_path / "net.npz").write_bytes(whole[:-30])
-    with pytest.raises(ValueError, match="`path` must be a file that `save_state` wrote.*net.npz"):
+    with pytest.raises(ValueError, match=r"`path` must be a file that `save_state` wrote.*net.npz"):
         kc.export_tflite(tmp_path / "net.keras", with_data(tmp_path, digits))
 
 
@@ -323,7 +323,7 @@ def test_classes_of_the_users_own_are_loaded_by_the_user(keras, tmp_path):
     model = keras.Sequential([keras.layers.Input((4,)), Doubled(), keras.layers.Dense(2)])
     model.save(tmp_path / "net.keras")
     export = kc.Export(tmp_path / "out.tflite", mode="float32")
-    with pytest.raises(ValueError, match="load one with classes.*give the model.*Doubled"):
+    with pytest.raises(ValueError, match=r"load one with classes.*give the model.*Doubled"):
         kc.export_tflite(tmp_path / "net.keras", export)
     with keras.utils.custom_object_scope({"Doubled": Doubled}):
         kc.export_tflite(tmp_path / "net.keras", export)
@@ -348,7 +348,7 @@ def test_an_op_that_tflite_does_not_know(tmp_path):
         tf.linalg.cholesky(matrix, name="triangle")
         (tmp_path / "net.pb").write_bytes(graph.as_graph_def().SerializeToString())
     path = tmp_path / "net.tflite"
-    with pytest.raises(kc.ConversionError, match="no such op|neither a custom op"):
+    with pytest.raises(kc.ConversionError, match=r"no such op|neither a custom op"):
         kc.export_tflite(tmp_path / "net.pb", kc.Export(path, mode="float16"))
     report = kc.export_tflite(
         tmp_path / "net.pb", kc.Export(path, mode="float32", allow_custom_ops=True)

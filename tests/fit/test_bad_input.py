@@ -349,7 +349,7 @@ METRICS = {
 @pytest.mark.parametrize("form", METRICS)
 def test_a_metric_with_a_name_of_our_logs_is_refused(keras, form, name):
     model = dense_net(keras, **METRICS[form](keras, name))
-    with untouched(model), pytest.raises(ValueError, match="^Compress: a metric ") as caught:
+    with untouched(model), pytest.raises(ValueError, match=r"^Compress: a metric ") as caught:
         train(model, kc.Compress(pruning=PRUNING))
     start, _, listed = str(caught.value).partition(" Received: metrics=")
     assert start == f"Compress: a metric must not be named {name!r}, which is a log of ours."

@@ -152,7 +152,7 @@ def test_fractions_of_an_unknown_length_are_an_error(keras, data, spec, source):
     model = net(keras)
     before = model.get_weights()
     compress = kc.Compress(**{spec: FRACTIONS[spec]})
-    with pytest.raises(ValueError, match="^Compress: ") as error:
+    with pytest.raises(ValueError, match=r"^Compress: ") as error:
         model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[compress])
     assert str(error.value) == (
         "Compress: steps must be ints, because this fit does not know its length; give "
@@ -300,7 +300,7 @@ def test_a_fit_within_a_plan_is_checked_against_the_whole_count(keras, data):
     model = net(keras)
     specs = {"pruning": until(20), "quantization": kc.Quantization(delay=16)}
     fit(model, data, kc.Compress(**specs, partial=True))
-    with pytest.raises(ValueError, match="^Compress: ") as error:
+    with pytest.raises(ValueError, match=r"^Compress: ") as error:
         fit(model, data, kc.Compress(**specs), epochs=1)
     assert str(error.value) == unreachable("the final sparsity", 20).replace("12", "18")
     assert engine_of(model).step == 12  # the plan of the fit before stays in charge

@@ -21,12 +21,12 @@ from keras_compress.engines.state import Phase, State
 from keras_compress.fit.backup import Backups
 
 
-class Stop(Exception):
+class StopError(Exception):
     """Interrupts a fit; the process lives on."""
 
 
 def stop():
-    raise Stop
+    raise StopError
 
 
 def assert_equal_states(state, expected, except_for=()):
@@ -149,7 +149,7 @@ def test_a_fit_that_failed_is_resumed_with_the_same_objects(keras, uninterrupted
     model = resume_child.net(keras)
     backup, compress = resume_child.backup(keras, tmp_path / "backup"), resume_child.compress()
     failing = resume_child.at_update(keras, number, stop)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         resume_child.fit(model, [compress, backup, failing])
     assert engine_of(model).step == number
     history = resume_child.fit(model, [compress, backup])
@@ -164,7 +164,7 @@ def test_a_backup_within_an_epoch_is_resumed(keras, uninterrupted, tmp_path):
         return keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=3)
 
     failing = resume_child.at_update(keras, 8, stop)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         resume_child.fit(resume_child.net(keras), [resume_child.compress(), backup(), failing])
     assert State.load(Backups(tmp_path / "backup").current).step == 6
     model = resume_child.net(keras)
@@ -186,7 +186,7 @@ def test_a_fit_that_failed_before_its_first_backup_counts_on(keras, tmp_path):
     # As Keras itself, whose optimizer counts on: there is nothing to go back to.
     model = resume_child.net(keras, run_eagerly=True)
     backup, compress = resume_child.backup(keras, tmp_path / "backup"), resume_child.compress()
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         resume_child.fit(model, [compress, backup, resume_child.at_update(keras, 2, stop)])
     resume_child.fit(model, [compress, backup])
     assert engine_of(model).step == model.optimizer.iterations.numpy() == 22
@@ -198,7 +198,7 @@ def test_a_backup_used_again_writes_each_state_once(keras, tmp_path, monkeypatch
     monkeypatch.setattr(State, "save", lambda self, path: (saves.append(path), save(self, path)))
     model = resume_child.net(keras, run_eagerly=True)
     backup, compress = resume_child.backup(keras, tmp_path / "backup"), resume_child.compress()
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         resume_child.fit(model, [compress, backup, resume_child.at_update(keras, 6, stop)])
     assert len(saves) == 1
     resume_child.fit(model, [compress, backup])
@@ -211,7 +211,7 @@ def test_a_state_newer_than_the_backup_is_not_taken(keras, uninterrupted, tmp_pa
     weights, state, written = uninterrupted
     folder = tmp_path / "backup"
     callbacks = [resume_child.backup(keras, folder, 3, stop), resume_child.compress()]
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         resume_child.fit(resume_child.net(keras), callbacks)
     files = Backups(folder)
     assert_equal_states(State.load(files.current), written[2], except_for={"paths"})
@@ -226,7 +226,7 @@ def interrupted(keras, folder, number=6):
     """A folder with the backup of update 4 (and more), of a fit that ended after `number`."""
     callbacks = [resume_child.backup(keras, folder), resume_child.compress()]
     callbacks.append(resume_child.at_update(keras, number, stop))
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         resume_child.fit(resume_child.net(keras, run_eagerly=True), callbacks)
 
 
@@ -330,7 +330,7 @@ def test_a_plan_that_changed_since_the_backup_is_refused(keras, digits, tmp_path
     with pytest.raises(RuntimeError, match="killed"):
         fit(0.5, Stop())
     with pytest.raises(
-        ValueError, match="`pruning` must equal that of the run that is resumed.*0.5.*0.75"
+        ValueError, match=r"`pruning` must equal that of the run that is resumed.*0.5.*0.75"
     ):
         fit(0.75)
     assert (fit(0.5).get_layer("dense1").get_weights()[0] == 0).mean() >= 0.49

@@ -180,7 +180,7 @@ def test_a_file_that_is_no_state_is_refused(case, tmp_path):
     write, why = FOREIGN[case]
     path = tmp_path / "state.npz"
     write(path)
-    with pytest.raises(ValueError, match="^load_state: `path` must be a file that") as caught:
+    with pytest.raises(ValueError, match=r"^load_state: `path` must be a file that") as caught:
         State.load(path)
     if why is None:  # in the words of zipfile, zlib or numpy
         cause = caught.value.__cause__
@@ -194,7 +194,7 @@ def test_no_damage_gets_through(tmp_path):
     whole = path.read_bytes()
     for size in range(0, len(whole), 7):
         path.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match="^load_state: `path` must be a file that"):
+        with pytest.raises(ValueError, match=r"^load_state: `path` must be a file that"):
             State.load(path)
 
 
@@ -392,7 +392,7 @@ def test_the_specs_that_made_a_state_continue_it(keras, saved, case):
     fit(model, kc.Compress(**specs, verbose=0))
     assert engine_of(model).step == wanted.state.step + STEPS
     other = kc.Compress(quantization=kc.Quantization(layers=is_dense))
-    with pytest.raises(ValueError, match="^Compress: `pruning` must equal that of the Compress "):
+    with pytest.raises(ValueError, match=r"^Compress: `pruning` must equal that of the Compress "):
         fit(model, other)
 
 
@@ -444,7 +444,7 @@ def test_a_state_of_another_number_of_layers_is_refused(keras, saved, case):
     image = keras.layers.Input((8, 8, 1))
     x = keras.layers.Conv2D(4, 3, strides=2, use_bias=False)(image)
     model = keras.Model(image, keras.layers.Dense(4, activation="softmax")(x))
-    wrong = pytest.raises(ValueError, match="^load_state: the state must belong to this model; ")
+    wrong = pytest.raises(ValueError, match=r"^load_state: the state must belong to this model; ")
     with untouched(model), wrong:
         kc.load_state(model, saved[case].folder / load_child.STATE)
 

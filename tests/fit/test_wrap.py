@@ -350,10 +350,10 @@ def test_callable_layers_are_compared_by_what_they_choose(way, chosen):
         fit(model, compress)
         assert set(masks(model)) == {("conv", "kernel"), ("kind", "kernel")}
         return
-    with pytest.raises(ValueError, match="^Compress: `pruning` must equal that of"):
+    with pytest.raises(ValueError, match=r"^Compress: `pruning` must equal that of"):
         fit(model, compress)
     more = kc.Quantization(delay=5, calibration_steps=2, layers=lambda layer: True)
-    with pytest.raises(ValueError, match="^Compress: `quantization` must equal that of"):
+    with pytest.raises(ValueError, match=r"^Compress: `quantization` must equal that of"):
         fit(model, kc.Compress(pruning=specs["pruning"], quantization=more))
 
 
@@ -482,7 +482,7 @@ def test_wrapping_twice_is_refused(way):
     model = kc.wrap(net(keras), pruning=PRUNING, engine=engine)
     methods, owner = own_methods(model), kc.compression_of(model)
     for again in ({"pruning": PRUNING}, {"quantization": QUANTIZATION}):
-        with pytest.raises(ValueError, match="^wrap: `model` must be plain, without a compressed"):
+        with pytest.raises(ValueError, match=r"^wrap: `model` must be plain, without a compressed"):
             kc.wrap(model, **again, engine=engine)
     assert own_methods(model) == methods
     assert kc.compression_of(model) is owner
@@ -585,7 +585,7 @@ def test_a_subclassed_model_must_be_built(keras):
             return self.dense(x)
 
     model = Own()
-    with pytest.raises(ValueError, match="^wrap: `model` must be built; a subclassed one"):
+    with pytest.raises(ValueError, match=r"^wrap: `model` must be built; a subclassed one"):
         kc.wrap(model, pruning=PRUNING, engine="in_place")
     model(np.zeros((1, 3), "float32"))
     assert kc.wrap(model, pruning=PRUNING, engine="in_place") is model

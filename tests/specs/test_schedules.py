@@ -138,7 +138,7 @@ def test_a_class_derived_from_tfmots_is_refused(tfmot_sparsity):
     class PolynomialDecay(tfmot_sparsity.PolynomialDecay):
         pass
 
-    with pytest.raises(TypeError, match="^Owner: `schedule` must be a PolynomialDecay or"):
+    with pytest.raises(TypeError, match=r"^Owner: `schedule` must be a PolynomialDecay or"):
         as_schedule(PolynomialDecay(0.2, 0.8, 1, 50), "Owner")
 
 

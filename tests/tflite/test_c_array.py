@@ -112,7 +112,7 @@ def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 def test_bad_arguments(tmp_path):
-    with pytest.raises(ValueError, match="ends in '.tflite'"):
+    with pytest.raises(ValueError, match=r"ends in '.tflite'"):
         write_c_array(tmp_path / "net.bin", file_of("int8"))
     with pytest.raises(ValueError, match="must be a TFLite file"):
         write_c_array(tmp_path / "net.tflite", b"nothing of the kind")

@@ -318,7 +318,7 @@ def test_a_crash_of_the_converter_is_an_error_and_the_next_conversion_works(quan
         tf.TensorSpec((1, 8, 3), name="x")
     )
     sample = {"x": np.random.default_rng(0).normal(size=(1, 8, 3)).astype("float32")}
-    with pytest.raises(ConversionError, match="killed by SIG.*LSTM") as caught:
+    with pytest.raises(ConversionError, match=r"killed by SIG.*LSTM") as caught:
         convert(function, Conversion("int8"), representative=[sample] * 4)
     assert "mode 'float32'" in caught.value.remedy
     shown = "".join(traceback.format_exception(caught.value))

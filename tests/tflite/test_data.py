@@ -140,10 +140,10 @@ def test_an_error_inside_the_users_callable_is_the_users():
     def broken():
         raise TypeError("mine")
 
-    with pytest.raises(TypeError, match="^mine$"):
+    with pytest.raises(TypeError, match=r"^mine$"):
         list(batches(broken, ONE))
 
 
 def test_the_argument_is_called_by_its_own_name():
-    with pytest.raises(ValueError, match="^Export: `verify_data` must be finite"):
+    with pytest.raises(ValueError, match=r"^Export: `verify_data` must be finite"):
         list(batches(X * np.nan, ONE, name="verify_data"))

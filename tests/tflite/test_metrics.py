@@ -112,12 +112,14 @@ def test_metrics_and_names_are_checked_before_the_file_runs():
         raise AssertionError("it ran")
 
     for metrics, y in (("what", [1]), ("acc", {"z": [1]}), (["acc", "acc"], [1])):
-        with pytest.raises(ValueError, match="TFLiteModel.evaluate"):
+        with pytest.raises(ValueError, match=r"TFLiteModel.evaluate"):
             scores(["y"], metrics, y, run)
 
 
 def test_labels_of_a_binary_output_are_0_or_1():
-    with pytest.raises(ValueError, match="0 or 1 for an output of one number. Received: y='-1..1'"):
+    with pytest.raises(
+        ValueError, match=r"0 or 1 for an output of one number. Received: y='-1..1'"
+    ):
         score("accuracy", [1, -1, 1, -1], ONE)
 
 

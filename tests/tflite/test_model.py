@@ -214,7 +214,9 @@ def test_outputs_without_the_rows_of_the_input_are_refused():
 @pytest.mark.parametrize(("x", "y"), [((2, 3), (1, 3)), ((), ())])
 def test_inputs_without_common_rows_are_refused(x, y):
     model = load_tflite(float_file(lambda x, y: {"z": x + y}, x=x, y=y))
-    with pytest.raises(ValueError, match="same number of rows along the first axis. Received: sha"):
+    with pytest.raises(
+        ValueError, match=r"same number of rows along the first axis. Received: sha"
+    ):
         model.predict([np.ones(x), np.ones(y)])
 
 

@@ -179,7 +179,7 @@ def test_a_child_that_cannot_start_says_so(fresh, monkeypatch):
     monkeypatch.setattr(
         subprocess, "Popen", with_command([sys.executable, "-c", "raise SystemExit(7)"])
     )
-    with pytest.raises(RuntimeError, match="ended with code 7. Pass probe=False"):
+    with pytest.raises(RuntimeError, match=r"ended with code 7. Pass probe=False"):
         inspect_tflite(data)
     assert inspect_tflite(data, probe=False).ops
     assert load_tflite(data, probe=False).inputs

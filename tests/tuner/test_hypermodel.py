@@ -508,7 +508,7 @@ def test_a_model_that_is_too_large_fails_its_trial(keras, data, tmp_path):
     tuner = keras_tuner.RandomSearch(
         hypermodel, BEST_FILE, 1, max_model_size=100, directory=str(tmp_path)
     )
-    with pytest.raises(RuntimeError, match="none of 1 trials succeeded.*Oversized model: [0-9]+"):
+    with pytest.raises(RuntimeError, match=r"none of 1 trials succeeded.*Oversized model: [0-9]+"):
         tuner.search(**data, epochs=1)
 
 
@@ -536,7 +536,7 @@ def test_callbacks_of_the_other_keras_are_refused(data, tmp_path):
     hypermodel = CompressionHyperModel(builder(package("tf_keras")), **SHORT)
     tuner = keras_tuner.RandomSearch(hypermodel, BEST_FILE, 1, directory=str(tmp_path))
     stopping = package("keras3").callbacks.EarlyStopping()
-    with pytest.raises(keras_tuner.errors.FatalError, match="Received: keras.EarlyStopping"):
+    with pytest.raises(keras_tuner.errors.FatalError, match=r"Received: keras.EarlyStopping"):
         tuner.search(**data, epochs=1, callbacks=[stopping])
 
 

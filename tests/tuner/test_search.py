@@ -254,9 +254,9 @@ def test_a_search_in_which_nothing_succeeds_raises(keras, data, tmp_path, monkey
 
     monkeypatch.setattr("keras_compress.export.writing.write_file", failing)
     search = make(keras, tmp_path, max_trials=2, float_epochs=1, delay=0.0)
-    with pytest.raises(RuntimeError, match="none of 2 trials succeeded.*no converter today"):
+    with pytest.raises(RuntimeError, match=r"none of 2 trials succeeded.*no converter today"):
         search.search(**data, epochs=1)
-    with pytest.raises(RuntimeError, match="no trial keeps to .*none ran"):
+    with pytest.raises(RuntimeError, match=r"no trial keeps to .*none ran"):
         search.best_trial()
     assert search.pareto() == []
     assert search.trials_table().count("failed") == 2
@@ -295,7 +295,7 @@ def test_bad_arguments_are_refused(keras, tmp_path, arguments, error, message):
 
 def test_hyperband_has_its_epochs_from_the_beginning(keras, data, tmp_path):  # noqa: F811
     search = make(keras, tmp_path, **HYPERBAND)
-    with pytest.raises(ValueError, match="`epochs` must be left out .* Received: epochs=5"):
+    with pytest.raises(ValueError, match=r"`epochs` must be left out .* Received: epochs=5"):
         search.search(**data, epochs=5)
     # KerasTuner would go on with those that it was begun with.
     with pytest.raises(ValueError, match="`max_epochs` must be 3, as in the search that stands in"):

@@ -15,7 +15,7 @@ import numpy as np
 from keras_compress._shared.checks import check_choice, check_positive, value_error
 from keras_compress.specs.export import END_TYPES
 from keras_compress.tflite.conversion.graph_defs import release
-from keras_compress.tflite.conversion.process import Session, WorkerCrash, WorkerTimeout
+from keras_compress.tflite.conversion.process import Session, WorkerCrashError, WorkerTimeoutError
 from keras_compress.tflite.probe.probing import trust
 
 MODES = tuple(END_TYPES)
@@ -188,11 +188,11 @@ def _run(
 
         try:
             session.run(how.timeout, told)
-        except WorkerTimeout as error:
+        except WorkerTimeoutError as error:
             raise ConversionError(
                 str(error), "Give it more with `timeout`, or export a smaller model", error.chatter
             ) from None
-        except WorkerCrash as error:
+        except WorkerCrashError as error:
             remedy = remedy_for_crash(str(error), how.quantized)
             raise ConversionError(str(error), remedy, error.chatter) from None
         failure = session.folder / "error.json"

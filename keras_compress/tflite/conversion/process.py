@@ -25,11 +25,11 @@ class WorkerError(Exception):
         self.chatter = chatter
 
 
-class WorkerCrash(WorkerError):
+class WorkerCrashError(WorkerError):
     """The child ended during the job."""
 
 
-class WorkerTimeout(WorkerError):
+class WorkerTimeoutError(WorkerError):
     """The job took longer than allowed, so the child was killed."""
 
 
@@ -59,7 +59,7 @@ class Worker(Child):
         `progress` is told how many batches the child has calibrated on.
 
         Raises:
-            WorkerCrash, WorkerTimeout: there is no answer, and the child is gone.
+            WorkerCrashError, WorkerTimeoutError: there is no answer, and the child is gone.
         """
         given, answers = self.pipes
         begin = self._log.stat().st_size
@@ -88,8 +88,8 @@ class Worker(Child):
             self.process.kill()
             self.process.wait()
         if late.is_set():
-            raise WorkerTimeout(f"it took longer than {timeout:g} seconds", self._read(begin))
-        raise WorkerCrash(describe_exit(self.process.returncode), self._read(begin))
+            raise WorkerTimeoutError(f"it took longer than {timeout:g} seconds", self._read(begin))
+        raise WorkerCrashError(describe_exit(self.process.returncode), self._read(begin))
 
     def _read(self, begin: int) -> str:
         return self._log.read_bytes()[begin:].decode(errors="replace")

@@ -260,7 +260,7 @@ def test_a_quantized_model_is_driven_when_it_is_asked_for(tfmot):
 def test_a_refusal_is_the_same_wherever_an_export_stands(tfmot, order, tmp_path):
     model = pruned(tfmot)
     callbacks = [kc.Compress(pruning=PRUNING), exporting(tmp_path / "a.tflite", mode="float32")]
-    with pytest.raises(ValueError, match="^Compress: `pruning` must be None for a model wrapped"):
+    with pytest.raises(ValueError, match=r"^Compress: `pruning` must be None for a model wrapped"):
         fit(model, *callbacks[::order])
     assert engine_of(model) is None
     assert kc.compression_of(model) is None
@@ -498,19 +498,19 @@ def test_the_state_of_quantizers_left_to_themselves_leaves_them_so(tfmot, driver
     fit(theirs)
     assert_same(again.get_weights(), theirs.get_weights())
     # Who asks for something now is told that nobody did.
-    with pytest.raises(ValueError, match="`quantization` must equal .* which has None"):
+    with pytest.raises(ValueError, match=r"`quantization` must equal .* which has None"):
         fit(again, kc.Compress(quantization=kc.Quantization(delay=0)))
 
 
 def test_saving_as_keras_is_refused(tfmot, driver, tmp_path):
     model = pruned(tfmot)
     fit(model, driver())
-    with pytest.raises(ValueError, match="^save: `filepath` must not end in '.keras'"):
+    with pytest.raises(ValueError, match=r"^save: `filepath` must not end in '.keras'"):
         model.save(tmp_path / "model.keras")
     model = pruned(tfmot)
     compress = driver()
     whole = tf_keras.callbacks.ModelCheckpoint(str(tmp_path / "model.keras"))
-    with pytest.raises(ValueError, match="^save: `filepath` must not end in '.keras'"):
+    with pytest.raises(ValueError, match=r"^save: `filepath` must not end in '.keras'"):
         fit(model, whole, compress)
     assert kc.compression_of(model) is None
 

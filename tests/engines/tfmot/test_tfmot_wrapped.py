@@ -514,7 +514,7 @@ def test_kernels_that_a_block_spans_are_left_alone(quantized):
         "kind": "tfmot prunes no kernel that is not larger than a block in each dimension",
     }
     named = kc.Pruning(HALF, block_size=(1, 4), layers=["hidden", "kind"])
-    with pytest.raises(ValueError, match="^Pruning: `layers` must name layers that can be pruned"):
+    with pytest.raises(ValueError, match=r"^Pruning: `layers` must name layers that can be pruned"):
         kc.wrap(net(tf_keras), pruning=named, **specs)
 
 
@@ -654,11 +654,13 @@ def test_a_state_of_another_wrapped_model_is_refused(tmp_path):
     fit(model)
     kc.save_state(model, tmp_path / "state.npz")
     other = wrapped(tf_keras, model=functional(shape=(5,)), pruning=PRUNING)
-    with pytest.raises(ValueError, match="^load_state: the state must belong to this model; masks"):
+    with pytest.raises(
+        ValueError, match=r"^load_state: the state must belong to this model; masks"
+    ):
         kc.load_state(other, tmp_path / "state.npz")
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -670,7 +672,7 @@ def test_an_interrupted_bare_fit_is_resumed_from_its_backup(specs, tmp_path):
         def on_train_batch_end(self, batch, logs=None):
             self.seen += 1
             if self.seen == 2 * STEPS + 2:  # after the second backup, which is after the switch
-                raise Stop
+                raise StopError
 
     def backup(name):
         return tf_keras.callbacks.BackupAndRestore(str(tmp_path / name))
@@ -678,7 +680,7 @@ def test_an_interrupted_bare_fit_is_resumed_from_its_backup(specs, tmp_path):
     whole = wrapped(tf_keras, **specs)
     fit(whole, backup("whole"), epochs=3)
     first = wrapped(tf_keras, **specs)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         fit(first, backup("parts"), StopAt(), epochs=3)
     second = wrapped(tf_keras, model=net(tf_keras, seed=1), **specs)
     history = fit(second, backup("parts"), epochs=3)
@@ -759,7 +761,7 @@ def test_other_formats_hold_the_model_as_it_answers(ending, tmp_path):
 def test_a_refused_wrap_leaves_the_plain_model_alone():
     model = functional(layers.DepthwiseConv2D(2, name="deep"))
     methods, weights = own_methods(model), model.get_weights()
-    with pytest.raises(ValueError, match="^wrap: `layers` must name layers that tfmot prunes"):
+    with pytest.raises(ValueError, match=r"^wrap: `layers` must name layers that tfmot prunes"):
         kc.wrap(model, pruning=kc.Pruning(HALF, layers=["deep", "last"]))
     assert own_methods(model) == methods
     assert_same(model.get_weights(), weights)

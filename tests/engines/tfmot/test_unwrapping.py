@@ -594,7 +594,9 @@ def test_a_layer_that_cannot_be_made_from_its_config_is_named(tfmot):
     given = layers.Input((6,))
     prune = tfmot.sparsity.keras.prune_low_magnitude
     model = tf_keras.Model(given, prune(layers.Dense(4))(Odd(3)(given)))
-    with pytest.raises(ValueError, match="^strip: `model` must be of layers that can be made from"):
+    with pytest.raises(
+        ValueError, match=r"^strip: `model` must be of layers that can be made from"
+    ):
         kc.strip(model)
 
 
@@ -608,8 +610,8 @@ def test_a_subclassed_model_with_wrappers_cannot_be_stripped(tfmot):
             return self.dense(x)
 
     model = Own()
-    with pytest.raises(ValueError, match="^strip: `model` must be built"):
+    with pytest.raises(ValueError, match=r"^strip: `model` must be built"):
         kc.strip(model)
     model(np.zeros((1, 3), "float32"))
-    with pytest.raises(ValueError, match="^strip: `model` must be a built Sequential or"):
+    with pytest.raises(ValueError, match=r"^strip: `model` must be a built Sequential or"):
         kc.strip(model)
