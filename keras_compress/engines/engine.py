@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,28 +13,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.engines.layers_argument import LEFT_BY_USER
+from keras_compress.engines.layers_argument import LEFT_BY_USER, with_names
 from keras_compress.engines.masks import Pruner
 from keras_compress.engines.quantizers import Quantizers
 from keras_compress.engines.state import Phase
+from keras_compress.engines.timetable import Timetable
+from keras_compress.engines.train_step import TrainStep
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
-from keras_compress.specs.schedules import Schedule
-
-LOG_NAMES = ("sparsity", "quantized")
 
 _ATTRIBUTE = "_keras_compress_engine"
-
-
-@dataclasses.dataclass
-class Steps:
-    """When everything happens. `resolved`: (start, updates) of the fit that fractions were of."""
-
-    schedules: dict[str, Schedule]
-    delay: int | None
-    freeze_step: int | None
-    resolved: tuple[int, int] | None
 
 
 class Engine(abc.ABC):
@@ -66,10 +54,7 @@ class Engine(abc.ABC):
         self.quantizers: Quantizers | None = None
         self.left_out: dict[str, dict[str, str]] = {"pruning": {}, "quantization": {}}
         """Per spec: path -> the reason why this one was left alone."""
-        self.schedules: dict[str, Schedule] = {}
-        """Path -> schedule, with every fraction resolved once the first fit has begun."""
-        self.delay: int | None = None
-        self.freeze_step: int | None = None
+        self.timetable = Timetable(pruning, quantization)
         self.switched_at: int | None = None
         """The first update whose forward pass was rounded, or would be, where the delay ends with a
         fit.
@@ -79,10 +64,7 @@ class Engine(abc.ABC):
         self._phase = Phase.OFF
         self._undo: list[Callable[[], None]] = []
         self._wrapped: set[str] = set()
-        self._traced_trainable: tuple[bool, ...] | None = None
-        self._resolved: tuple[int, int] | None = None
-        with model.distribute_strategy.scope():
-            self._counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        self._train_step = TrainStep(self)
 
     # --- what an engine is
 
@@ -150,7 +132,7 @@ class Engine(abc.ABC):
         try:
             if model.built:
                 self._place()
-            self._undo.append(wrap_method(model, "train_step", self._patched_train_step))
+            self._undo.append(wrap_method(model, "train_step", self._train_step.around))
             remember(model, self)
             self.adapter.retrace(model)
         except BaseException:  # Ctrl-C too must leave no patch that nobody knows of
@@ -161,7 +143,7 @@ class Engine(abc.ABC):
         with self.model.distribute_strategy.scope():
             self.place()
             if self.pruner is not None:
-                self.schedules = {target.path: target.schedule for target in self.pruner.targets}
+                self.timetable.schedules = self.pruner.schedules
             if self.quantizers is not None:
                 self.quantizers.mode.phase = self._phase
                 self.quantizers.patch()
@@ -181,51 +163,7 @@ class Engine(abc.ABC):
         remember(self.model, None)
         self.adapter.retrace(self.model)
 
-    # --- the training step
-
-    def _patched_train_step(self, original: Callable) -> Callable:
-        @functools.wraps(original)
-        def train_step(data: Any) -> Any:
-            if not self.is_placed:
-                self._place_with(data)
-            with contextlib.ExitStack() as following:
-                # A dataset of unknown length ends in a step without a batch, which must not count.
-                with tf.control_dependencies(_tensors(data)):
-                    step = self._count()
-                    if self.quantizers is not None:
-                        following.enter_context(self.quantizers.training_step())
-                logs = original(data)
-            if self.pruner is not None:
-                self.pruner.after_step(step)
-            return self._with_ours(logs)
-
-        return train_step
-
-    def _count(self) -> tf.Tensor | None:
-        if self.has_fractions:
-            raise ValueError(
-                "Compress: steps must be ints outside of `fit`, whose length the fractions are of. "
-                f"Received: {self.pruning or ''} {self.quantization or ''}"
-            )
-        if self.pruner is None:
-            # Not read: while off, this one op is all that is added to the plain graph.
-            self._counter.assign_add(1, read_value=False)
-            return None
-        step = tf.convert_to_tensor(self._counter.assign_add(1))
-        self.pruner.before_step(step)
-        self._traced_trainable = self._trainable()
-        return step
-
-    def _with_ours(self, logs: Any) -> Any:
-        if not isinstance(logs, dict):  # a user's train_step may return anything
-            return logs
-        zero = tf.constant(0.0)
-        sparsity = zero if self.pruner is None else tf.convert_to_tensor(self.pruner.sparsity)
-        quantized = tf.constant(1.0 if self.phase.rounds else 0.0)
-        values = (self.adapter.log_value(sparsity), self.adapter.log_value(quantized))
-        return {**logs, **dict(zip(LOG_NAMES, values, strict=True))}
-
-    def _place_with(self, data: Any) -> None:
+    def place_with(self, data: Any) -> None:
         """Give a model without shapes those of the first batch, and place everything before its
         first update.
         """
@@ -235,7 +173,7 @@ class Engine(abc.ABC):
         with tf.init_scope():
             try:
                 self._place()
-                self.load_steps()
+                self.load_timetable()
                 check, self.on_placed = self.on_placed, None
                 if check is not None:
                     check()
@@ -251,14 +189,13 @@ class Engine(abc.ABC):
         """Place what was built since it was attached, by a call of the model, say."""
         if self.model.built and not self.is_placed:
             self._place()
-            self.load_steps()
+            self.load_timetable()
 
     def _unplace(self) -> None:
         if self.quantizers is not None:
             self.quantizers.unpatch()
         self.pruner = self.quantizers = None
-        self.schedules, self._resolved = {}, None
-        self.delay = self.freeze_step = None
+        self.timetable.clear()
         self.adapter.retrace(self.model)
 
     # --- specs
@@ -269,7 +206,7 @@ class Engine(abc.ABC):
         """
         if spec is None or not callable(spec.layers) or not self.is_placed:
             return spec
-        return naming(spec, self.chosen(spec))
+        return with_names(spec, self.chosen(spec))
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -309,11 +246,11 @@ class Engine(abc.ABC):
     @property
     def step(self) -> int:
         """Updates done since compression first saw this model."""
-        return int(self._counter.numpy())
+        return int(self._train_step.counter.numpy())
 
     @step.setter
     def step(self, step: int) -> None:
-        self._counter.assign(step)
+        self._train_step.counter.assign(step)
 
     @property
     def phase(self) -> Phase:
@@ -332,49 +269,26 @@ class Engine(abc.ABC):
         """Turn every fraction into an update of the fit of `updates` steps that begins after update
         `start`.
         """
-        self._resolved = (start, updates)
-        self.load_steps()
+        self.timetable.resolve(start, updates)
+        self.go_by(self.timetable)
 
-    def steps(self) -> Steps:
-        """Schedules and phase edges as they are, for `restore_steps`."""
-        return Steps(dict(self.schedules), self.delay, self.freeze_step, self._resolved)
+    def load_timetable(self) -> None:
+        """Go by the last `resolve`, which came before the model was placed."""
+        self.timetable.load()
+        self.go_by(self.timetable)
 
-    def restore_steps(self, steps: Steps) -> None:
-        """Go by the schedules and phase edges of an earlier time, or of another process."""
-        self.schedules, self._resolved = steps.schedules, steps.resolved
-        self.delay, self.freeze_step = steps.delay, steps.freeze_step
-        if self.pruner is not None and self.schedules:
-            self.pruner.resolve(self.schedules)
-
-    def load_steps(self) -> None:
-        """Bring schedules and phase edges to where the last `resolve` put them."""
-        if self._resolved is None:
-            return
-        if self.pruner is not None:
-            self.schedules = {
-                path: schedule.resolve(*self._resolved) for path, schedule in self.schedules.items()
-            }
-            self.pruner.resolve(self.schedules)
-        if self.quantization is not None and self.delay is None:
-            resolved = self.quantization.resolve(*self._resolved)
-            self.delay, self.freeze_step = resolved.delay, resolved.freeze_step
-
-    @property
-    def has_fractions(self) -> bool:
-        """Whether some step is not yet an update."""
-        unresolved = any(schedule.has_fractions for schedule in self.schedules.values())
-        if not self.is_placed and self.pruning is not None:
-            unresolved = self.pruning.has_fractions and self._resolved is None
-        if self.quantization is not None and self.delay is None:
-            unresolved = unresolved or self.quantization.has_fractions
-        return unresolved
+    def go_by(self, timetable: Timetable) -> None:
+        """Go by a timetable, perhaps of an earlier time or of another process."""
+        self.timetable = timetable
+        if self.pruner is not None and timetable.schedules:
+            self.pruner.resolve(timetable.schedules)
 
     def begin_fit(self) -> None:
         """What must be so before the first update of any fit."""
-        if self.pruner is not None and self._resolved is not None:
+        if self.pruner is not None and self.timetable.resolved is not None:
             self.pruner.start(self.step + 1)
-            if self._traced_trainable not in (None, self._trainable()):
-                self.adapter.retrace(self.model)  # a kernel thawed or froze since
+            if self._train_step.is_stale:
+                self.adapter.retrace(self.model)
 
     def apply_masks(self) -> None:
         """Make the masks hold exactly, whatever wrote to the weights."""
@@ -386,9 +300,6 @@ class Engine(abc.ABC):
         self.apply_masks()
         if self.quantizers is not None:
             self.quantizers.settle()
-
-    def _trainable(self) -> tuple[bool, ...]:
-        return tuple(target.trainable for target in self.pruner.targets)
 
     @property
     def sparsity(self) -> float:
@@ -439,18 +350,6 @@ class Engine(abc.ABC):
         finally:
             for position, limits in watched.items():
                 self.quantizers.set_input_range(position, limits)
-
-
-def naming(spec: Any, chosen: list[str]) -> Any:
-    """The same spec with the names of what it chose."""
-    if isinstance(spec, Pruning):
-        return dataclasses.replace(spec, schedule=None, layers=dict.fromkeys(chosen, spec.schedule))
-    return dataclasses.replace(spec, layers=tuple(chosen))
-
-
-def _tensors(data: Any) -> list[tf.Tensor]:
-    """The tensors of a batch, those inside sparse and ragged ones too."""
-    return [part for part in tf.nest.flatten(data, expand_composites=True) if tf.is_tensor(part)]
 
 
 def engine_of(model: Any) -> Engine | None:

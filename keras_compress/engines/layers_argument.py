@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+
+from keras_compress.specs.pruning import Pruning
 
 LEFT_BY_USER = "left out by `layers`"
 
@@ -62,6 +65,13 @@ def resolve_names(owner: str, names: Collection[str], paths: Collection[str]) ->
             )
         found[path] = name
     return found
+
+
+def with_names(spec: Any, chosen: list[str]) -> Any:
+    """The same `Pruning` or `Quantization` with the names of what its `layers` chose."""
+    if isinstance(spec, Pruning):
+        return dataclasses.replace(spec, schedule=None, layers=dict.fromkeys(chosen, spec.schedule))
+    return dataclasses.replace(spec, layers=tuple(chosen))
 
 
 def renamed(config: dict[str, Any], before: Sequence[str], now: Sequence[str]) -> dict[str, Any]:

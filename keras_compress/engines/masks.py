@@ -79,6 +79,11 @@ class Pruner(abc.ABC):
         """The targets that this fit may change."""
         return [target for target in self.targets if target.trainable]
 
+    @property
+    def schedules(self) -> dict[str, PolynomialDecay | ConstantSparsity]:
+        """Path -> schedule."""
+        return {target.path: target.schedule for target in self.targets}
+
     def resolve(self, schedules: dict[str, PolynomialDecay | ConstantSparsity]) -> None:
         """Replace every target's schedule (path -> schedule) by the one with its steps known."""
         for target in self.targets:

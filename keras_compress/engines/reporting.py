@@ -15,8 +15,9 @@ def report_on(engine: Engine) -> Report:
     """The report on the model as it is now, without an export."""
     # A model without shapes has nothing that a callable `layers` could choose from.
     specs = dict(engine.configs) if engine.is_placed else {}
-    steps: dict[str, Any] = {"delay": engine.delay, "freeze_step": engine.freeze_step}
-    steps["schedules"] = {path: s.get_config() for path, s in engine.schedules.items()}
+    timetable = engine.timetable
+    steps: dict[str, Any] = {"delay": timetable.delay, "freeze_step": timetable.freeze_step}
+    steps["schedules"] = {path: s.get_config() for path, s in timetable.schedules.items()}
     left_out = {**engine.left_out, "pruning": {**engine.left_out["pruning"], **_frozen(engine)}}
     return Report(
         step=engine.step,

@@ -17,8 +17,9 @@ def take(engine: Engine) -> State:
         engine.configs[name] for name in ("pruning", "quantization")
     )
     state.paths = tuple(engine.paths())
+    timetable = engine.timetable
     if engine.quantization is not None:
-        state.steps = {"delay": engine.delay, "freeze_step": engine.freeze_step}
+        state.steps = {"delay": timetable.delay, "freeze_step": timetable.freeze_step}
     if engine.pruner is not None:
         state.schedules = {t.key: t.schedule.get_config() for t in engine.pruner.targets}
         state.masks = {target.key: target.kept() for target in engine.pruner.targets}
@@ -39,15 +40,16 @@ def restore(engine: Engine, state: State) -> None:
     _check_fits(engine, state)
     engine.step = state.step
     engine.switched_at = state.switched_at
-    steps = engine.steps()
+    timetable = engine.timetable.copy()
     if engine.pruner is not None:
         for target in engine.pruner.targets:
-            steps.schedules[target.path] = schedule_from_config(state.schedules[target.key])
+            timetable.schedules[target.path] = schedule_from_config(state.schedules[target.key])
             target.started = target.key in state.started
-        steps.resolved = steps.resolved or (0, 0)  # nothing is left to resolve
+        timetable.resolved = timetable.resolved or (0, 0)  # nothing is left to resolve
     if engine.quantization is not None:
-        steps.delay, steps.freeze_step = state.steps["delay"], state.steps["freeze_step"]
-    engine.restore_steps(steps)
+        timetable.delay = state.steps["delay"]
+        timetable.freeze_step = state.steps["freeze_step"]
+    engine.go_by(timetable)
     engine.set_phase(state.phase)  # which may look at the kernels; the state knows better
     restore_arrays(engine, state)
 

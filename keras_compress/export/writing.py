@@ -249,7 +249,7 @@ def check_ranges(engine: Engine | None, export: Export) -> None:
         raise ValueError(
             "Export: `mode` must be 'float32' before the delay is reached, or "
             "`representative_dataset` be given. Received: mode='int8' at step "
-            f"{engine.step} of delay={engine.delay}"
+            f"{engine.step} of delay={engine.timetable.delay}"
         )
     without = " without `quantization`" if export.mode == "int8" else ""
     raise ValueError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from keras_compress.engines.engine import LOG_NAMES, Engine, engine_inside
+from keras_compress.engines.engine import Engine, engine_inside
+from keras_compress.engines.train_step import LOG_NAMES
 from keras_compress.export import writing
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.specs.export import Export
@@ -67,40 +68,29 @@ def check_export_of(model: Any, engine: Engine | None, export: Export) -> None:
         )
 
 
-def check_ranges(engine: Engine) -> None:
+def check_ranges_are_set(engine: Engine) -> None:
     """Refuse a plan in which no update sets the ranges: neither watched nor followed."""
-    spec = engine.quantization
-    if spec is None or engine.freeze_step is None or engine.delay is None:
+    spec, delay, freeze_step = (
+        engine.quantization,
+        engine.timetable.delay,
+        engine.timetable.freeze_step,
+    )
+    if spec is None or freeze_step is None or delay is None:
         return
-    watched = engine.delay and spec.calibration_steps
-    if not watched and engine.freeze_step <= engine.delay:
+    watched = delay and spec.calibration_steps
+    if not watched and freeze_step <= delay:
         raise ValueError(
             "Quantization: `freeze_step` must lie after the delay, or `calibration_steps` be "
             "above 0 and the delay too, or no update would set the ranges. Received: "
-            f"freeze_step={engine.freeze_step}, delay={engine.delay}, "
+            f"freeze_step={freeze_step}, delay={delay}, "
             f"calibration_steps={spec.calibration_steps}"
         )
-
-
-def targets(engine: Engine) -> list[tuple[str, int]]:
-    """(name, step) of everything that the plan of a model wants to reach."""
-    found = [
-        (f"the pruning of {path}", schedule.last_step)
-        for path, schedule in engine.schedules.items()
-    ]
-    if len({step for _, step in found}) == 1:
-        found = [("the final sparsity", found[0][1])]
-    if engine.delay is not None:
-        found.append(("the delay", engine.delay))
-    if engine.freeze_step is not None:
-        found.append(("freeze_step", engine.freeze_step))
-    return found
 
 
 def check_reach(engine: Engine, updates: int) -> None:
     """Refuse targets that lie beyond a fit of so many updates."""
     end = engine.step + updates
-    for name, step in targets(engine):
+    for name, step in engine.timetable.targets():
         if step > end:
             raise ValueError(
                 f"Compress: {name} must be reached within this fit, which ends at update {end}; "

@@ -9,17 +9,17 @@ any two hooks the model is usable, because neither Keras calls a hook on an exce
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from typing import Any
 
-from keras_compress.engines.engine import LOG_NAMES, Engine, engine_of
+from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.snapshot import restore_arrays, take
 from keras_compress.engines.state import Phase, State
 from keras_compress.engines.strip import strip
 from keras_compress.engines.tfmot.engine import Tfmot
 from keras_compress.engines.tfmot.library import is_wrapped
+from keras_compress.engines.train_step import LOG_NAMES
 from keras_compress.export import writing
 from keras_compress.export.model_source import ModelSource
 from keras_compress.export.record import write_record
@@ -165,19 +165,19 @@ class Run:
         self._epoch_first = None
         if not self._started:
             self._started = True
-            steps = None
+            before = None
             try:
                 if self.engine is not None:
                     self.engine.place_if_built()
-                    steps = self.engine.steps()
+                    before = self.engine.timetable.copy()
                 self._begin(epoch)
             except BaseException:
-                if steps is not None:
-                    self.engine.restore_steps(steps)
+                if before is not None:
+                    self.engine.go_by(before)
                 self._withdraw()
                 raise
         if self.engine is not None:
-            self._reached_before = self._pruned_by(self.engine.step)
+            self._reached_before = self.engine.timetable.is_pruned_by(self.engine.step)
 
     def _begin(self, epoch: int) -> None:
         engine = self.engine
@@ -198,7 +198,7 @@ class Run:
         if let_go is not None:
             self._undo.append(let_go)
         updates = self._updates(epoch)
-        if engine.has_fractions:
+        if engine.timetable.has_fractions:
             if updates is None:
                 given = " ".join(str(s) for s in (engine.pruning, engine.quantization) if s)
                 raise ValueError(
@@ -220,7 +220,7 @@ class Run:
             check()
         else:  # a Sequential without shapes: with the first batch, before it counts
             engine.on_placed = check
-        preflight.check_ranges(engine)
+        preflight.check_ranges_are_set(engine)
         engine.begin_fit()
         if not self.drives and engine.quantization is not None:
             self._say(
@@ -251,22 +251,11 @@ class Run:
         if done < self._edge:  # nothing can change yet, and to ask for more takes its time
             return
         span = self.adapter.steps_per_execution(self.model)
-        phase = self.phase_after(done, span)
+        phase = engine.timetable.phase_after(done, span)
         if phase.rounds and not engine.phase.rounds:
             self._reset_due.append(f"quantization is on from update {done + 1}")
         self._enter(phase, done + 1)
-        self._edge = self._edge_after(phase) - span
-
-    def _edge_after(self, phase: Phase) -> float:
-        """The number of updates after which `phase` may end."""
-        engine = self.engine
-        if phase is Phase.OFF:
-            return engine.delay - engine.quantization.calibration_steps
-        if phase is Phase.WATCHING:
-            return engine.delay
-        if phase is Phase.ON and engine.freeze_step is not None:
-            return engine.freeze_step
-        return math.inf
+        self._edge = engine.timetable.edge_after(phase) - span
 
     def _enter(self, phase: Phase, update: int) -> None:
         """Change the phase, from the update of that number on."""
@@ -278,39 +267,19 @@ class Run:
         self._say("Update %d: quantization %s -> %s.", update, engine.phase, phase)
         engine.set_phase(phase)
 
-    def phase_after(self, done: int, span: int) -> Phase:
-        """The phase of updates `done + 1` .. `done + span`, which run in one execution.
-
-        An execution starts to watch when any of its updates should, and rounds when all of them do.
-        """
-        engine = self.engine
-        if engine.freeze_step is not None and done >= engine.freeze_step and done >= engine.delay:
-            return Phase.FROZEN
-        if done >= engine.delay:
-            return Phase.ON
-        if done + span > engine.delay - engine.quantization.calibration_steps:
-            return Phase.WATCHING if engine.quantization.calibration_steps else Phase.OFF
-        return Phase.OFF
-
     # --- epoch end
 
     def _before_epoch_end(self, epoch: int, *_: Any) -> None:
         if self.engine is None:
             return
         self.engine.apply_masks()
-        if not self._reached_before and self._pruned_by(self.engine.step):
+        if not self._reached_before and self.engine.timetable.is_pruned_by(self.engine.step):
             self._reset_due.append("the final sparsity is reached")
         for reason in self._reset_due:
             reset = [c for c in self.callbacks.callbacks if self.adapter.reset_best(c)]
             for callback in reset:
                 self._say("%s: its best so far is forgotten, %s.", type(callback).__name__, reason)
         self._reset_due.clear()
-
-    def _pruned_by(self, step: int) -> bool:
-        schedules = self.engine.schedules.values()
-        if any(schedule.has_fractions for schedule in schedules):
-            return False
-        return bool(schedules) and step >= max(schedule.last_step for schedule in schedules)
 
     def _after_epoch_end(self, epoch: int, logs: Any = None, *_: Any) -> None:
         """Keep masks and ranges beside the weights that an EarlyStopping has just kept."""
@@ -351,7 +320,7 @@ class Run:
         missed = self._missed()
         if self.drives and engine is not None and engine.quantization is not None and not missed:
             # A delay that ends with the fit: no update is rounded, the model is.
-            self._enter(self.phase_after(engine.step, 1), engine.step + 1)
+            self._enter(engine.timetable.phase_after(engine.step, 1), engine.step + 1)
         for member in self.members:
             member.finished(self._report(missed, getattr(member, "export", None)))
         self._validation = None  # it holds the data, and this run lives as long as its members
@@ -361,7 +330,7 @@ class Run:
             return []
         step = self.engine.step
         missed = [
-            f"{name} at update {at}" for name, at in preflight.targets(self.engine) if at > step
+            f"{name} at update {at}" for name, at in self.engine.timetable.targets() if at > step
         ]
         if not missed and self.engine.has_unseen_ranges:
             missed = ["any update that would set the ranges"]

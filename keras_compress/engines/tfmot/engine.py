@@ -174,7 +174,7 @@ class Tfmot(Engine):
         """Learn what the wrappers have done, and leave them as they are."""
         self.place()
         if self.pruner is not None:
-            self.schedules = {target.path: target.schedule for target in self.pruner.targets}
+            self.timetable.schedules = self.pruner.schedules
         self._go_on()
         self.step = self.step or self.adapter.iterations(self.model) or 0
         while self._undo:
