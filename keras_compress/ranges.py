@@ -38,7 +38,7 @@ def quantization_of_range(
             Integer-Arithmetic-Only Inference", 2018, arXiv:1712.05877, section 3.1.
     """
     owner = "quantization_of_range"
-    low, high = _ends(owner, dtype, narrow)
+    low, high = _integers(owner, dtype, narrow)
     if not (math.isfinite(minimum) and math.isfinite(maximum) and minimum < maximum):
         raise ValueError(
             f"{owner}: `minimum` must be less than `maximum`, both finite. "
@@ -59,7 +59,7 @@ def range_of_quantization(
             dtype unknown.
     """
     owner = "range_of_quantization"
-    low, high = _ends(owner, dtype, narrow)
+    low, high = _integers(owner, dtype, narrow)
     checks.check_positive(owner, "scale", scale)
     if not low <= zero_point <= high:
         raise checks.value_error(owner, "zero_point", zero_point, f"in [{low}, {high}]")
@@ -107,7 +107,7 @@ def stats_of_range(minimum: float, maximum: float) -> tuple[float, float]:
     return stats_of_quantization(*quantization_of_range(minimum, maximum, "uint8"), "uint8")
 
 
-def _ends(owner: str, dtype: str, narrow: bool) -> tuple[int, int]:
+def _integers(owner: str, dtype: str, narrow: bool) -> tuple[int, int]:
     """The lowest and the highest integer of `dtype`."""
     low, high = _ENDS[checks.check_choice(owner, "dtype", dtype, _ENDS)]
     return low + narrow, high

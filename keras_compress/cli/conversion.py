@@ -103,8 +103,6 @@ def convert(paths: tuple[str, ...], **given: Any) -> Answer:
     )
     if not os.path.exists(model):  # before TensorFlow is loaded
         raise FileNotFoundError(f"MODEL must be a file or folder that exists. Received: {model}")
-    export.check_folder()
-    export.check_data_files()
     click.echo(f"{model} -> {out}, {mode} ...", err=True)
     from keras_compress.export.to_tflite import export_tflite
 

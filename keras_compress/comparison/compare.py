@@ -7,12 +7,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_compress._shared import checks
+from keras_compress._shared.by_name import by_name, rows_of
 from keras_compress.comparison.results import ComparedNetwork, Comparison
 from keras_compress.comparison.signals import LayerSignal, layer_signals
 from keras_compress.tflite import TFLiteModel, agreement, load_tflite, zipped_size
@@ -129,9 +130,8 @@ def _opened(networks: Sequence[Any], names: Sequence[str], num_threads: int) -> 
     for position, (name, network) in enumerate(zip(names, networks, strict=True)):
         if position in files:
             file = files[position]
-            answer = functools.partial(_file_answer, file)
             inputs = tuple(info.name for info in file.inputs)
-            yield _Network(name, inputs, answer, read_bytes(network, OWNER))
+            yield _Network(name, inputs, file.answers, read_bytes(network, OWNER))
         else:
             yield from _of_source(network, name, batch_size)
 
@@ -140,11 +140,6 @@ def _is_tflite(network: Any) -> bool:
     if isinstance(network, str | os.PathLike):
         return not (os.path.isdir(network) or os.fspath(network).endswith(_SOURCES))
     return isinstance(network, bytes | bytearray | memoryview)
-
-
-def _file_answer(file: TFLiteModel, columns: Columns) -> Columns:
-    answer = file.predict(columns)
-    return answer if isinstance(answer, dict) else {file.outputs[0].name: answer}
 
 
 def _of_source(network: Any, name: str, batch_size: int) -> Iterator[_Network]:
@@ -189,21 +184,10 @@ def _columns(data: Any, inputs: Sequence[str]) -> Columns:
     Raises:
         ValueError: other inputs, different numbers of rows, or none.
     """
-    if isinstance(data, Mapping):
-        given = dict(data)
-    elif isinstance(data, list | tuple) and len(inputs) > 1:
-        given = dict(zip(inputs, data, strict=False)) if len(data) == len(inputs) else {}
-    else:
-        given = {inputs[0]: data}
-    if set(given) != set(inputs):
-        received = sorted(map(str, data)) if isinstance(data, Mapping) else type(data).__name__
-        rule = f"an array for each of the inputs {list(inputs)}"
-        raise checks.value_error(OWNER, "data", received, rule)
-    columns = {name: np.asarray(given[name]) for name in inputs}
-    lengths = {name: len(values) if values.ndim else 0 for name, values in columns.items()}
-    if len(set(lengths.values())) > 1 or 0 in lengths.values():
-        rule = "rows along the first axis, as many in every input"
-        raise checks.value_error(OWNER, "data", lengths, rule)
+    given = by_name(OWNER, "data", data, inputs)
+    columns = {name: np.asarray(values) for name, values in given.items()}
+    if not rows_of(OWNER, "data", columns):
+        raise checks.value_error(OWNER, "data", 0, "arrays with at least one row")
     return columns
 
 

@@ -57,14 +57,14 @@ def _layers(engine: Engine) -> list[LayerReport]:
             if engine.phase.rounds:
                 bits = engine.quantizers.kernel_bits(kernel)
                 layer.bits = engine.quantization.weight_bits if bits is None else bits
-                layer.scale = _ends(engine.quantizers.kernel_scale(kernel))
+                layer.scale = _smallest_and_largest(engine.quantizers.kernel_scale(kernel))
     if engine.pruner is not None:
         for target in engine.pruner.targets:
             row(target.path, target.key.split("/")[2], target.kernel)
     return list(rows.values())
 
 
-def _ends(scale: np.ndarray | None) -> tuple[float, ...] | None:
+def _smallest_and_largest(scale: np.ndarray | None) -> tuple[float, ...] | None:
     """The one scale of a kernel, or the smallest and largest of its channels'."""
     if scale is None:
         return None

@@ -12,6 +12,7 @@ from keras_compress.tflite import (
     batches,
 )
 
+CALIBRATION_SAMPLES = 512  # at most so many rows of representative data
 SAMPLES = 64  # inputs on which a file is compared with its network
 
 

@@ -7,8 +7,11 @@ from typing import Any
 
 from keras_compress.engines.engine import Engine, engine_inside
 from keras_compress.engines.train_step import LOG_NAMES
-from keras_compress.export import writing
+from keras_compress.export.input_ranges import check_calibrated, input_ranges
+from keras_compress.export.rows import CALIBRATION_SAMPLES, SAMPLES, read_rows
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.inference import input_specs
 from keras_compress.specs.export import Export
 
 
@@ -47,12 +50,12 @@ def check_export(engine: Engine | None, export: Export) -> None:
     export.check_folder()
     export.check_data_files()
     if engine is None or engine.quantization is None or export.mode != "int8":
-        writing.check_ranges(None, export)
+        check_calibrated(None, export)
 
 
 def check_export_of(model: Any, engine: Engine | None, export: Export) -> None:
     """Refuse an export that does not fit the built model: its data, or layers left in float."""
-    writing.check_data(model, export)
+    _check_rows(model, export)
     if export.mode != "int8" or export.allow_float_ops or engine is None:
         return
     if export.default_ranges_stats is not None:
@@ -66,6 +69,26 @@ def check_export_of(model: Any, engine: Engine | None, export: Export) -> None:
             f"integer: {what}. Leave them out by `Quantization(layers=...)` if that is meant. "
             "Received: allow_float_ops=False"
         )
+
+
+def _check_rows(model: Any, export: Export) -> None:
+    """Read the export's data once, so that what does not fit is said before training.
+
+    Raises:
+        ValueError, TypeError: naming the field, the input and what was found; or the model has no
+            inputs that a file could have.
+    """
+    adapter = adapter_of(model)
+    if adapter.functional(model) is None and adapter.grows(model):
+        return  # a Sequential that gets its inputs with the first batch
+    specs = input_specs(adapter, model, export.batch_size)
+    input_ranges(specs, export)
+    sizes = {"representative_dataset": CALIBRATION_SAMPLES, "verify_data": SAMPLES}
+    for field, samples in sizes.items():
+        data = getattr(export, field)
+        if data is not None:
+            for _ in read_rows(specs, data, field, samples):
+                pass
 
 
 def check_ranges_are_set(engine: Engine) -> None:

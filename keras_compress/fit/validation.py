@@ -145,8 +145,7 @@ def _file_at(path: str, adapter: Adapter, plain: Any) -> Answer:
             for info, column in zip(file.inputs, columns, strict=True)
         }
         with lock:
-            answers = file.predict(given)
-        return list(answers.values()) if isinstance(answers, dict) else [answers]
+            return list(file.answers(given).values())
 
     dtypes = [tf.float32 if info.scale else tf.as_dtype(info.dtype) for info in file.outputs]
 

@@ -130,7 +130,7 @@ class ExportReport:
                 f"nothing told theirs: {', '.join(self.guessed)}"
             )
         if self.inputs or self.outputs:
-            parts.append(_ends(self))
+            parts.append(_inputs_and_outputs(self))
         if self.c_files:
             parts.append(f"C files: {', '.join(self.c_files)}")
         if self.verified_on and not self.largest_steps:
@@ -167,7 +167,7 @@ def _sizes(report: ExportReport) -> str:
     return table(("", "bytes", "zipped"), cells)
 
 
-def _ends(report: ExportReport) -> str:
+def _inputs_and_outputs(report: ExportReport) -> str:
     rows = [
         (
             f"{what} {name}",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_compress._shared.by_name import by_name, rows_of
 from keras_compress._shared.checks import DATA_RULE, check_int, type_error, value_error
 
 
@@ -35,24 +36,10 @@ class Inputs:
     def rows(self, given: Any) -> dict[str, np.ndarray]:
         """One element of the data (batch or sample) as checked arrays with rows in front."""
         expected = list(self.shapes)
-        if isinstance(given, Mapping):
-            if set(given) != set(expected):
-                raise self.error(sorted(map(str, given)), f"data for the inputs {expected}")
-            arrays = {name: given[name] for name in expected}
-        elif isinstance(given, list | tuple):
-            if len(given) != len(expected):
-                rule = f"data with one array for each of the inputs {expected}"
-                raise self.error(f"{len(given)} arrays", rule)
-            arrays = dict(zip(expected, given, strict=True))
-        elif len(expected) == 1:
-            arrays = {expected[0]: given}
-        else:
-            rule = f"data with one array for each of the inputs {expected}"
-            raise self.error(type(given).__name__, rule)
+        rank = len(self.shapes[expected[0]]) + 1
+        arrays = by_name(self.owner, self.name, given, expected, rank=rank)
         checked = {name: self._array(name, values) for name, values in arrays.items()}
-        lengths = {name: len(values) for name, values in checked.items()}
-        if len(set(lengths.values())) > 1:
-            raise self.error(lengths, "data with as many rows in every input")
+        rows_of(self.owner, self.name, checked)
         return checked
 
     def _array(self, name: str, values: Any) -> np.ndarray:

@@ -40,12 +40,12 @@ def input_stats(data: Any) -> tuple[float, float] | dict[str, tuple[float, float
     anything = Inputs(_OWNER, "data", shapes={"data": ()}, dtypes={})
     for element in elements(data, anything):
         for name, values in _by_name(element).items():
-            low, high = _ends(name, values)
+            low, high = _low_and_high(name, values)
             known = ends.get(name, (low, high))
             ends[name] = (min(low, known[0]), max(high, known[1]))
     if not ends:
         raise value_error(_OWNER, "data", "no rows", "data with at least one row")
-    stats = {name: stats_of_ends(name, *pair) for name, pair in ends.items()}
+    stats = {name: stats_between(name, *pair) for name, pair in ends.items()}
     if set(stats) == {None}:
         return stats[None]
     if None in stats:
@@ -65,7 +65,7 @@ def _by_name(element: Any) -> Mapping[str | None, Any]:
     return {None: element}
 
 
-def _ends(name: str | None, values: Any) -> tuple[float, float]:
+def _low_and_high(name: str | None, values: Any) -> tuple[float, float]:
     array = np.asarray(values)
     where = "" if name is None else f" for the input {name!r}"
     if array.dtype.kind not in "biuf":
@@ -80,7 +80,7 @@ def _ends(name: str | None, values: Any) -> tuple[float, float]:
     return low, high
 
 
-def stats_of_ends(name: str | None, low: float, high: float) -> tuple[float, float]:
+def stats_between(name: str | None, low: float, high: float) -> tuple[float, float]:
     """(mean, std) of data between `low` and `high`; `name` is the input's, for the error.
 
     Raises:

@@ -45,8 +45,8 @@ class Space:
         check_int(OWNER, "frequency", self.frequency, minimum=1)
         for name, _, values in self._entries():
             _check(name, values)
-        _, last_begin = _ends(self.begin_step)
-        first_end, _ = _ends(self.end_step)
+        _, last_begin = _bounds(self.begin_step)
+        first_end, _ = _bounds(self.end_step)
         if self.final_sparsity is not None and last_begin >= first_end:
             raise value_error(
                 OWNER, "end_step", self.end_step, f"above `begin_step`, {self.begin_step!r}"
@@ -122,7 +122,7 @@ def _drawn(hp: Any, name: str, values: Any) -> Any:
     return kind(values)
 
 
-def _ends(values: Any) -> tuple[float, float]:
+def _bounds(values: Any) -> tuple[float, float]:
     numbers = values if isinstance(values, tuple | list) else [values]
     return min(numbers), max(numbers)
 

@@ -644,15 +644,15 @@ DATA = [
     pytest.param(
         {"taken": np.ones((10, 4), "float32")},
         ValueError,
-        "data for the inputs ['given']",
+        "an array for the input 'given', or a dict with this name",
         "['taken']",
         id="name",
     ),
     pytest.param(
         [np.ones((10, 4)), np.ones((10, 4))],
         ValueError,
-        "data with one array for each of the inputs ['given']",
-        "'2 arrays'",
+        "an array for the input 'given', or a dict with this name",
+        "'list of 2'",
         id="two-for-one",
     ),
 ]
@@ -716,8 +716,8 @@ def test_a_file_of_other_data_is_refused(keras, tmp_path):
     np.savez(tmp_path / "data.npz", one=X, other=X)
     export = kc.Export(tmp_path / "net.tflite", representative_dataset=tmp_path / "data.npz")
     message = (
-        "Export: `representative_dataset` must be data for the inputs ['given']. "
-        "Received: representative_dataset=['one', 'other']"
+        "Export: `representative_dataset` must be an array for the input 'given', or a dict with "
+        "this name. Received: representative_dataset=['one', 'other']"
     )
     refused(dense_net(keras), kc.Compress(pruning=PRUNING, export=export), message)
 

@@ -11,7 +11,8 @@ ONE = np.array([[0.9], [0.2], [0.5], [0.7]], "float32")  # 0.5 is not above 0.5
 
 
 def score(metrics, y, answers, outputs=("y",)):
-    return scores(outputs, metrics, y, lambda: answers)
+    by_name = answers if isinstance(answers, dict) else {outputs[0]: answers}
+    return scores(outputs, metrics, y, lambda: by_name)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,12 @@ def two_numbers(y_true, y_pred):
         (dict, [1, 0, 2, 1], TypeError, "an object of that class"),
         (["acc", "acc"], [1, 0, 2, 1], ValueError, "metrics of different names"),
         ({"z": "acc"}, [1, 0, 2, 1], ValueError, r"by name of the outputs \['y'\].*\['z'\]"),
-        ("acc", {"z": [1]}, ValueError, r"`y` must be by name of the outputs \['y'\]"),
+        (
+            "acc",
+            {"z": [1]},
+            ValueError,
+            r"`y` must be an array for the output 'y', or a dict .*Received: y=\['z'\]",
+        ),
         (two_numbers, [1, 0, 2, 1], TypeError, r"'two_numbers' gives one number.*shape \(2,\)"),
         ("acc", [1, 0, 2], ValueError, r"as many rows as the answers, 4. Received: y=\(3,\)"),
         ("acc", 3, ValueError, "as many rows"),

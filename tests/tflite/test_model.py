@@ -101,12 +101,18 @@ def test_a_list_of_one_array_is_that_array(doubling):
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        ({"left": np.ones((1, 3))}, r"must have the inputs \['left', 'right'\]"),
-        ([np.ones((1, 3))], "one array for each of the inputs"),
-        (np.ones((1, 3)), "must be a list or a dict"),
+        (
+            {"left": np.ones((1, 3))},
+            r"each of the inputs \['left', 'right'\], .*Received: x=\['left'\]",
+        ),
+        ([np.ones((1, 3))], r"an array for each of the inputs .*Received: x='list of 1'"),
+        (np.ones((1, 3)), r"in a list of this order or a dict by name\. Received: x='ndarray'"),
         ([np.ones((1, 3)), np.ones((1, 4))], r"input 'right' must have the shape \('rows', 3\)"),
         ([np.ones((1, 3)), np.ones(3)], "input 'right' must have the shape"),
-        ([np.ones((1, 3)), np.ones((2, 3))], "same number of rows.*'left': 1, 'right': 2"),
+        (
+            [np.ones((1, 3)), np.ones((2, 3))],
+            "as many rows along the first axis as one another.*'left': 1, 'right': 2",
+        ),
         ([np.ones((1, 3)), np.full((1, 3), np.nan)], "input 'right' must be free of NaN"),
         ([np.ones((1, 3)), np.full((1, 3), "a")], "input 'right' must be numbers"),
     ],

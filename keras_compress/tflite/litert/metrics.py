@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_compress._shared.by_name import by_name
 from keras_compress._shared.checks import listing, type_error, value_error
 
 Metric = str | Callable[[np.ndarray, np.ndarray], float] | Any
@@ -17,9 +18,15 @@ _RULE = "'accuracy', 'mse', a callable (y_true, y_pred) -> number or a Keras met
 
 
 def scores(
-    outputs: Sequence[str], metrics: Metrics, y: Any, predict: Callable[[], Any]
+    outputs: Sequence[str],
+    metrics: Metrics,
+    y: Any,
+    answer: Callable[[], Mapping[str, np.ndarray]],
 ) -> dict[str, float]:
-    """What `TFLiteModel.evaluate` returns; `predict` is called when all else is known to fit."""
+    """What `TFLiteModel.evaluate` returns.
+
+    `answer` gives output name -> all rows; it is called when all else is known to fit.
+    """
     wanted = _by_output(outputs, metrics)
     labels = _labels(outputs, wanted, y)
     names = {
@@ -29,9 +36,7 @@ def scores(
     for output, chosen in wanted.items():
         if len(names[output]) < len(chosen):
             raise value_error(_OWNER, "metrics", metrics, "metrics of different names")
-    answers = predict()
-    if not isinstance(answers, Mapping):
-        answers = {outputs[0]: answers}
+    answers = answer()
     found = {}
     for output, chosen_by_name in names.items():
         for name, metric in chosen_by_name.items():
@@ -69,19 +74,8 @@ def _checked(metrics: Any) -> list[Metric]:
 
 
 def _labels(outputs: Sequence[str], wanted: Mapping[str, Any], y: Any) -> dict[str, np.ndarray]:
-    if isinstance(y, Mapping):
-        _check_names(outputs, y, "y")
-        given = y
-    elif len(outputs) == 1:
-        given = {outputs[0]: y}
-    elif isinstance(y, list | tuple) and len(y) == len(outputs):
-        given = dict(zip(outputs, y, strict=True))
-    else:
-        rule = f"labels by name of the outputs {list(outputs)}, or a list of them in that order"
-        raise value_error(_OWNER, "y", type(y).__name__, rule)
-    missing = [output for output in wanted if output not in given]
-    if missing:
-        raise value_error(_OWNER, "y", list(given), f"labels for the outputs {missing} too")
+    spare = [output for output in outputs if output not in wanted]
+    given = by_name(_OWNER, "y", y, outputs, what="outputs", optional=spare)
     return {output: np.asarray(given[output]) for output in wanted}
 
 

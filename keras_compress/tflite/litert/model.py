@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_compress._shared.by_name import by_name, rows_of
 from keras_compress._shared.checks import check_int
 from keras_compress.tflite.file.flatbuffer import (
     described,
@@ -19,6 +20,8 @@ from keras_compress.tflite.file.flatbuffer import (
 )
 from keras_compress.tflite.litert.metrics import Metrics, scores
 from keras_compress.tflite.probe.probing import check_harmless
+
+_OWNER = "TFLiteModel"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,20 +141,20 @@ class TFLiteModel:
         Raises:
             ValueError: names, shapes, row counts or dtypes that do not fit, or NaN.
         """
+        answers = self.answers(x, raw)
+        return answers if len(answers) > 1 else answers[self.outputs[0].name]
+
+    def answers(self, x: Any, raw: bool = False) -> dict[str, np.ndarray]:
+        """What `predict` gives, as a dict by name for one output too."""
         batch_size = self.batch_size
-        given = self._by_name(x)
-        columns = [_column(info, given[info.name], raw) for info in self.inputs]
-        rows = len(columns[0])
-        if any(len(column) != rows for column in columns):
-            lengths = {
-                info.name: len(column) for info, column in zip(self.inputs, columns, strict=True)
-            }
-            raise ValueError(
-                "TFLiteModel: `x` must have the same number of rows in every input. "
-                f"Received: rows={lengths}"
-            )
+        names = [info.name for info in self.inputs]
+        given = by_name(_OWNER, "x", x, names, rank=len(self.inputs[0].shape))
+        columns = {info.name: _column(info, given[info.name], raw) for info in self.inputs}
+        rows = rows_of(_OWNER, "x", columns)
         chunks: list[list[np.ndarray]] = [
-            self._invoke([column[start : start + batch_size] for column in columns], batch_size)
+            self._invoke(
+                [column[start : start + batch_size] for column in columns.values()], batch_size
+            )
             for start in range(0, rows, batch_size)
         ]
         answers = {}
@@ -159,7 +162,7 @@ class TFLiteModel:
             parts = [chunk[position] for chunk in chunks]
             values = np.concatenate(parts) if parts else np.empty((0, *info.shape[1:]), info.dtype)
             answers[info.name] = values[:rows] if raw else _dequantize(info, values[:rows])
-        return answers if len(answers) > 1 else answers[self.outputs[0].name]
+        return answers
 
     def evaluate(self, x: Any, y: Any, metrics: Metrics = "accuracy") -> dict[str, float]:
         """Scores `predict(x)` against `y`; TensorFlow is not needed, unless a metric is Keras'.
@@ -185,7 +188,7 @@ class TFLiteModel:
             TypeError, ValueError: metrics or labels that do not fit, before the file is run where
                 that can be known; and what `predict` raises.
         """
-        return scores([info.name for info in self.outputs], metrics, y, lambda: self.predict(x))
+        return scores([info.name for info in self.outputs], metrics, y, lambda: self.answers(x))
 
     def run_on_zeros(self) -> None:
         """Computes once, for the time it takes; every input is all zeros.
@@ -202,35 +205,6 @@ class TFLiteModel:
         of the last `predict`. An inner one is kept only with `keep_all`.
         """
         return np.array(self._interpreter.get_tensor(index))
-
-    def _by_name(self, x: Any) -> Mapping[str, Any]:
-        expected = [info.name for info in self.inputs]
-        if isinstance(x, Mapping):
-            if set(x) != set(expected):
-                raise ValueError(
-                    f"TFLiteModel: `x` must have the inputs {expected}. "
-                    f"Received: x={sorted(map(str, x))}"
-                )
-            return x
-        if isinstance(x, list | tuple) and len(expected) > 1:
-            if len(x) != len(expected):
-                raise ValueError(
-                    f"TFLiteModel: `x` must have one array for each of the inputs {expected}. "
-                    f"Received: x=a {type(x).__name__} of {len(x)}"
-                )
-            return dict(zip(expected, x, strict=True))
-        if len(expected) > 1:
-            raise ValueError(
-                f"TFLiteModel: `x` must be a list or a dict of arrays for the inputs {expected}. "
-                f"Received: x={type(x).__name__}"
-            )
-        if (
-            isinstance(x, list | tuple)
-            and len(x) == 1
-            and np.ndim(x[0]) == len(self.inputs[0].shape)
-        ):
-            x = x[0]  # a list of one array
-        return {expected[0]: x}
 
     def _invoke(self, columns: Sequence[np.ndarray], batch_size: int) -> list[np.ndarray]:
         for index, column in zip(self._input_indices, columns, strict=True):

@@ -1,0 +1,90 @@
+"""The user's own `train_step`, and what compression does around it: count, prune, watch, tell."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+if TYPE_CHECKING:
+    from keras_compress.engines.engine import Engine
+
+LOG_NAMES = ("sparsity", "quantized")
+
+
+class TrainStep:
+    """The wrapped step of one engine's model, and the counter of its updates.
+
+    A Sequential that has no shapes yet is placed by its first training batch, before anything is
+    updated.
+    """
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self._traced_trainable: tuple[bool, ...] | None = None
+        with engine.model.distribute_strategy.scope():
+            self.counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+
+    def around(self, original: Callable) -> Callable:
+        """The model's `train_step` with ours around it."""
+        engine = self._engine
+
+        @functools.wraps(original)
+        def train_step(data: Any) -> Any:
+            if not engine.is_placed:
+                engine.place_with(data)
+            with contextlib.ExitStack() as following:
+                # A dataset of unknown length ends in a step without a batch, which must not count.
+                with tf.control_dependencies(_tensors(data)):
+                    step = self._count()
+                    if engine.quantizers is not None:
+                        following.enter_context(engine.quantizers.training_step())
+                logs = original(data)
+            if engine.pruner is not None:
+                engine.pruner.after_step(step)
+            return self._with_ours(logs)
+
+        return train_step
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether a kernel has thawed or frozen since the step was traced."""
+        return self._traced_trainable not in (None, self._trainable())
+
+    def _count(self) -> tf.Tensor | None:
+        engine = self._engine
+        if engine.timetable.has_fractions:
+            raise ValueError(
+                "Compress: steps must be ints outside of `fit`, whose length the fractions are of. "
+                f"Received: {engine.pruning or ''} {engine.quantization or ''}"
+            )
+        if engine.pruner is None:
+            # Not read: while off, this one op is all that is added to the plain graph.
+            self.counter.assign_add(1, read_value=False)
+            return None
+        step = tf.convert_to_tensor(self.counter.assign_add(1))
+        engine.pruner.before_step(step)
+        self._traced_trainable = self._trainable()
+        return step
+
+    def _with_ours(self, logs: Any) -> Any:
+        if not isinstance(logs, dict):  # a user's train_step may return anything
+            return logs
+        engine = self._engine
+        zero = tf.constant(0.0)
+        sparsity = zero if engine.pruner is None else tf.convert_to_tensor(engine.pruner.sparsity)
+        quantized = tf.constant(1.0 if engine.phase.rounds else 0.0)
+        values = (engine.adapter.log_value(sparsity), engine.adapter.log_value(quantized))
+        return {**logs, **dict(zip(LOG_NAMES, values, strict=True))}
+
+    def _trainable(self) -> tuple[bool, ...]:
+        pruner = self._engine.pruner
+        return () if pruner is None else tuple(target.trainable for target in pruner.targets)
+
+
+def _tensors(data: Any) -> list[tf.Tensor]:
+    """The tensors of a batch, those inside sparse and ragged ones too."""
+    return [part for part in tf.nest.flatten(data, expand_composites=True) if tf.is_tensor(part)]
