@@ -1,1 +1,1 @@
-"""What every package may use: argument errors, whole files, tables, kept children. Not public."""
+"""What every package may use: argument errors, whole files, printed tables. Nothing is public."""

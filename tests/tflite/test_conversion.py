@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_compress._shared.child_process import child_environment
 from keras_compress.tflite import (
     Conversion,
     ConversionError,
@@ -28,6 +27,7 @@ from keras_compress.tflite import (
     load_tflite,
     stop_worker,
 )
+from keras_compress.tflite.child_process import child_environment
 from keras_compress.tflite.conversion.convert import remedy_for_crash, translate
 from keras_compress.tflite.conversion.process import Session, worker_pid
 

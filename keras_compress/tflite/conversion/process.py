@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from keras_compress._shared.child_process import Child, Keeper, child_environment
+from keras_compress.tflite.child_process import Child, Keeper, child_environment
 
 CHILD = "keras_compress.tflite.conversion.worker"
 DONE = "done\n"

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from keras_compress._shared.child_process import Child, Keeper
+from keras_compress.tflite.child_process import Child, Keeper
 from keras_compress.tflite.file.flatbuffer import described
 
 SECONDS = {"inspect": 2.0, "load": 3.5}
