@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_compress.frameworks.protocols import KerasLayer, KerasVariable
 from keras_compress.specs.schedules import ConstantSparsity, PolynomialDecay
 
 
@@ -40,8 +40,8 @@ class Target:
 
     key: str
     path: str
-    layer: Any
-    variable: Any
+    layer: KerasLayer
+    variable: KerasVariable
     """Keras' own variable, whose `trainable` counts."""
     kernel: tf.Variable
     schedule: PolynomialDecay | ConstantSparsity
@@ -56,7 +56,8 @@ class Target:
 
     def kept(self) -> np.ndarray:
         """The mask, as bools."""
-        return self.mask.numpy().astype(bool)
+        kept: np.ndarray = self.mask.numpy().astype(bool)
+        return kept
 
     def keep(self, mask: np.ndarray) -> None:
         self.mask.assign(tf.cast(mask, self.mask.dtype))

@@ -106,7 +106,7 @@ class Adapter(abc.ABC):
         """Whether a module is Keras' own."""
         return (module or "").startswith(f"{self.package}.")
 
-    def kinds(self, layer: KerasLayer) -> Iterator[str]:
+    def kinds(self, layer: KerasOperation) -> Iterator[str]:
         """The names of Keras' own classes that a layer is or derives from, nearest first."""
         for base in type(layer).__mro__:
             if self.owns(base.__module__):
@@ -188,7 +188,7 @@ class Adapter(abc.ABC):
         model.test_function = None
         model.predict_function = None
 
-    def storage(self, layer: KerasLayer, kernel: str) -> str | None:
+    def storage(self, layer: KerasOperation, kernel: str) -> str | None:
         """The key in the layer's `__dict__` that holds a kernel while `call` runs."""
         return next((key for key in STORAGE_NAMES[kernel] if key in layer.__dict__), None)
 

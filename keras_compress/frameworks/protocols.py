@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -134,6 +134,9 @@ class KerasModel(KerasLayer, Protocol):
     def distribute_strategy(self) -> Strategy: ...
 
     def __call__(self, inputs: object, *, training: bool | None = None) -> object: ...
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self: ...
 
     def get_layer(self, name: str) -> KerasLayer: ...
 
