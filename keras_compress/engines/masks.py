@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -66,8 +67,8 @@ class Target:
 class Pruner(abc.ABC):
     """The masks of one model."""
 
-    def __init__(self, targets: list[Target], by_begin_step: bool):
-        self.targets = targets
+    def __init__(self, targets: Sequence[Target], by_begin_step: bool):
+        self.targets: Sequence[Target] = targets
         self._by_begin_step = by_begin_step
         """m by n: the masks are made once, at the begin step."""
         self.sparsity = tf.Variable(0.0, trainable=False, name="sparsity")

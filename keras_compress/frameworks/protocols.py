@@ -53,6 +53,9 @@ class KerasOperation(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def call(self) -> Method: ...
+
 
 class KerasLayer(KerasOperation, Protocol):
     """A layer, a model or one of tfmot's wrappers included."""
@@ -65,6 +68,9 @@ class KerasLayer(KerasOperation, Protocol):
     @property
     def weights(self) -> Sequence[KerasVariable]:
         """Those that are trained first."""
+
+    @property
+    def dtype_policy(self) -> object: ...
 
     def get_weights(self) -> list[np.ndarray]: ...
 

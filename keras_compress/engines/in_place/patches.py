@@ -20,6 +20,7 @@ from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.protocols import KerasModel, Method
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
+"""A layer's own, or what stands in for it."""
 
 
 class PatchedQuantizers(Quantizers):
