@@ -5,7 +5,7 @@ import math
 import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -18,53 +18,53 @@ DATA_RULE = (
 """What representative and verification data may be."""
 
 
-def describe(name: str, value: Any) -> str:
+def describe(name: str, value: object) -> str:
     """`name=value` as messages quote it; NumPy scalars read as the plain number they stand for."""
     if isinstance(value, numbers.Real) and hasattr(value, "item"):
         value = value.item()
     return f"{name}={value!r}"
 
 
-def error_text(owner: str, name: str, value: Any, rule: str, *, hint: str = "") -> str:
+def error_text(owner: str, name: str, value: object, rule: str, *, hint: str = "") -> str:
     """The message for a refused argument; `hint` follows the value in parentheses."""
     tail = f" ({hint})" if hint else ""
     return f"{owner}: `{name}` must be {rule}. Received: {describe(name, value)}{tail}"
 
 
-def value_error(owner: str, name: str, value: Any, rule: str, *, hint: str = "") -> ValueError:
+def value_error(owner: str, name: str, value: object, rule: str, *, hint: str = "") -> ValueError:
     """For a value of the right type outside its range."""
     return ValueError(error_text(owner, name, value, rule, hint=hint))
 
 
-def type_error(owner: str, name: str, value: Any, rule: str, *, hint: str = "") -> TypeError:
+def type_error(owner: str, name: str, value: object, rule: str, *, hint: str = "") -> TypeError:
     """For a value of the wrong type."""
     return TypeError(error_text(owner, name, value, rule, hint=hint))
 
 
-def listing(choices: Iterable[Any]) -> str:
+def listing(choices: Iterable[object]) -> str:
     """`'a', 'b' or 'c'`."""
     words = [repr(choice) for choice in choices]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def is_int(value: Any) -> bool:
+def is_int(value: object) -> TypeGuard[int]:
     """An integer, NumPy's included, that is not a bool."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """A real number, NumPy's scalars included, that is not a bool."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def meant_int(value: Any) -> str:
+def meant_int(value: object) -> str:
     """The hint for a float that stands for an integer, as `2e3` does; empty for anything else."""
     if is_number(value) and not is_int(value) and float(value).is_integer():
         return f"did you mean {int(value)}?"
     return ""
 
 
-def check_int(owner: str, name: str, value: Any, *, minimum: int | None = None) -> int:
+def check_int(owner: str, name: str, value: object, *, minimum: int | None = None) -> int:
     """`value` as a plain int. TypeError for a float or a bool, ValueError below `minimum`."""
     rule = "an int" if minimum is None else f"an int >= {minimum}"
     in_range = is_number(value) and (minimum is None or value >= minimum)
@@ -76,7 +76,7 @@ def check_int(owner: str, name: str, value: Any, *, minimum: int | None = None) 
     return int(value)
 
 
-def check_positive(owner: str, name: str, value: Any, *, what: str = "a number") -> int | float:
+def check_positive(owner: str, name: str, value: object, *, what: str = "a number") -> int | float:
     """`value` as a plain finite int or float above 0."""
     rule = f"{what} > 0"
     if not is_number(value):
@@ -86,7 +86,7 @@ def check_positive(owner: str, name: str, value: Any, *, what: str = "a number")
     return int(value) if is_int(value) else float(value)
 
 
-def check_fraction(owner: str, name: str, value: Any) -> float:
+def check_fraction(owner: str, name: str, value: object) -> float:
     """`value` as a plain float in [0, 1): a sparsity. NaN and per cents are refused."""
     rule = "a number in [0, 1)"
     if not is_number(value):
@@ -96,7 +96,7 @@ def check_fraction(owner: str, name: str, value: Any) -> float:
     return float(value)
 
 
-def check_pair(owner: str, name: str, value: Any, what: str) -> tuple[float, float]:
+def check_pair(owner: str, name: str, value: object, what: str) -> tuple[float, float]:
     """`value` as two finite floats; `what` names them, as "(mean, std)"."""
     rule = f"{what}, two finite numbers"
     if not isinstance(value, list | tuple) or not all(map(is_number, value)):
@@ -106,7 +106,7 @@ def check_pair(owner: str, name: str, value: Any, what: str) -> tuple[float, flo
     return float(value[0]), float(value[1])
 
 
-def check_step(owner: str, name: str, value: Any, *, allow_forever: bool = False) -> int | float:
+def check_step(owner: str, name: str, value: object, *, allow_forever: bool = False) -> int | float:
     """`value` as a plain int >= 0 (updates) or a plain float in [0, 1] (fraction of a fit).
 
     1 is the first update and 1.0 the whole fit. With `allow_forever` the int -1 passes too.
@@ -147,14 +147,16 @@ def order_error(
     return ValueError(f"{owner}: `{steps[0][0]}` must be {rule}. Received: {', '.join(quoted)}")
 
 
-def check_bool(owner: str, name: str, value: Any) -> bool:
+def check_bool(owner: str, name: str, value: object) -> bool:
     """`value`, which is True or False and nothing that merely counts as such."""
     if not isinstance(value, bool):
         raise type_error(owner, name, value, "True or False")
     return value
 
 
-def check_choice(owner: str, name: str, value: Any, choices: Iterable[str], where: str = "") -> str:
+def check_choice(
+    owner: str, name: str, value: object, choices: Iterable[str], where: str = ""
+) -> str:
     """`value`, one of the strings `choices`; `where` ends the rule, as in " in mode 'int8'"."""
     choices = tuple(choices)
     rule = listing(choices) + where
@@ -165,7 +167,7 @@ def check_choice(owner: str, name: str, value: Any, choices: Iterable[str], wher
     return value
 
 
-def check_int_choice(owner: str, name: str, value: Any, choices: Iterable[int]) -> int:
+def check_int_choice(owner: str, name: str, value: object, choices: Iterable[int]) -> int:
     """`value` as a plain int, one of `choices`."""
     choices = tuple(choices)
     rule = listing(choices)
@@ -177,7 +179,7 @@ def check_int_choice(owner: str, name: str, value: Any, choices: Iterable[int]) 
     return int(value)
 
 
-def check_int_pair(owner: str, name: str, value: Any, *, minimum: int) -> tuple[int, int]:
+def check_int_pair(owner: str, name: str, value: object, *, minimum: int) -> tuple[int, int]:
     """`value`, a sequence of two ints >= `minimum`, as a tuple."""
     rule = f"two ints >= {minimum}"
     if not isinstance(value, (tuple, list)):
@@ -188,7 +190,7 @@ def check_int_pair(owner: str, name: str, value: Any, *, minimum: int) -> tuple[
 
 
 def check_keys(
-    owner: str, config: Any, known: Iterable[str], required: Iterable[str] = ()
+    owner: str, config: object, known: Iterable[str], required: Iterable[str] = ()
 ) -> dict[str, Any]:
     """`config` as a new dict, if it is a dict with every `required` and only `known` keys."""
     known, required = tuple(known), tuple(required)
@@ -208,9 +210,9 @@ def check_keys(
     return dict(config)
 
 
-def check_names(owner: str, layers: Any) -> tuple[str, ...]:
+def check_names(owner: str, layers: Iterable[object]) -> tuple[str, ...]:
     """The layer names in `layers`, a sequence or the keys of a dict: strings, each once."""
-    names = list(layers)
+    names: list[Any] = list(layers)
     if not names:
         raise value_error(owner, "layers", layers, "None or name at least one layer")
     for name in names:
@@ -221,7 +223,7 @@ def check_names(owner: str, layers: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def check_layers(owner: str, layers: Any, also: str = "") -> Layers:
+def check_layers(owner: str, layers: object, also: str = "") -> Layers:
     """`layers` as None, a tuple of names or a callable."""
     if layers is None:
         return None
@@ -236,7 +238,7 @@ def check_layers(owner: str, layers: Any, also: str = "") -> Layers:
     raise type_error(owner, "layers", layers, rule, hint=hint)
 
 
-def check_path(owner: str, name: str, path: Any, suffix: str) -> str:
+def check_path(owner: str, name: str, path: object, suffix: str) -> str:
     """`path`, a string or PathLike that ends in `suffix`, as a string."""
     rule = f"the path of a file that ends in {suffix!r}"
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
@@ -247,7 +249,7 @@ def check_path(owner: str, name: str, path: Any, suffix: str) -> str:
     return text
 
 
-def check_type(owner: str, name: str, value: Any, choices: tuple[str, ...], where: str) -> str:
+def check_type(owner: str, name: str, value: object, choices: tuple[str, ...], where: str) -> str:
     """A type, given as a string, a TensorFlow dtype or a NumPy type, as a string."""
     text = value
     if not isinstance(value, str):
@@ -259,7 +261,7 @@ def check_type(owner: str, name: str, value: Any, choices: tuple[str, ...], wher
     return check_choice(owner, name, text, choices, where)
 
 
-def check_data(owner: str, name: str, value: Any) -> Any:
+def check_data(owner: str, name: str, value: object) -> object:
     """`value` as it is, if it is data that can be read twice (`DATA_RULE`); a path as a string."""
     if value is None:
         return None

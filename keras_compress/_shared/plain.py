@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """`value` out of dicts, lists and plain values; what is not finite as None."""
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}

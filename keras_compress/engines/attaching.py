@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.in_place import plan
 from keras_compress.engines.in_place.engine import InPlace
@@ -13,11 +11,12 @@ from keras_compress.engines.state import State
 from keras_compress.engines.tfmot.engine import Tfmot, plain_copy
 from keras_compress.engines.tfmot.library import PRUNED, is_own, is_wrapped, wrapped_layers
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
 
 
-def attach_state(model: Any, state: State) -> Engine:
+def attach_state(model: KerasModel, state: State) -> Engine:
     """Compress a plain model as the one was whose state this is; or let one that was just wrapped
     go on from there. The weights stay as they are.
 
@@ -49,7 +48,7 @@ def attach_state(model: Any, state: State) -> Engine:
     return engine
 
 
-def _wrapped(model: Any, state: State) -> Tfmot:
+def _wrapped(model: KerasModel, state: State) -> Tfmot:
     """The engine that a state asks for on a model that was wrapped by hand."""
     adapter = adapter_of(model)
     if any(is_own(layer, PRUNED) for _, layer in wrapped_layers(model)):
@@ -58,7 +57,7 @@ def _wrapped(model: Any, state: State) -> Tfmot:
     return Tfmot(adapter, model, *_specs(state, here))
 
 
-def _in_place(model: Any, state: State) -> InPlace:
+def _in_place(model: KerasModel, state: State) -> InPlace:
     """The engine that a state asks for on a plain model, whose automatic names may be others."""
     adapter = adapter_of(model)
     return InPlace(adapter, model, *_specs(state, plan.paths(adapter, model)))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from keras_compress.frameworks.protocols import KerasLayer, KerasVariable
 from keras_compress.specs.schedules import ConstantSparsity, PolynomialDecay
 
 
@@ -40,8 +41,8 @@ class Target:
 
     key: str
     path: str
-    layer: Any
-    variable: Any
+    layer: KerasLayer
+    variable: KerasVariable
     """Keras' own variable, whose `trainable` counts."""
     kernel: tf.Variable
     schedule: PolynomialDecay | ConstantSparsity
@@ -56,7 +57,8 @@ class Target:
 
     def kept(self) -> np.ndarray:
         """The mask, as bools."""
-        return self.mask.numpy().astype(bool)
+        kept: np.ndarray = self.mask.numpy().astype(bool)
+        return kept
 
     def keep(self, mask: np.ndarray) -> None:
         self.mask.assign(tf.cast(mask, self.mask.dtype))
@@ -65,8 +67,8 @@ class Target:
 class Pruner(abc.ABC):
     """The masks of one model."""
 
-    def __init__(self, targets: list[Target], by_begin_step: bool):
-        self.targets = targets
+    def __init__(self, targets: Sequence[Target], by_begin_step: bool):
+        self.targets: Sequence[Target] = targets
         self._by_begin_step = by_begin_step
         """m by n: the masks are made once, at the begin step."""
         self.sparsity = tf.Variable(0.0, trainable=False, name="sparsity")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import cast
 
 import tensorflow as tf
 
 from keras_compress.engines.layers_argument import resolve_names, select
 from keras_compress.engines.masks import Target
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import KerasLayer, KerasModel, KerasVariable
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import Schedule
 
@@ -44,11 +45,11 @@ PRUNABLE_WHEN_NAMED = {
 class PruningPlan:
     """(path, layer, name, variable, schedule) of each kernel to prune, and what is left alone."""
 
-    kernels: list[tuple[str, Any, str, Any, Schedule]]
+    kernels: list[tuple[str, KerasLayer, str, KerasVariable, Schedule]]
     left_out: dict[str, str]
 
 
-def plan_pruning(adapter: Adapter, model: Any, spec: Pruning) -> PruningPlan:
+def plan_pruning(adapter: Adapter, model: KerasModel, spec: Pruning) -> PruningPlan:
     """Which kernels `spec` means in this model.
 
     Raises:
@@ -84,7 +85,9 @@ def plan_pruning(adapter: Adapter, model: Any, spec: Pruning) -> PruningPlan:
                 plan.left_out[path] = found
             continue
         for name, variable in found:
-            plan.kernels.append((path, layer, name, variable, schedules.get(path, spec.schedule)))
+            # `Pruning` has seen to it that there is one of the two.
+            schedule = cast(Schedule, schedules.get(path, spec.schedule))
+            plan.kernels.append((path, layer, name, variable, schedule))
     if not plan.kernels:
         raise ValueError(
             "Pruning: `layers` must leave something to prune; no kernel of this model can be. "
@@ -93,7 +96,9 @@ def plan_pruning(adapter: Adapter, model: Any, spec: Pruning) -> PruningPlan:
     return plan
 
 
-def _kernels(adapter: Adapter, layer: Any, spec: Pruning, named: bool) -> list | str:
+def _kernels(
+    adapter: Adapter, layer: KerasLayer, spec: Pruning, named: bool
+) -> list[tuple[str, KerasVariable]] | str:
     """(name, variable) of a layer's prunable kernels, or why none ("": nothing to say)."""
     names: tuple[str, ...] = ()
     for kind in adapter.kinds(layer):
@@ -107,11 +112,12 @@ def _kernels(adapter: Adapter, layer: Any, spec: Pruning, named: bool) -> list |
         if own:
             return f"{type(layer).__name__} has no kernel that pruning knows"
         return ""
-    found = []
+    found: list[tuple[str, KerasVariable]] = []
     for name in names:
         # Keras 3 calls a depthwise kernel `kernel`.
         variable = getattr(layer, name, None)
-        found.append((name, getattr(layer, "kernel", None) if variable is None else variable))
+        variable = getattr(layer, "kernel", None) if variable is None else variable
+        found.append((name, cast(KerasVariable, variable)))
     rank = len(found[0][1].shape)
     if spec.block_size != (1, 1) and rank != 2:
         return f"blocks apply to rank-2 kernels, this one has rank {rank}"

@@ -6,17 +6,20 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from keras_compress.engines.engine import engine_of
-from keras_compress.engines.tfmot.engine import plain_copy
+from keras_compress.engines.tfmot.engine import Tfmot, plain_copy
 from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.frameworks.reviving import follow_trainable, known_classes
 
 logger = logging.getLogger("keras_compress")
 
 
-def strip(model: Any) -> Any:
+def strip(model: KerasModel) -> KerasModel:
     """A new plain model with the trained, masked weights, in float; the argument stays as it was.
 
     It has the original layer names and classes, knows nothing of keras_compress, and is compiled as
@@ -42,18 +45,18 @@ def strip(model: Any) -> Any:
     with known_classes(adapter, model):
         if not wrapped:
             plain = _copy(adapter, model)
-            values: Iterable[Any] = (adapter.tf_variable(v).numpy() for v in model.weights)
+            values: Iterable[np.ndarray] = (adapter.tf_variable(v).numpy() for v in model.weights)
             if engine is not None:
                 values = engine.masked_weights()
             for variable, value in zip(plain.weights, values, strict=True):
                 variable.assign(value)  # one by one: never all of them a third time
         else:
-            plain = plain_copy(adapter, model) if engine is None else engine.plain_copy()
+            plain = engine.plain_copy() if isinstance(engine, Tfmot) else plain_copy(adapter, model)
         _compile_like(adapter, plain, model)
     return plain
 
 
-def _copy(adapter: Adapter, model: Any) -> Any:
+def _copy(adapter: Adapter, model: KerasModel) -> KerasModel:
     """A new model of the same class and config, with new weights."""
     try:
         plain = type(model).from_config(model.get_config())
@@ -69,7 +72,7 @@ def _copy(adapter: Adapter, model: Any) -> Any:
     return plain
 
 
-def _compile_like(adapter: Adapter, plain: Any, model: Any) -> None:
+def _compile_like(adapter: Adapter, plain: KerasModel, model: KerasModel) -> None:
     arguments = adapter.compile_arguments(model)
     if arguments is None:
         return
@@ -103,7 +106,7 @@ class _NotRenewableError(Exception):
     """An object that `compile` got cannot be made again from its config."""
 
 
-def _renewed(thing: Any, prefix: str = "") -> Any:
+def _renewed(thing: Any, prefix: str = "") -> object:
     """A new object from the config of a stateful one, its name without `prefix`; strings and
     functions as they are.
     """
@@ -120,7 +123,7 @@ def _renewed(thing: Any, prefix: str = "") -> Any:
     return thing
 
 
-def _mapped(function: Callable[[Any], Any], structure: Any) -> Any:
+def _mapped(function: Callable[[object], object], structure: object) -> object:
     if isinstance(structure, dict):
         return {key: _mapped(function, value) for key, value in structure.items()}
     if isinstance(structure, list | tuple):

@@ -14,9 +14,20 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import tensorflow as tf
+
+from keras_compress.frameworks.protocols import (
+    KerasCallback,
+    KerasCallbackList,
+    KerasLayer,
+    KerasModel,
+    KerasOperation,
+    KerasTensor,
+    KerasVariable,
+    Method,
+)
 
 # The names under which the two Keras keep a canonical kernel on a layer.
 STORAGE_NAMES = {
@@ -30,9 +41,9 @@ STORAGE_NAMES = {
 class ValidationData:
     """The arguments with which `fit` calls `evaluate`."""
 
-    x: Any
-    y: Any
-    sample_weight: Any
+    x: object
+    y: object
+    sample_weight: object
     batch_size: int | None
     steps: int | None
     """None: all batches there are."""
@@ -41,8 +52,8 @@ class ValidationData:
 class Adapter(abc.ABC):
     """One Keras, as the engine sees it. Stateless; `keras` is its package."""
 
-    keras: Any
-    tree: Any
+    keras: types.ModuleType
+    tree: types.ModuleType
     """What flattens and packs nested inputs and outputs in this Keras' order of keys."""
     package: str
     """The module prefix of this Keras' own classes."""
@@ -60,28 +71,34 @@ class Adapter(abc.ABC):
     # --- the graph
 
     @abc.abstractmethod
-    def functional(self, model: Any) -> Any | None:
+    def functional(self, model: KerasOperation) -> KerasModel | None:
         """The functional graph behind a model: itself, what a Sequential builds, or None
         (subclassed, unbuilt).
         """
 
+    def graph_of(self, model: KerasOperation) -> KerasModel:
+        """`functional` of a model that is known to have one."""
+        return cast(KerasModel, self.functional(model))
+
     @abc.abstractmethod
-    def nodes(self, functional: Any) -> Iterator[tuple[Any, list[Any], list[Any]]]:
+    def nodes(
+        self, functional: KerasModel
+    ) -> Iterator[tuple[KerasOperation, list[KerasTensor], list[KerasTensor]]]:
         """(operation, flat input tensors, flat output tensors) of a graph in order of execution,
         inputs left out.
         """
 
     @abc.abstractmethod
-    def structures(self, model: Any) -> tuple[Any, Any]:
+    def structures(self, model: KerasModel) -> tuple[object, object]:
         """The nested inputs and outputs of a functional model, as the user passed them."""
 
     @abc.abstractmethod
-    def kind(self, operation: Any) -> str:
+    def kind(self, operation: KerasOperation) -> str:
         """The canonical class name of a layer or bare operation; "" for what is not this Keras'
         own.
         """
 
-    def is_own(self, thing: Any) -> bool:
+    def is_own(self, thing: object) -> bool:
         """Whether the class of `thing` is Keras' own, not a user's."""
         return self.owns(type(thing).__module__)
 
@@ -89,17 +106,17 @@ class Adapter(abc.ABC):
         """Whether a module is Keras' own."""
         return (module or "").startswith(f"{self.package}.")
 
-    def kinds(self, layer: Any) -> Iterator[str]:
+    def kinds(self, layer: KerasOperation) -> Iterator[str]:
         """The names of Keras' own classes that a layer is or derives from, nearest first."""
         for base in type(layer).__mro__:
             if self.owns(base.__module__):
                 yield base.__name__
 
-    def layers(self, model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    def layers(self, model: KerasLayer, prefix: str = "") -> Iterator[tuple[str, KerasLayer]]:
         """(path, layer) of every layer below a model, each once, containers before their own."""
         seen: set[int] = set()
 
-        def walk(parent: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        def walk(parent: KerasLayer, prefix: str) -> Iterator[tuple[str, KerasLayer]]:
             # Private in both Keras, with one signature; `.layers` shows the first level only.
             for layer in parent._flatten_layers(include_self=False, recursive=False):
                 if id(layer) not in seen:
@@ -109,28 +126,28 @@ class Adapter(abc.ABC):
 
         return walk(model, prefix)
 
-    def is_input(self, layer: Any) -> bool:
+    def is_input(self, layer: KerasLayer) -> bool:
         return type(layer).__name__ == "InputLayer"
 
     # --- a model's life
 
     @abc.abstractmethod
-    def is_compiled(self, model: Any) -> bool: ...
+    def is_compiled(self, model: KerasModel) -> bool: ...
 
-    def iterations(self, model: Any) -> int | None:
+    def iterations(self, model: KerasModel) -> int | None:
         """The optimizer's own count of updates; None without an optimizer."""
         optimizer = getattr(model, "optimizer", None)
         return None if optimizer is None else int(optimizer.iterations.numpy())
 
-    def grows(self, model: Any) -> bool:
+    def grows(self, model: KerasModel) -> bool:
         """Whether a model without shapes gets them from its first batch."""
         return isinstance(model, self.keras.Sequential)
 
-    def append_callback(self, callback_list: Any, callback: Any) -> None:
+    def append_callback(self, callback_list: KerasCallbackList, callback: KerasCallback) -> None:
         """Put a callback that has batch hooks behind those of a ready list."""
         callback_list.callbacks.append(callback)
 
-    def metric_names(self, model: Any) -> set[str]:
+    def metric_names(self, model: KerasModel) -> set[str]:
         """The names under which a compiled model's metrics will appear in its logs."""
         names = {metric.name for metric in model.metrics}
         arguments = self.compile_arguments(model) or {}
@@ -142,25 +159,25 @@ class Adapter(abc.ABC):
             names.add(str(name))
         return names
 
-    def weight_name(self, variable: Any) -> str:
+    def weight_name(self, variable: KerasVariable) -> str:
         return getattr(variable, "path", variable.name)
 
     @abc.abstractmethod
-    def steps_per_execution(self, model: Any) -> int: ...
+    def steps_per_execution(self, model: KerasModel) -> int: ...
 
     @abc.abstractmethod
-    def build_like(self, model: Any, inputs: Any) -> None:
+    def build_like(self, model: KerasModel, inputs: object) -> None:
         """Build a model that has no shapes yet for `inputs`, outside of any graph that is being
         traced.
         """
 
-    def build_as(self, model: Any, other: Any) -> None:
+    def build_as(self, model: KerasModel, other: KerasModel) -> None:
         """Build a copy without shapes like the built model it was made from."""
         config = other.get_build_config()
         if config is not None:
             model.build_from_config(config)
 
-    def retrace(self, model: Any) -> None:
+    def retrace(self, model: KerasModel) -> None:
         """Make the next step of every kind trace anew, in mid-epoch too.
 
         Both Keras look up `train_function` at every step, so a new one takes effect at the very
@@ -171,12 +188,12 @@ class Adapter(abc.ABC):
         model.test_function = None
         model.predict_function = None
 
-    def storage(self, layer: Any, kernel: str) -> str | None:
+    def storage(self, layer: KerasOperation, kernel: str) -> str | None:
         """The key in the layer's `__dict__` that holds a kernel while `call` runs."""
         return next((key for key in STORAGE_NAMES[kernel] if key in layer.__dict__), None)
 
     @abc.abstractmethod
-    def tf_variable(self, variable: Any) -> tf.Variable:
+    def tf_variable(self, variable: KerasVariable) -> tf.Variable:
         """The TensorFlow variable behind a Keras variable, free of any autocast scope."""
 
     @abc.abstractmethod
@@ -184,31 +201,31 @@ class Adapter(abc.ABC):
         """A value for the step's logs that shows as it is, however many replicas there are."""
 
     @abc.abstractmethod
-    def show_as_they_are(self, callback_list: Any, names: tuple[str, ...]) -> None:
+    def show_as_they_are(self, callback_list: KerasCallbackList, names: tuple[str, ...]) -> None:
         """Keep the progress bar from averaging these logs over the steps of an epoch."""
 
     @abc.abstractmethod
-    def reset_best(self, callback: Any) -> bool:
+    def reset_best(self, callback: object) -> bool:
         """Forget the best value that an EarlyStopping or ModelCheckpoint has seen; False for any
         other callback.
         """
 
-    def isinstance(self, callback: Any, name: str) -> bool:
+    def isinstance(self, callback: object, name: str) -> bool:
         """Whether a callback is (derived from) this Keras' callback of that name."""
         return isinstance(callback, getattr(self.keras.callbacks, name))
 
-    def compile_arguments(self, model: Any) -> dict[str, Any] | None:
+    def compile_arguments(self, model: KerasModel) -> dict[str, Any] | None:
         """The arguments of the model's last `compile`, as objects; None if it was not compiled."""
         if not self.is_compiled(model):
             return None
         # `get_compile_config` would serialise them, which fails for a user's unregistered loss.
         return dict(model._compile_config.config)
 
-    def metric_prefix(self, model: Any, metric: Any) -> str:
+    def metric_prefix(self, model: KerasModel, metric: object) -> str:
         """What this Keras has put before the name that a compiled metric was given."""
         return ""
 
-    def callback_list(self, callback: Any) -> Any | None:
+    def callback_list(self, callback: object) -> KerasCallbackList | None:
         """The `CallbackList` that is calling `callback`, found on the stack.
 
         No public road leads from a callback to the list that it stands in, and whoever must act
@@ -220,11 +237,12 @@ class Adapter(abc.ABC):
             if isinstance(caller, self.keras.callbacks.CallbackList) and any(
                 member is callback for member in caller.callbacks
             ):
-                return caller
+                found: KerasCallbackList = caller
+                return found
             frame = frame.f_back  # type: ignore[assignment]
         return None
 
-    def validation_data(self, model: Any) -> ValidationData | None:
+    def validation_data(self, model: KerasModel) -> ValidationData | None:
         """What the `fit` that is running evaluates the model on after each epoch; None for nothing,
         or where no `fit` of this Keras runs.
 
@@ -253,10 +271,10 @@ class Adapter(abc.ABC):
         """While inside, a Lambda layer is made again from its config (private in both Keras)."""
 
     @abc.abstractmethod
-    def end_names(self, model: Any) -> tuple[list[str], list[str]]:
+    def end_names(self, model: KerasModel) -> tuple[list[str], list[str]]:
         """The names of the layers at a functional model's flat inputs and outputs."""
 
-    def flat_names(self, model: Any) -> tuple[list[str], list[str]]:
+    def flat_names(self, model: KerasModel) -> tuple[list[str], list[str]]:
         """The names of a functional model's flat inputs and outputs, each unique: the keys of a
         dict, by which its user knows them, else the names of the layers.
         """
@@ -271,7 +289,7 @@ class Adapter(abc.ABC):
         )
         return unique(inputs), unique(outputs)
 
-    def input_specs(self, model: Any) -> list[tf.TensorSpec]:
+    def input_specs(self, model: KerasModel) -> list[tf.TensorSpec]:
         """Name, shape (None for the batch) and dtype of a functional model's flat inputs."""
         structure, _ = self.structures(model)
         names, _ = self.flat_names(model)
@@ -286,7 +304,7 @@ class Adapter(abc.ABC):
         """What a layer holds under the float32 policy, by attribute (private in both Keras)."""
 
     @contextlib.contextmanager
-    def in_float32(self, model: Any) -> Iterator[None]:
+    def in_float32(self, model: KerasModel) -> Iterator[None]:
         """While inside, layers of a mixed policy compute in float32, as a file does."""
         undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
         try:
@@ -300,11 +318,12 @@ class Adapter(abc.ABC):
             for own, before in undo:
                 own.update(before)
 
-    def call_flat(self, model: Any, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
+    def call_flat(self, model: KerasModel, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
         """The flat outputs of a functional model in inference, for flat inputs."""
         structure, _ = self.structures(model)
         outputs = model(self.tree.pack_sequence_as(structure, inputs), training=False)
-        return self.tree.flatten(outputs)
+        flat: list[tf.Tensor] = self.tree.flatten(outputs)
+        return flat
 
 
 def unique(names: list[str]) -> list[str]:
@@ -318,7 +337,7 @@ def unique(names: list[str]) -> list[str]:
     return unique
 
 
-def wrap_method(thing: Any, name: str, make: Callable[[Callable], Callable]) -> Callable[[], None]:
+def wrap_method(thing: object, name: str, make: Callable[[Method], Method]) -> Callable[[], None]:
     """Replace a method on one instance by `make(original)`; returns what undoes it.
 
     Written to `__dict__`, because `__setattr__` of both Keras inspects and tracks what it is given.
@@ -332,7 +351,7 @@ def wrap_method(thing: Any, name: str, make: Callable[[Callable], Callable]) -> 
     if inspect.ismethod(original):
 
         @functools.wraps(original.__func__)
-        def method(_: Any, *args: Any, **kwargs: Any) -> Any:
+        def method(_: object, *args: object, **kwargs: object) -> object:
             return replacement(*args, **kwargs)
 
         own[name] = types.MethodType(method, thing)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras_compress.frameworks.adapter import Adapter
 
 
-def adapter_of(model: Any, owner: str = "Compress") -> Adapter:
+def adapter_of(model: object, owner: str = "Compress") -> Adapter:
     """The adapter for the Keras that a model belongs to; loads only that one. `owner` is whom to
     name in an error.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.naming import Naming
+from keras_compress.frameworks.protocols import KerasModel
 
 
 def inference_function(
-    adapter: Adapter, model: Any, batch_size: int, output_names: list[str] | None = None
-) -> Any:
+    adapter: Adapter, model: KerasModel, batch_size: int, output_names: list[str] | None = None
+) -> tf.types.experimental.ConcreteFunction:
     """The model in inference, as a ConcreteFunction of its flat inputs that returns name -> tensor.
 
     Every shape is fixed, the batch to `batch_size`; names and order are the model's own, but for
@@ -24,16 +23,15 @@ def inference_function(
     specs = input_specs(adapter, model, batch_size)
     output_names = output_names or adapter.flat_names(model)[1]
 
-    @tf.function(autograph=False)
     def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = adapter.call_flat(model, list(inputs))
         return dict(zip(output_names, outputs, strict=True))
 
     with adapter.in_float32(model), Naming(adapter, model).scoped():
-        return answer.get_concrete_function(*specs)
+        return tf.function(answer, autograph=False).get_concrete_function(*specs)
 
 
-def input_specs(adapter: Adapter, model: Any, batch_size: int) -> list[tf.TensorSpec]:
+def input_specs(adapter: Adapter, model: KerasModel, batch_size: int) -> list[tf.TensorSpec]:
     """The flat inputs of that function. Raises ValueError as it does."""
     if adapter.functional(model) is None:
         raise ValueError(

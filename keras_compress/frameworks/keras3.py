@@ -10,6 +10,13 @@ import keras
 import tensorflow as tf
 
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import (
+    KerasCallbackList,
+    KerasModel,
+    KerasOperation,
+    KerasTensor,
+    KerasVariable,
+)
 
 
 class Keras3(Adapter):
@@ -19,14 +26,16 @@ class Keras3(Adapter):
     backup_method = "_save_model"
     own_weights = "_trainable_variables"
 
-    def functional(self, model: Any) -> Any | None:
+    def functional(self, model: Any) -> KerasModel | None:
         if isinstance(model, keras.Sequential):
             # A Sequential runs the Functional it keeps to itself; its own `layers` have no nodes.
             return getattr(model, "_functional", None)
         # Only a functional model has nodes; there is no public attribute that tells.
         return model if hasattr(model, "_nodes_by_depth") else None
 
-    def nodes(self, functional: Any) -> Iterator[tuple[Any, list[Any], list[Any]]]:
+    def nodes(
+        self, functional: KerasModel
+    ) -> Iterator[tuple[KerasOperation, list[KerasTensor], list[KerasTensor]]]:
         # `_nodes_by_depth` is what `Function._run_through_graph` itself walks; `operations` alone
         # has no edges.
         for depth in sorted(functional._nodes_by_depth, reverse=True):
@@ -34,21 +43,24 @@ class Keras3(Adapter):
                 if not node.is_input:
                     yield node.operation, list(node.input_tensors), list(node.outputs)
 
-    def structures(self, model: Any) -> tuple[Any, Any]:
-        functional = self.functional(model)
+    def structures(self, model: KerasModel) -> tuple[object, object]:
+        functional: Any = self.functional(model)
         # `.input` is the structure the user passed, but Sequential has no such attribute until it
         # is built.
         return functional._inputs_struct, functional._outputs_struct
 
-    def kind(self, operation: Any) -> str:
+    def kind(self, operation: KerasOperation) -> str:
         return type(operation).__name__ if self.is_own(operation) else ""
 
     def trusting(self) -> contextlib.AbstractContextManager[None]:
         # The public switch is for good, and for the whole process.
-        return keras.src.saving.serialization_lib.SafeModeScope(safe_mode=False)
+        scope: contextlib.AbstractContextManager[None] = (
+            keras.src.saving.serialization_lib.SafeModeScope(safe_mode=False)
+        )
+        return scope
 
-    def end_names(self, model: Any) -> tuple[list[str], list[str]]:
-        functional = self.functional(model)
+    def end_names(self, model: KerasModel) -> tuple[list[str], list[str]]:
+        functional: Any = self.functional(model)
         # Each input tensor is named as its InputLayer; there is no `input_names` in Keras 3.
         names = [tensor.name for tensor in functional.inputs]
         return names, list(functional.output_names)
@@ -63,18 +75,18 @@ class Keras3(Adapter):
     def steps_per_execution(self, model: Any) -> int:
         return int(model.steps_per_execution)
 
-    def build_like(self, model: Any, inputs: Any) -> None:
+    def build_like(self, model: KerasModel, inputs: object) -> None:
         with tf.init_scope():
             model.build(tf.nest.map_structure(lambda x: tuple(x.shape), inputs))
 
-    def tf_variable(self, variable: Any) -> tf.Variable:
+    def tf_variable(self, variable: KerasVariable) -> tf.Variable:
         # `.value` casts under a layer's autocast scope; masks and ranges need the stored numbers.
         return variable._value if isinstance(variable, keras.Variable) else variable
 
     def log_value(self, value: tf.Tensor) -> tf.Tensor:
         return value  # Keras 3 averages logs over replicas
 
-    def show_as_they_are(self, callback_list: Any, names: tuple[str, ...]) -> None:
+    def show_as_they_are(self, callback_list: KerasCallbackList, names: tuple[str, ...]) -> None:
         pass  # its bar shows the logs as they come
 
     def reset_best(self, callback: Any) -> bool:

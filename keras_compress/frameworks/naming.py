@@ -13,11 +13,11 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import tensorflow as tf
 
 from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.protocols import KerasModel, KerasOperation, KerasTensor, Method
 
 CALL = "call_"
 """What stands before the number of a later call."""
@@ -27,8 +27,8 @@ ROUNDING = ("FakeQuant", "unstack")
 
 
 def operations(
-    adapter: Adapter, functional: Any, prefix: str = ""
-) -> Iterator[tuple[str, Any, list[Any]]]:
+    adapter: Adapter, functional: KerasModel, prefix: str = ""
+) -> Iterator[tuple[str, KerasOperation, list[KerasTensor]]]:
     """(path, operation, its outputs) of every call in a functional graph, nested ones laid flat, in
     order of execution.
     """
@@ -48,9 +48,9 @@ class Naming:
     is shared. `outputs` are the names of the file's outputs, the model's own if it is None.
     """
 
-    def __init__(self, adapter: Adapter, model: Any, outputs: Sequence[str] | None = None):
-        functional = adapter.functional(model)
-        self._operations: dict[str, Any] = {}
+    def __init__(self, adapter: Adapter, model: KerasModel, outputs: Sequence[str] | None = None):
+        functional = adapter.graph_of(model)
+        self._operations: dict[str, KerasOperation] = {}
         calls = collections.Counter[int]()
         for path, operation, _ in operations(adapter, functional):
             calls[id(operation)] += 1
@@ -114,8 +114,9 @@ class Naming:
         return max(numbers, default=None)  # calls share their constants, which are the first one's
 
     def _found(self, tensor: str, rounding: bool) -> tuple[str, ...]:
-        if self._ends.get(tensor) is not None:  # an output of the file has the model's own name
-            return (self._ends[tensor],)
+        end = self._ends.get(tensor)
+        if end is not None:  # an output of the file has the model's own name
+            return (end,)
         found = set()
         for part in tensor.split(";"):
             scope, _, node = part.rpartition("/")
@@ -134,11 +135,11 @@ def _scope(path: str) -> str:
     return scope if scope[0].isalnum() else f"layer{scope}"
 
 
-def _in_scope(scope: str, original: Callable) -> Callable:
+def _in_scope(scope: str, original: Method) -> Method:
     calls = itertools.count(1)
 
     @functools.wraps(original)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: object, **kwargs: object) -> object:
         number = next(calls)
         # A scope that ends in "/" is taken as it is, wherever it is entered.
         with tf.name_scope(f"{scope}/" if number == 1 else f"{scope}/{CALL}{number}/"):
@@ -147,7 +148,9 @@ def _in_scope(scope: str, original: Callable) -> Callable:
     return call
 
 
-def _producer(adapter: Adapter, functional: Any, tensor: Any, prefix: str = "") -> str | None:
+def _producer(
+    adapter: Adapter, functional: KerasModel, tensor: KerasTensor, prefix: str = ""
+) -> str | None:
     """The path of the operation that gives a tensor of a graph; None for an input."""
     for operation, _, outputs in adapter.nodes(functional):
         position = next((i for i, output in enumerate(outputs) if output is tensor), None)

@@ -9,13 +9,14 @@ from typing import Any
 import tensorflow as tf
 
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import KerasLayer, KerasModel
 
 _NEEDS_NO_NAME = {"tensorflow", "builtins", "numpy"}
 """Packages whose classes and functions no config refers to by a registered name."""
 
 
 @contextlib.contextmanager
-def known_classes(adapter: Adapter, model: Any) -> Iterator[None]:
+def known_classes(adapter: Adapter, model: KerasModel) -> Iterator[None]:
     """While inside, what a config of this model refers to by name is found: the user's own classes
     and functions, and Lambda layers, which come from no file here.
     """
@@ -24,10 +25,10 @@ def known_classes(adapter: Adapter, model: Any) -> Iterator[None]:
         yield
 
 
-def _custom_objects(adapter: Adapter, model: Any) -> dict[str, Any]:
+def _custom_objects(adapter: Adapter, model: KerasModel) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
-    def note(thing: Any) -> None:
+    def note(thing: object) -> None:
         named = thing if hasattr(thing, "__name__") else type(thing)
         module = getattr(named, "__module__", None) or "builtins"
         if not (adapter.owns(module) or module.partition(".")[0] in _NEEDS_NO_NAME):
@@ -37,7 +38,7 @@ def _custom_objects(adapter: Adapter, model: Any) -> dict[str, Any]:
     for name in ("optimizer", "loss", "metrics", "weighted_metrics"):
         for thing in tf.nest.flatten(arguments.get(name)):
             note(thing)
-    holders = [layer for _, layer in adapter.layers(model)]
+    holders: list[object] = [layer for _, layer in adapter.layers(model)]
     for layer in holders:
         note(layer)
     if getattr(model, "optimizer", None) is not None:
@@ -49,7 +50,7 @@ def _custom_objects(adapter: Adapter, model: Any) -> dict[str, Any]:
     return found
 
 
-def follow_trainable(adapter: Adapter, copy: Any, original: Any) -> None:
+def follow_trainable(adapter: Adapter, copy: KerasLayer, original: KerasLayer) -> None:
     """Freeze in a copy of a model or layer what is frozen in the original.
 
     The config of a nested model does not say which of its layers are; and weights are listed in the

@@ -11,6 +11,13 @@ import tensorflow as tf
 import tf_keras
 
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import (
+    KerasCallback,
+    KerasModel,
+    KerasOperation,
+    KerasTensor,
+    KerasVariable,
+)
 
 # What `TFOpLambda.symbol` says of an operator or function -> the class name of Keras 3's operation
 # for it.
@@ -43,17 +50,19 @@ class TFKeras(Adapter):
     backup_method = "_backup"
     own_weights = "_trainable_weights"
 
-    def functional(self, model: Any) -> Any | None:
+    def functional(self, model: Any) -> KerasModel | None:
         return model if getattr(model, "_is_graph_network", False) else None
 
-    def nodes(self, functional: Any) -> Iterator[tuple[Any, list[Any], list[Any]]]:
+    def nodes(
+        self, functional: KerasModel
+    ) -> Iterator[tuple[KerasOperation, list[KerasTensor], list[KerasTensor]]]:
         # `_nodes_by_depth` is what `Functional._run_internal_graph` itself walks.
         for depth in sorted(functional._nodes_by_depth, reverse=True):
             for node in functional._nodes_by_depth[depth]:
                 if not node.is_input:
                     yield node.layer, list(node.keras_inputs), tf.nest.flatten(node.outputs)
 
-    def structures(self, model: Any) -> tuple[Any, Any]:
+    def structures(self, model: Any) -> tuple[object, object]:
         # `.input` and `.output` flatten a dictionary; the nested form is kept here.
         return model._nested_inputs, model._nested_outputs
 
@@ -66,7 +75,7 @@ class TFKeras(Adapter):
     def is_compiled(self, model: Any) -> bool:
         return bool(model._is_compiled)
 
-    def metric_prefix(self, model: Any, metric: Any) -> str:
+    def metric_prefix(self, model: Any, metric: object) -> str:
         # It renames the user's own objects, per output, and keeps no other record of them.
         container = model.compiled_metrics
         if container.built and len(container._output_names) > 1:
@@ -78,7 +87,10 @@ class TFKeras(Adapter):
 
     def trusting(self) -> contextlib.AbstractContextManager[None]:
         # The public switch is for good, and for the whole process.
-        return tf_keras.src.saving.serialization_lib.SafeModeScope(safe_mode=False)
+        scope: contextlib.AbstractContextManager[None] = (
+            tf_keras.src.saving.serialization_lib.SafeModeScope(safe_mode=False)
+        )
+        return scope
 
     def end_names(self, model: Any) -> tuple[list[str], list[str]]:
         return list(model.input_names), list(model.output_names)
@@ -117,7 +129,7 @@ class TFKeras(Adapter):
             if not model.built:
                 model.build(tf.nest.map_structure(lambda x: (None, *x.shape[1:]), inputs))
 
-    def tf_variable(self, variable: Any) -> tf.Variable:
+    def tf_variable(self, variable: KerasVariable) -> tf.Variable:
         # Under a mixed policy the kernel is an AutoCastVariable around the stored one.
         return getattr(variable, "_variable", variable)
 
@@ -136,7 +148,7 @@ class TFKeras(Adapter):
             bar = callback_list._progbar
             bar.stateful_metrics = set(bar.stateful_metrics) | set(names)
 
-    def append_callback(self, callback_list: Any, callback: Any) -> None:
+    def append_callback(self, callback_list: Any, callback: KerasCallback) -> None:
         super().append_callback(callback_list, callback)
         # Private: the list asks its members once, when it is made, whether they have batch hooks.
         callback_list._should_call_train_batch_hooks = True

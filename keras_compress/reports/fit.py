@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_compress._shared.plain import plain
 from keras_compress._shared.tables import table
 from keras_compress.reports.file import ExportReport
 from keras_compress.reports.plots import plot_report
 from keras_compress.reports.validation import ValidationReport
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Report:
 
     def plot(
         self, path: str | os.PathLike[str] | None = None, *, kernels: Sequence[str] | None = None
-    ) -> Any:
+    ) -> Figure:
         """A picture: loss, metric and sparsity over the updates, with a line where the delay ended;
         zeros and error layer by layer; the weights of kernels before the fit and after it.
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_compress._shared.checks import check_path, value_error
 from keras_compress._shared.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+    from keras_compress.reports.file import LayerAgreement
+    from keras_compress.reports.fit import LayerReport, Report, WeightHistogram
 
 ROWS_SHOWN = 80
 """How many layers are drawn at most; the report has all of them."""
@@ -18,13 +26,17 @@ _NOT_METRICS = ("loss", "sparsity", "quantized", "learning_rate", "lr")
 _BEFORE, _AFTER = "tab:gray", "tab:blue"
 
 
-def plot_report(report: Any, path: Any = None, kernels: Sequence[str] | None = None) -> Any:
+def plot_report(
+    report: Report,
+    path: str | os.PathLike[str] | None = None,
+    kernels: Sequence[str] | None = None,
+) -> Figure:
     """See `Report.plot`."""
     if path is not None:
         path = check_path("Report.plot", "path", path, ".png")
     chosen = _with_histograms(report, kernels)
     compared = [] if report.export is None else report.export.layers
-    panels: list[tuple[float, Callable[[Any], None]]] = []  # height in inches, what draws it
+    panels: list[tuple[float, Callable[[SubFigure], None]]] = []  # height in inches, what draws it
     if report.history:
         panels.append((3.0, lambda part: _draw_training(part, report)))
     if report.layers or compared:
@@ -50,7 +62,7 @@ def plot_report(report: Any, path: Any = None, kernels: Sequence[str] | None = N
     return figure
 
 
-def new_figure(size: tuple[float, float]) -> Any:
+def new_figure(size: tuple[float, float]) -> Figure:
     """An empty figure of that many inches, without pyplot, which would choose a window system and
     keep every figure.
 
@@ -67,21 +79,23 @@ def new_figure(size: tuple[float, float]) -> Any:
     return Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
 
 
-def _with_histograms(report: Any, kernels: Sequence[str] | None) -> list[Any]:
+def _with_histograms(
+    report: Report, kernels: Sequence[str] | None
+) -> list[tuple[LayerReport, WeightHistogram]]:
     """The kernels whose weights are drawn: those of these layers, or the largest."""
-    having = [layer for layer in report.layers if layer.histogram is not None]
+    having = [(each, each.histogram) for each in report.layers if each.histogram is not None]
     if kernels is None:
-        largest = sorted(having, key=lambda layer: -sum(layer.histogram.after))
+        largest = sorted(having, key=lambda each: -sum(each[1].after))
         shown = largest[:HISTOGRAMS_SHOWN]
-        return [layer for layer in having if layer in shown]
-    unknown = [name for name in kernels if name not in [layer.path for layer in having]]
+        return [each for each in having if each in shown]
+    paths = [layer.path for layer, _ in having]
+    unknown = [name for name in kernels if name not in paths]
     if unknown or isinstance(kernels, str):
-        rule = f"a list out of {[layer.path for layer in having]}"
-        raise value_error("Report.plot", "kernels", kernels, rule)
-    return [layer for layer in having if layer.path in kernels]
+        raise value_error("Report.plot", "kernels", kernels, f"a list out of {paths}")
+    return [(layer, counts) for layer, counts in having if layer.path in kernels]
 
 
-def _draw_training(part: Any, report: Any) -> None:
+def _draw_training(part: SubFigure, report: Report) -> None:
     names = dict.fromkeys(name for epoch in report.history for name in epoch.logs)
     plain = [name for name in names if not name.startswith("val_") and name not in _NOT_METRICS]
     metric = plain[:1]
@@ -89,10 +103,11 @@ def _draw_training(part: Any, report: Any) -> None:
     sparsity = "sparsity" in names
     part.suptitle("training")
     all_axes = part.subplots(1, len(curves) + sparsity, squeeze=False)[0]
-    counted = all(epoch.step is not None for epoch in report.history)
-    at = [epoch.step if counted else epoch.epoch + 1 for epoch in report.history]
+    steps = [epoch.step for epoch in report.history if epoch.step is not None]
+    counted = len(steps) == len(report.history)
+    at = steps if counted else [epoch.epoch + 1 for epoch in report.history]
 
-    def draw(axes: Any, name: str, factor: float = 1.0, **look: Any) -> None:
+    def draw(axes: Axes, name: str, factor: float = 1.0, **look: Any) -> None:
         points = [
             (x, factor * epoch.logs[name])
             for x, epoch in zip(at, report.history, strict=True)
@@ -121,7 +136,7 @@ def _draw_training(part: Any, report: Any) -> None:
         axes.legend(fontsize="small")
 
 
-def _draw_layers(part: Any, report: Any, compared: Sequence[Any]) -> None:
+def _draw_layers(part: SubFigure, report: Report, compared: Sequence[LayerAgreement]) -> None:
     part.suptitle("layers")
     all_axes = iter(part.subplots(1, bool(report.layers) + bool(compared), squeeze=False)[0])
     if report.layers:
@@ -149,7 +164,7 @@ def _draw_layers(part: Any, report: Any, compared: Sequence[Any]) -> None:
         axes.set_xlabel("file against network (steps)")
 
 
-def _bars(axes: Any, labels: list[str], series: dict[str, tuple[list[float], str]]) -> None:
+def _bars(axes: Axes, labels: list[str], series: dict[str, tuple[list[float], str]]) -> None:
     """Horizontal bars, the first layer on top, one series over the other."""
     count = min(len(labels), ROWS_SHOWN)
     for label, (values, color) in series.items():
@@ -163,12 +178,13 @@ def _bars(axes: Any, labels: list[str], series: dict[str, tuple[list[float], str
     axes.grid(axis="x", alpha=0.3)
 
 
-def _draw_histograms(part: Any, layers: Sequence[Any]) -> None:
+def _draw_histograms(
+    part: SubFigure, layers: Sequence[tuple[LayerReport, WeightHistogram]]
+) -> None:
     rows = -(-len(layers) // _COLUMNS)
     part.suptitle("weights before the fit (line) and after it (filled)")
     all_axes = part.subplots(rows, _COLUMNS, squeeze=False).ravel()
-    for axes, layer in zip(all_axes, layers, strict=False):
-        counts = layer.histogram
+    for axes, (layer, counts) in zip(all_axes, layers, strict=False):
         bins = len(counts.after)
         edges = [counts.limit * (2 * i / bins - 1) for i in range(bins + 1)]
         axes.stairs(counts.after, edges, fill=True, color=_AFTER, alpha=0.6)

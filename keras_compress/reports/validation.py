@@ -41,7 +41,7 @@ class ValidationReport:
         return "\n".join(parts)
 
 
-def _value(value: Any) -> str:
+def _value(value: float | list[Any]) -> str:
     if isinstance(value, list):
         return " ".join(map(_value, value))
     return f"{value:.4f}"

@@ -20,6 +20,9 @@ END_TYPES = {
 
 INTEGER_MODES = ("int8", "int16x8")
 
+InputStats = tuple[float, float] | dict[str, tuple[float, float]] | str | None
+"""(mean, std) of all inputs, those of each by its name, or "auto"."""
+
 _DATA_FIELDS = ("representative_dataset", "verify_data")
 
 
@@ -70,11 +73,10 @@ class Export:
     mode: str = "int8"
     inference_input_type: str | None = None
     inference_output_type: str | None = None
-    representative_dataset: Any = dataclasses.field(default=None, compare=False, repr=False)
-    verify_data: Any = dataclasses.field(default=None, compare=False, repr=False)
-    quantized_input_stats: tuple[float, float] | dict[str, tuple[float, float]] | str | None = (
-        dataclasses.field(default=None, hash=False)  # a dict has no hash
-    )
+    representative_dataset: object = dataclasses.field(default=None, compare=False, repr=False)
+    verify_data: object = dataclasses.field(default=None, compare=False, repr=False)
+    # a dict has no hash
+    quantized_input_stats: InputStats = dataclasses.field(default=None, hash=False)
     default_ranges_stats: tuple[float, float] | None = None
     allow_float_ops: bool = False
     allow_custom_ops: bool = False
@@ -178,7 +180,7 @@ class Export:
         return cls(**read_config(cls, config, without=_DATA_FIELDS))
 
 
-def _check_stats(owner: str, export: Export) -> Any:
+def _check_stats(owner: str, export: Export) -> InputStats:
     """The input statistics of an export, with tuples of floats in them."""
     name, value = "quantized_input_stats", export.quantized_input_stats
     if value is None:
@@ -193,7 +195,7 @@ def _check_stats(owner: str, export: Export) -> Any:
     return _stats(owner, name, value)
 
 
-def _stats(owner: str, name: str, value: Any) -> tuple[float, float]:
+def _stats(owner: str, name: str, value: object) -> tuple[float, float]:
     mean, std = checks.check_pair(owner, name, value, "(mean, std)")
     if not (0 <= mean <= 255 and std > 0):
         rule = "(mean, std) with a mean in [0, 255] and a std above 0"

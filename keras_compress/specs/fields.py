@@ -6,17 +6,17 @@ from typing import Any
 from keras_compress._shared import checks
 
 
-def set_field(spec: Any, name: str, value: Any) -> None:
+def set_field(spec: object, name: str, value: object) -> None:
     """Store a checked value in a frozen dataclass that is being made."""
     object.__setattr__(spec, name, value)
 
 
-def read_config(cls: Any, config: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_config(cls: type, config: object, without: tuple[str, ...] = ()) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(cls) if field.name not in without]
     return checks.check_keys(cls.__name__, config, names, names)
 
 
-def writable_layers(owner: str, layers: Any) -> list[str] | None:
+def writable_layers(owner: str, layers: checks.Layers) -> list[str] | None:
     if callable(layers):
         rule = "None or names to be written down: a callable has no plain form"
         raise checks.value_error(owner, "layers", layers, rule)

@@ -120,7 +120,7 @@ class Pruning:
         Raises:
             ValueError: if `layers` is a callable.
         """
-        layers: Any
+        layers: list[str] | dict[str, dict[str, Any]] | None
         if isinstance(self.layers, dict):
             layers = {name: each.get_config() for name, each in self.layers.items()}
         else:

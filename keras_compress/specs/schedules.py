@@ -233,8 +233,8 @@ _KINDS: dict[str, type[PolynomialDecay] | type[ConstantSparsity]] = {
 }
 
 
-def _field_names(schedule: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(schedule)]
+def _field_names(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def resolve_step(step: int | float, start: int, updates: int) -> int:
@@ -245,7 +245,7 @@ def resolve_step(step: int | float, start: int, updates: int) -> int:
     return start + round(step * updates) if isinstance(step, float) else step
 
 
-def as_schedule(value: Any, owner: str, name: str = "schedule") -> Schedule:
+def as_schedule(value: object, owner: str, name: str = "schedule") -> Schedule:
     """`value` as a schedule: ours as it is, tfmot's own two classes converted.
 
     tfmot's are known by their name and module, so that tfmot need not be imported; a class derived

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from keras_compress.engines.engine import Engine
 from keras_compress.engines.in_place import plan
@@ -14,8 +13,12 @@ from keras_compress.engines.prunable_kernels import make_targets, plan_pruning
 from keras_compress.engines.state import Phase
 from keras_compress.frameworks import inference
 from keras_compress.frameworks.adapter import wrap_method
+from keras_compress.frameworks.protocols import Method
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 class InPlace(Engine):
@@ -28,22 +31,20 @@ class InPlace(Engine):
 
     def place(self) -> None:
         adapter, model = self.adapter, self.model
-        pruning = placement = None
-        if self.pruning is not None:
-            pruning = plan_pruning(adapter, model, self.pruning)
-            self.left_out["pruning"] = pruning.left_out
-        if self.quantization is not None:
-            placement = plan.plan_quantization(adapter, model, self.quantization)
-            self.left_out["quantization"] = placement.left_out
+        pruning, quantization = self.pruning, self.quantization
+        kernels = placement = None
         if pruning is not None:
-            self.pruner = MagnitudePruner(self.pruning, make_targets(adapter, pruning))
-        if placement is not None:
+            kernels = plan_pruning(adapter, model, pruning)
+            self.left_out["pruning"] = kernels.left_out
+        if quantization is not None:
+            placement = plan.plan_quantization(adapter, model, quantization)
+            self.left_out["quantization"] = placement.left_out
+        # Only now, when nothing is refused any more.
+        if pruning is not None and kernels is not None:
+            self.pruner = MagnitudePruner(pruning, make_targets(adapter, kernels))
+        if quantization is not None and placement is not None:
             self.quantizers = PatchedQuantizers(
-                adapter,
-                model,
-                placement,
-                self.quantization.weight_bits,
-                self.quantization.activation_bits,
+                adapter, model, placement, quantization.weight_bits, quantization.activation_bits
             )
 
     def paths(self) -> list[str]:
@@ -54,16 +55,16 @@ class InPlace(Engine):
             return list(dict.fromkeys(target.path for target in self.pruner.targets))
         if isinstance(spec, Pruning):
             return [path for path, *_ in plan_pruning(self.adapter, self.model, spec).kernels]
-        if spec is self.quantization and self.quantizers is not None:
+        if spec is self.quantization and isinstance(self.quantizers, PatchedQuantizers):
             placement = self.quantizers.placement
         else:
             placement = plan.plan_quantization(self.adapter, self.model, spec)
         paths = [each.path for each in placement.operations]
         return [path for path in paths if path not in placement.left_out]
 
-    def _patched_export(self, original: Callable) -> Callable:
+    def _patched_export(self, original: Method) -> Method:
         @functools.wraps(original)
-        def export(*args: Any, **kwargs: Any) -> Any:
+        def export(*args: object, **kwargs: object) -> object:
             if self.quantizers is None:
                 return original(*args, **kwargs)
             with self.quantizers.leaving_the_process():
@@ -73,7 +74,7 @@ class InPlace(Engine):
 
     def inference_function(
         self, batch_size: int, *, quantized: bool = True, for_file: bool = True
-    ) -> Any:
+    ) -> tf.types.experimental.ConcreteFunction:
         if self.quantizers is None:
             return inference.inference_function(self.adapter, self.model, batch_size)
         mode = self.quantizers.mode

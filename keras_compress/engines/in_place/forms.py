@@ -13,15 +13,18 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_compress.frameworks.protocols import Method
+
 
 @dataclasses.dataclass(frozen=True)
 class Call:
     """One call of a patched operation, and what its form may ask of the patches."""
 
     operation: Any
-    original: Callable
-    args: tuple
-    kwargs: dict
+    """Of the kind that the form is for."""
+    original: Method
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     exporting: bool
     """The graph becomes a file."""
     quantize: Callable[[str, tf.Tensor], tf.Tensor]
@@ -34,11 +37,11 @@ class Call:
     offset_on_grid: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     """(factor, offset) of a batch norm -> the offset that its integers can hold."""
 
-    def run(self) -> Any:
+    def run(self) -> tf.Tensor:
         return self.original(*self.args, **self.kwargs)
 
 
-Form = Callable[[Call], Any]
+Form = Callable[[Call], tf.Tensor]
 
 SMALLEST_GAMMA = 1e-4
 """What a batch norm's gamma counts as when it is (nearly) zero."""
@@ -47,7 +50,7 @@ SMALLEST_EXCESS = 2.0**-23
 """What the first float32 above 1 has more."""
 
 
-def dense(call: Call) -> Any:
+def dense(call: Call) -> tf.Tensor:
     """In the file, a Dense with batch norm behind it is a 1x1 convolution.
 
     The integer fully-connected op has one scale per tensor, and batch norm spreads the channels too
@@ -66,7 +69,7 @@ def dense(call: Call) -> Any:
     return outputs if layer.activation is None else layer.activation(outputs)
 
 
-def batch_normalization(call: Call) -> Any:
+def batch_normalization(call: Call) -> tf.Tensor:
     """Batch norm with the statistics that ship, its offset as the file's int32 bias holds it.
 
     In the file, one that no convolution takes in is a depthwise 1x1 convolution: written out it is
@@ -103,7 +106,7 @@ def batch_normalization(call: Call) -> Any:
     return tf.reshape(tf.nn.bias_add(outputs, offset), inputs.shape)
 
 
-def separable_convolution(call: Call) -> Any:
+def separable_convolution(call: Call) -> tf.Tensor:
     """Depthwise, rounded, then pointwise: two integer ops, where the layer computes both in one."""
     layer = call.operation
     (inputs,) = call.args
@@ -125,7 +128,7 @@ def separable_convolution(call: Call) -> Any:
     return outputs if layer.activation is None else layer.activation(outputs)
 
 
-def add(call: Call) -> Any:
+def add(call: Call) -> tf.Tensor:
     """A sum of more than two, rounded after each addition, as the integer op takes two."""
     summands = call.args[0]
     # An operator comes with its two tensors apart, the second one perhaps by name.
@@ -138,7 +141,7 @@ def add(call: Call) -> Any:
     return total + last
 
 
-def concatenate(call: Call) -> Any:
+def concatenate(call: Call) -> tf.Tensor:
     """Every input rounded over one range, as the integer op takes a single scale."""
     parts = []
     for i, part in enumerate(call.args[0]):

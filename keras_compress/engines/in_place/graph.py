@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
 
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import KerasModel, KerasOperation, KerasTensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Node:
     across nesting.
     """
 
-    operation: Any
+    operation: KerasOperation
     path: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
@@ -27,11 +27,13 @@ class Graph:
     several.
     """
 
-    def __init__(self, adapter: Adapter, model: Any):
-        functional = adapter.functional(model)
+    def __init__(self, adapter: Adapter, model: KerasModel):
+        functional = adapter.graph_of(model)
         self._adapter = adapter
         self._numbers: dict[int, int] = {}
-        self._keep: list[Any] = []  # ids below stay unique only while the tensors live
+        self._keep: list[
+            KerasTensor | _Copy
+        ] = []  # ids below stay unique only while the tensors live
         self.is_floating: dict[int, bool] = {}
         self.nodes: list[Node] = []
         self.inputs = [self._number(tensor) for tensor in functional.inputs]
@@ -52,7 +54,7 @@ class Graph:
             for tensor in node.outputs:
                 self.producer[tensor] = node
 
-    def operations(self) -> Iterator[tuple[str, Any]]:
+    def operations(self) -> Iterator[tuple[str, KerasOperation]]:
         """(path, operation), each operation once, in the order of its first call."""
         seen: set[int] = set()
         for node in self.nodes:
@@ -60,7 +62,7 @@ class Graph:
                 seen.add(id(node.operation))
                 yield node.path, node.operation
 
-    def only_consumer(self, operation: Any) -> Any | None:
+    def only_consumer(self, operation: KerasOperation) -> KerasOperation | None:
         """The one operation that uses what `operation` computes; None where there are several, or
         it is an output. A shared one must be used, call by call, by one that is shared alike.
         """
@@ -77,21 +79,21 @@ class Graph:
             return None
         return follower
 
-    def _number(self, tensor: Any) -> int:
+    def _number(self, tensor: KerasTensor | _Copy) -> int:
         if id(tensor) not in self._numbers:
             self._numbers[id(tensor)] = len(self._numbers)
             self._keep.append(tensor)
-            dtype = getattr(tensor.dtype, "name", tensor.dtype)
+            dtype = str(getattr(tensor.dtype, "name", tensor.dtype))
             self.is_floating[self._numbers[id(tensor)]] = "float" in dtype
         return self._numbers[id(tensor)]
 
-    def _add(self, functional: Any, prefix: str, renamed: dict[int, int]) -> None:
+    def _add(self, functional: KerasModel, prefix: str, renamed: dict[int, int]) -> None:
         """Append a graph's nodes; `renamed` maps ids of its own tensors to numbers known outside.
 
         It starts empty for the outermost graph and gains the outputs of each nested model.
         """
 
-        def number(tensor: Any) -> int:
+        def number(tensor: KerasTensor) -> int:
             return renamed[id(tensor)] if id(tensor) in renamed else self._number(tensor)
 
         for operation, inputs, outputs in self._adapter.nodes(functional):
@@ -119,4 +121,4 @@ class Graph:
 class _Copy:
     """Stands for an inner tensor of one call of a nested model."""
 
-    dtype: Any
+    dtype: object

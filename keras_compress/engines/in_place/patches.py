@@ -17,6 +17,10 @@ from keras_compress.engines.in_place.table import Output
 from keras_compress.engines.quantizers import OnRounded, Quantizers
 from keras_compress.engines.state import Phase, State
 from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.protocols import KerasModel, Method
+
+Activation = Callable[[tf.Tensor], tf.Tensor]
+"""A layer's own, or what stands in for it."""
 
 
 class PatchedQuantizers(Quantizers):
@@ -25,7 +29,7 @@ class PatchedQuantizers(Quantizers):
     def __init__(
         self,
         adapter: Adapter,
-        model: Any,
+        model: KerasModel,
         placement: Placement,
         weight_bits: int,
         activation_bits: int,
@@ -95,13 +99,13 @@ class PatchedQuantizers(Quantizers):
         for variable, mean in zip(ranges, tf.unstack(means), strict=True):
             variable.assign(mean)
 
-    def _patched_model(self, original: Callable) -> Callable:
+    def _patched_model(self, original: Method) -> Method:
         structure, _ = self._adapter.structures(self._model)
         tree = self._adapter.tree
         dtypes = [tensor.dtype for tensor in tree.flatten(structure)]
         names, _ = self._adapter.flat_names(self._model)
 
-        def rounded(position: int, value: Any) -> Any:
+        def rounded(position: int, value: tf.Tensor) -> tf.Tensor:
             key = self.placement.inputs[position]
             if key is None:
                 return value
@@ -109,7 +113,7 @@ class PatchedQuantizers(Quantizers):
             return self.activations[key](tf.cast(value, dtypes[position]))
 
         @functools.wraps(original)
-        def call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        def call(inputs: object, *args: object, **kwargs: object) -> object:
             if not self.mode.active:
                 return original(inputs, *args, **kwargs)
             if isinstance(inputs, dict):
@@ -125,11 +129,11 @@ class PatchedQuantizers(Quantizers):
 
         return call
 
-    def _patched(self, plan: OperationPlan, original: Callable) -> Callable:
+    def _patched(self, plan: OperationPlan, original: Method) -> Method:
         is_batch_norm = "BatchNormalization" in self._adapter.kinds(plan.operation)
 
         @functools.wraps(original)
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: object, **kwargs: object) -> object:
             if not self.mode.active:
                 return original(*args, **kwargs)
             if is_batch_norm and self.mode.phase is Phase.FROZEN:
@@ -152,7 +156,13 @@ class PatchedQuantizers(Quantizers):
         """Whether what the integer kernels do by themselves has to be computed here."""
         return self.mode.phase.rounds and not self.mode.exporting
 
-    def _compute(self, plan: OperationPlan, original: Callable, args: tuple, kwargs: dict) -> Any:
+    def _compute(
+        self,
+        plan: OperationPlan,
+        original: Method,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> tf.Tensor:
         call = forms.Call(
             plan.operation,
             original,
@@ -254,7 +264,7 @@ class PatchedQuantizers(Quantizers):
         total = offset if bias is None else offset + bias() * factor
         return offset + on_grid(total, self._grid(front) * tf.abs(factor)) - total
 
-    def _activation(self, plan: OperationPlan, function: Callable) -> Callable:
+    def _activation(self, plan: OperationPlan, function: Activation) -> Activation:
         """What stands in for a layer's own activation."""
 
         def activation(tensor: tf.Tensor) -> tf.Tensor:
@@ -266,7 +276,7 @@ class PatchedQuantizers(Quantizers):
 
         return activation
 
-    def _activated(self, plan: OperationPlan, function: Callable, tensor: tf.Tensor) -> tf.Tensor:
+    def _activated(self, plan: OperationPlan, function: Activation, tensor: tf.Tensor) -> tf.Tensor:
         quantize = functools.partial(self._inside, plan)
         exporting = self.mode.exporting
         return plan.activation.form(forms.ActivationCall(tensor, function, quantize, exporting))

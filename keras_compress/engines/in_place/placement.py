@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Collection
-from typing import Any
 
 from keras_compress.engines.in_place.graph import Graph, Node
 from keras_compress.engines.in_place.table import (
@@ -18,13 +17,17 @@ from keras_compress.engines.in_place.table import (
     known,
 )
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import KerasOperation
+
+Rows = dict[int, tuple[Row, ActivationRow | None]]
+"""id of an operation -> its row, and that of its activation."""
 
 
 @dataclasses.dataclass
 class OperationPlan:
     """What happens to one operation; quantizers go by their keys in `Placement.quantizers`."""
 
-    operation: Any
+    operation: KerasOperation
     path: str
     key: str
     """Position and class, the stem of all keys that belong to this operation."""
@@ -73,7 +76,7 @@ def place(
 
     `allowed`: the paths that may be quantized (None: all); the others stay in float, with `reason`.
     """
-    rows: dict[int, tuple[Row, ActivationRow | None]] = {}
+    rows: Rows = {}
     left_out: dict[str, str] = {}
     for path, operation in graph.operations():
         found = known(adapter, operation)
@@ -89,7 +92,7 @@ def place(
 class _Walk:
     """One placement under way."""
 
-    def __init__(self, graph: Graph, adapter: Adapter, rows: dict):
+    def __init__(self, graph: Graph, adapter: Adapter, rows: Rows):
         self.graph = graph
         self.rows = rows
         self.quantizers: dict[str, Fixed | None] = {}
@@ -201,7 +204,7 @@ class _Walk:
             return self._source(node.inputs[0])
         return plan.joined or plan.output
 
-    def _is_known(self, operation: Any) -> bool:
+    def _is_known(self, operation: KerasOperation) -> bool:
         return id(operation) in self.rows
 
     def _nodes(self, plan: OperationPlan) -> list[Node]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras_compress.engines.in_place.graph import Graph
 from keras_compress.engines.in_place.placement import Placement, place
 from keras_compress.engines.in_place.table import known
 from keras_compress.engines.layers_argument import LEFT_BY_USER, select
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.specs.quantization import Quantization
 
 
-def plan_quantization(adapter: Adapter, model: Any, spec: Quantization) -> Placement:
+def plan_quantization(adapter: Adapter, model: KerasModel, spec: Quantization) -> Placement:
     """Where `spec` puts quantizers in this model.
 
     Raises:
@@ -48,7 +47,7 @@ def plan_quantization(adapter: Adapter, model: Any, spec: Quantization) -> Place
     return placement
 
 
-def paths(adapter: Adapter, model: Any) -> list[str]:
+def paths(adapter: Adapter, model: KerasModel) -> list[str]:
     """All that a spec can name, in an order that does not depend on the names."""
     found = [path for path, _ in adapter.layers(model)]
     if adapter.functional(model) is not None:

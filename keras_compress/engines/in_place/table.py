@@ -17,6 +17,7 @@ from typing import Any
 from keras_compress.engines.in_place import forms
 from keras_compress.engines.in_place.graph import Node
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import KerasOperation
 
 
 class Granularity(enum.Enum):
@@ -180,7 +181,7 @@ _ACTIVATION_KINDS: dict[str, str | None] = {
 _ALIASES = {"swish": "silu", "hard_swish": "hard_silu"}
 
 
-def known(adapter: Adapter, operation: Any) -> tuple[Row, ActivationRow | None] | str:
+def known(adapter: Adapter, operation: KerasOperation) -> tuple[Row, ActivationRow | None] | str:
     """The row of an operation and of its activation, or the reason why it has none."""
     kind = adapter.kind(operation)
     activation = _activation_name(adapter, operation, kind)

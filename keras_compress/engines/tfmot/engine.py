@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from keras_compress.engines.tfmot.kernels import Place, in_kernels, in_wrappers,
 from keras_compress.engines.tfmot.library import (
     PRUNED,
     QUANTIZED,
+    PruneWrapper,
     basename,
     is_own,
     unwrapped_layer,
@@ -29,10 +29,16 @@ from keras_compress.engines.tfmot.unwrap import separable_halves, separable_name
 from keras_compress.engines.tfmot.wrap import Wrapped
 from keras_compress.frameworks import inference
 from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.protocols import KerasModel, KerasVariable, Method
 from keras_compress.frameworks.reviving import known_classes
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
 from keras_compress.specs.schedules import Schedule, as_schedule
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from keras_compress.frameworks.tf_keras import TFKeras
 
 _UNLOADABLE = (
     "save: `filepath` must not end in '.keras' for a model in tfmot's wrappers, because such a "
@@ -48,10 +54,12 @@ class Tfmot(Engine):
     wrappers say what they do.
     """
 
+    adapter: TFKeras
+
     def __init__(
         self,
         adapter: Adapter,
-        model: Any,
+        model: KerasModel,
         pruning: Pruning | None,
         quantization: Quantization | None,
         done: Wrapped | None = None,
@@ -69,7 +77,7 @@ class Tfmot(Engine):
     def _recognised(
         self,
         adapter: Adapter,
-        model: Any,
+        model: KerasModel,
         pruning: Pruning | None,
         quantization: Quantization | None,
     ) -> tuple[Pruning | None, Quantization | None]:
@@ -103,14 +111,14 @@ class Tfmot(Engine):
             self._stock = True
             # So that it counts as quantized; nobody asked for it, and `asked` does not show it.
             return pruning, Quantization(delay=0, weight_bits=4 if bits <= 4 else 8)
-        for name, given, own in (
+        for name, value, own in (
             ("weight_bits", quantization.weight_bits, bits),
             ("layers", quantization.layers, None),
         ):
-            if given != own:
+            if value != own:
                 raise ValueError(
                     f"Quantization: `{name}` must be {own} for this model, whose wrappers were put "
-                    f"around its layers before. Received: {name}={given!r}"
+                    f"around its layers before. Received: {name}={value!r}"
                 )
         return pruning, quantization
 
@@ -120,7 +128,7 @@ class Tfmot(Engine):
 
     def _carried(self, wrappers: dict[str, Any]) -> Pruning:
         pruned = {path: w for path, w in wrappers.items() if w.pruning_vars}
-        schedules: dict[str, Schedule | None] = {
+        schedules: dict[str, Schedule] = {
             path: as_schedule(w.pruning_schedule, "Compress", "pruning_schedule")
             for path, w in pruned.items()
         }
@@ -196,7 +204,8 @@ class Tfmot(Engine):
                     if not is_own(layer, QUANTIZED) and not self.adapter.is_input(layer)
                 }
         if self.pruning is not None:
-            targets = self._in_kernels(layers) if quantized else self._in_wrappers(layers)
+            find = self._in_kernels if quantized else self._in_wrappers
+            targets = find(self.pruning, layers)
             for number, target in enumerate(targets):
                 target.key = f"{number}/{target.key}"
             wrappers = [layer for layer in layers.values() if is_own(layer, PRUNED)]
@@ -204,24 +213,25 @@ class Tfmot(Engine):
                 self._undo.append(functools.partial(_give_back, wrapper, _taken(wrapper)))
             self.pruner = TfmotPruner(self.pruning, targets, wrappers)
 
-    def _in_wrappers(self, layers: dict[str, Any]) -> list[TfmotTarget]:
+    def _in_wrappers(self, spec: Pruning, layers: dict[str, Any]) -> list[TfmotTarget]:
         """What `PruneLowMagnitude` wrappers prune."""
         if self._done is not None:
             kernels = self._done.kernels
         else:
+            schedules = cast(dict[str, Schedule], spec.layers)  # as `_carried` wrote it
             kernels = [
                 Place(path, path, 0, basename(kernel), schedule)
-                for path, schedule in self.pruning.layers.items()
+                for path, schedule in schedules.items()
                 for kernel, _, _ in layers[path].pruning_vars
             ]
         return list(in_wrappers(self.adapter, layers, kernels))
 
-    def _in_kernels(self, layers: dict[str, Any]) -> list[TfmotTarget]:
+    def _in_kernels(self, spec: Pruning, layers: dict[str, Any]) -> list[TfmotTarget]:
         """What is pruned inside quantize wrappers, and where nothing was wrapped."""
         if self._done is not None:
             kernels = self._done.kernels
         else:
-            kernels, left_out = places(self.adapter, self.plain_copy(), self.pruning)
+            kernels, left_out = places(self.adapter, self.plain_copy(), spec)
             self.left_out["pruning"] = left_out
         halves = {path: self.model.get_layer(name) for name, path in self._separable().items()}
         return list(in_kernels(self.adapter, layers, kernels, halves))
@@ -284,30 +294,30 @@ class Tfmot(Engine):
 
     # --- leaving
 
-    def network_behind(self, quantized: bool) -> Any:
+    def network_behind(self, quantized: bool) -> KerasModel:
         return self.model if quantized else self.plain_copy()
 
-    def check_saving(self, path: Any) -> None:
+    def check_saving(self, path: object) -> None:
         refuse_keras_file(path)
 
-    def _refusing(self, save: Callable) -> Callable:
+    def _refusing(self, save: Method) -> Method:
         @functools.wraps(save)
-        def refusing(filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        def refusing(filepath: object, *args: object, **kwargs: object) -> object:
             refuse_keras_file(filepath)
             return save(filepath, *args, **kwargs)
 
         return refusing
 
-    def _refusing_config(self, get_build_config: Callable) -> Callable:
+    def _refusing_config(self, get_build_config: Method) -> Method:
         @functools.wraps(get_build_config)
-        def refusing() -> Any:
+        def refusing() -> object:
             if not self.adapter.writes_keras_file():
                 return get_build_config()
             raise ValueError(_UNLOADABLE.format(f"model={type(self.model).__name__}"))
 
         return refusing
 
-    def plain_copy(self) -> Any:
+    def plain_copy(self) -> KerasModel:
         """A new plain model with the trained, masked weights, uncompiled."""
         masks: dict[int, np.ndarray] = {}
         if self.pruner is not None:
@@ -316,7 +326,7 @@ class Tfmot(Engine):
 
     def inference_function(
         self, batch_size: int, *, quantized: bool = True, for_file: bool = True
-    ) -> Any:
+    ) -> tf.types.experimental.ConcreteFunction:
         adapter = self.adapter
         if self.quantizers is None or not quantized or not self.phase.rounds:
             return inference.inference_function(adapter, self.plain_copy(), batch_size)
@@ -324,7 +334,7 @@ class Tfmot(Engine):
         return inference.inference_function(adapter, self.model, batch_size, output_names=names)
 
 
-def reader(adapter: Adapter, model: Any) -> Tfmot:
+def reader(adapter: Adapter, model: KerasModel) -> Tfmot:
     """An engine that was never attached, to read a model that was wrapped by hand."""
     engine = Tfmot(adapter, model, None, None)
     engine.read()
@@ -333,10 +343,10 @@ def reader(adapter: Adapter, model: Any) -> Tfmot:
 
 def plain_copy(
     adapter: Adapter,
-    model: Any,
+    model: KerasModel,
     separable: dict[str, str] | None = None,
     masks: dict[int, np.ndarray] | None = None,
-) -> Any:
+) -> KerasModel:
     """A wrapped model without its wrappers: new, uncompiled, with original names and classes.
 
     `masks`: id of a kernel's variable -> True where a weight is kept, for kernels that bear no
@@ -347,17 +357,17 @@ def plain_copy(
         for kernel, mask, _ in layer.pruning_vars if is_own(layer, PRUNED) else ():
             masks.setdefault(id(adapter.tf_variable(kernel)), mask.numpy().astype(bool))
 
-    def value(variable: Any) -> np.ndarray:
-        variable = adapter.tf_variable(variable)
-        numbers = variable.numpy()
-        mask = masks.get(id(variable))
+    def value(variable: KerasVariable) -> np.ndarray:
+        own = adapter.tf_variable(variable)
+        numbers: np.ndarray = own.numpy()
+        mask = masks.get(id(own))
         return numbers if mask is None else np.where(mask, numbers, np.zeros([], numbers.dtype))
 
     with known_classes(adapter, model):
         return unwrapped(adapter, model, separable, value)
 
 
-def refuse_keras_file(path: Any) -> None:
+def refuse_keras_file(path: object) -> None:
     """Refuse to save a wrapped model in a format from which it could not be loaded.
 
     Raises:
@@ -367,10 +377,10 @@ def refuse_keras_file(path: Any) -> None:
         raise ValueError(_UNLOADABLE.format(f"filepath={os.fspath(path)!r}"))
 
 
-def _taken(wrapper: Any) -> tuple[Any, Any]:
+def _taken(wrapper: PruneWrapper) -> tuple[object, object]:
     """What of a `PruneLowMagnitude` the pruner replaces."""
     return wrapper.pruning_obj, wrapper.pruning_schedule
 
 
-def _give_back(wrapper: Any, taken: tuple[Any, Any]) -> None:
+def _give_back(wrapper: PruneWrapper, taken: tuple[object, object]) -> None:
     wrapper.pruning_obj, wrapper.pruning_schedule = taken

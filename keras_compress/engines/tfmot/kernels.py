@@ -8,10 +8,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_compress._shared.checks import Layers
 from keras_compress.engines.prunable_kernels import plan_pruning
-from keras_compress.engines.tfmot.library import basename, unwrapped_layer
+from keras_compress.engines.tfmot.library import PruneWrapper, basename, unwrapped_layer
 from keras_compress.engines.tfmot.masks import TfmotTarget
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import KerasLayer, KerasModel, KerasVariable
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import Schedule
 
@@ -31,7 +33,9 @@ class Place:
     schedule: Schedule
 
 
-def places(adapter: Adapter, model: Any, spec: Pruning) -> tuple[list[Place], dict[str, str]]:
+def places(
+    adapter: Adapter, model: KerasModel, spec: Pruning
+) -> tuple[list[Place], dict[str, str]]:
     """The kernels that `spec` means in a plain model; path -> reason of the layers it leaves out.
 
     Raises:
@@ -54,7 +58,9 @@ def places(adapter: Adapter, model: Any, spec: Pruning) -> tuple[list[Place], di
     return found, left_out
 
 
-def check_unnamed(owner: str, layers: Any, path: str, rule: str, reason: str) -> None:
+def check_unnamed(
+    owner: str, layers: Layers | Mapping[str, Schedule], path: str, rule: str, reason: str
+) -> None:
     """Refuse to leave out a layer that `layers` names."""
     names = layers if isinstance(layers, list | tuple | dict) else ()
     if any(name in (path, path.rpartition("/")[2]) for name in names):
@@ -68,7 +74,9 @@ def _is_spanned(shape: Sequence[int], block: Sequence[int]) -> bool:
     return any(size <= side for size, side in zip(shape, block, strict=True))
 
 
-def single_layers(adapter: Adapter, model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def single_layers(
+    adapter: Adapter, model: KerasModel, prefix: str = ""
+) -> Iterator[tuple[str, KerasLayer]]:
     """(path, layer) of all layers that are wrapped one by one."""
     for layer in model.layers:
         if isinstance(layer, adapter.keras.Model):
@@ -84,7 +92,7 @@ def by_holder(found: Sequence[Place]) -> dict[str, list[Place]]:
     return groups
 
 
-def _with_inner(adapter: Adapter, layer: Any) -> list[Any]:
+def _with_inner(adapter: Adapter, layer: KerasLayer) -> list[KerasLayer]:
     """A layer and those in it, in the order of `Place.number`."""
     return [layer, *(inner for _, inner in adapter.layers(layer))]
 
@@ -96,8 +104,9 @@ def in_wrappers(
     for holder, group in by_holder(found).items():
         wrapper = layers[holder]
         inner = _with_inner(adapter, wrapper.layer)
-        for place, variables in zip(group, wrapper.pruning_vars, strict=True):
-            yield _target(adapter, place, inner[place.number], *variables, wrapper)
+        for place, (kernel, mask, threshold) in zip(group, wrapper.pruning_vars, strict=True):
+            layer = inner[place.number]
+            yield _target(adapter, place, layer, kernel, mask, threshold, wrapper)
 
 
 def in_kernels(
@@ -123,11 +132,11 @@ def in_kernels(
 def _target(
     adapter: Adapter,
     place: Place,
-    layer: Any,
-    kernel: Any,
-    mask: Any,
-    threshold: Any,
-    wrapper: Any = None,
+    layer: KerasLayer,
+    kernel: KerasVariable,
+    mask: tf.Variable,
+    threshold: tf.Variable,
+    wrapper: PruneWrapper | None = None,
 ) -> TfmotTarget:
     shape = "x".join(map(str, kernel.shape))
     return TfmotTarget(

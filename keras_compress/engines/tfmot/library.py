@@ -8,14 +8,42 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeGuard
+
+from keras_compress.frameworks.protocols import KerasLayer, KerasModel, KerasVariable
 
 _PACKAGE = "tensorflow_model_optimization"
 PRUNED = ("PruneLowMagnitude",)
 QUANTIZED = ("QuantizeWrapper", "QuantizeWrapperV2", "QuantizeLayer")
 WRAPPERS = PRUNED + QUANTIZED[:2]
 """What holds a layer; a `QuantizeLayer` is one of its own."""
+
+
+class PruneWrapper(KerasLayer, Protocol):
+    """A `PruneLowMagnitude`: what it holds, and by what it prunes."""
+
+    pruning_obj: object
+    pruning_schedule: object
+
+    @property
+    def layer(self) -> KerasLayer: ...
+
+    @property
+    def pruning_vars(self) -> Sequence[tuple[KerasVariable, KerasVariable, KerasVariable]]:
+        """(kernel, mask, threshold) of each kernel."""
+
+    @property
+    def pruning_step(self) -> KerasVariable: ...
+
+    @property
+    def block_size(self) -> Sequence[int]: ...
+
+    @property
+    def block_pooling_type(self) -> str: ...
+
+    @property
+    def sparsity_m_by_n(self) -> tuple[int, int] | None: ...
 
 
 @functools.cache
@@ -62,7 +90,7 @@ def tfmot() -> types.SimpleNamespace:
     )
 
 
-def is_own(layer: Any, names: tuple[str, ...]) -> bool:
+def is_own(layer: object, names: tuple[str, ...]) -> bool:
     """Whether a layer is of one of tfmot's classes of these names, told without importing it."""
     return any(
         base.__name__ in names and base.__module__.partition(".")[0] == _PACKAGE
@@ -70,17 +98,17 @@ def is_own(layer: Any, names: tuple[str, ...]) -> bool:
     )
 
 
-def is_model(layer: Any) -> bool:
+def is_model(layer: object) -> TypeGuard[KerasModel]:
     """Whether a layer of tf_keras is a Sequential or functional model, whose layers tfmot wraps."""
     return bool(getattr(layer, "_is_graph_network", False))
 
 
-def wrapped_layers(model: Any) -> Iterator[tuple[str, Any]]:
+def wrapped_layers(model: KerasModel) -> Iterator[tuple[str, Any]]:
     """(path, layer) of a model's layers, those of nested models instead of these, none of those
     inside a wrapper. The path is that of the layer before it was wrapped.
     """
 
-    def walk(parent: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    def walk(parent: KerasModel, prefix: str) -> Iterator[tuple[str, Any]]:
         for layer in parent.layers:
             if is_model(layer):
                 yield from walk(layer, f"{prefix}{layer.name}/")
@@ -90,22 +118,23 @@ def wrapped_layers(model: Any) -> Iterator[tuple[str, Any]]:
     return walk(model, "")
 
 
-def wrapper_path(path: str, layer: Any) -> str:
+def wrapper_path(path: str, layer: KerasLayer) -> str:
     """The path of a layer of `wrapped_layers` in the wrapped model."""
     return "".join((*path.rpartition("/")[:2], layer.name))
 
 
-def unwrapped_layer(layer: Any) -> Any:
+def unwrapped_layer(layer: Any) -> KerasLayer:
     """The layer in a wrapper of tfmot; any other as it is."""
-    return layer.layer if is_own(layer, WRAPPERS) else layer
+    inner: KerasLayer = layer.layer if is_own(layer, WRAPPERS) else layer
+    return inner
 
 
-def basename(variable: Any) -> str:
+def basename(variable: KerasVariable) -> str:
     """ "kernel" of "block/conv/kernel:0"."""
     return str(variable.name.split(":")[0].rpartition("/")[2])
 
 
-def is_wrapped(model: Any, owner: str = "Compress") -> bool:
+def is_wrapped(model: KerasModel, owner: str = "Compress") -> bool:
     """Whether some layer of a model is one of tfmot's wrappers.
 
     Raises:
@@ -136,5 +165,5 @@ def is_wrapped(model: Any, owner: str = "Compress") -> bool:
     return bool(found)
 
 
-def _is_tfmots(layer: Any) -> bool:
+def _is_tfmots(layer: object) -> bool:
     return type(layer).__module__.partition(".")[0] == _PACKAGE

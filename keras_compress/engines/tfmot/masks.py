@@ -7,22 +7,22 @@ the wrapper that calls it; on kernels that are quantized, or not wrapped, we do.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import tensorflow as tf
 
 from keras_compress.engines.masks import Pruner, Target, sparsity_at
-from keras_compress.engines.tfmot.library import tfmot
+from keras_compress.engines.tfmot.library import PruneWrapper, tfmot
 from keras_compress.specs.pruning import Pruning
-from keras_compress.specs.schedules import ConstantSparsity
+from keras_compress.specs.schedules import ConstantSparsity, PolynomialDecay
 
 
 @dataclasses.dataclass(eq=False)
 class TfmotTarget(Target):
     """One kernel, and the variables in which tfmot prunes it."""
 
-    threshold: Any = None
-    wrapper: Any = None
+    threshold: tf.Variable = None
+    wrapper: PruneWrapper | None = None
     """The `PruneLowMagnitude` around its layer, if there is one."""
     computing: Any = None
     """The `pruning_impl.Pruning` of this kernel's wrapper, or of the kernel alone."""
@@ -33,7 +33,7 @@ class TfmotPruner(Pruner):
 
     targets: list[TfmotTarget]
 
-    def __init__(self, spec: Pruning, targets: list[TfmotTarget], wrappers: list[Any]):
+    def __init__(self, spec: Pruning, targets: list[TfmotTarget], wrappers: list[PruneWrapper]):
         super().__init__(targets, by_begin_step=spec.sparsity_m_by_n is not None)
         self.spec = spec
         self._wrappers = wrappers
@@ -55,7 +55,7 @@ class TfmotPruner(Pruner):
     def _computing(self, group: list[TfmotTarget]) -> Any:
         target, spec, pruner = group[0], self.spec, self
 
-        class Schedule(tfmot().schedules.PruningSchedule):
+        class Schedule(tfmot().schedules.PruningSchedule):  # type: ignore[misc]  # untyped
             """Ours, asked by tfmot: our own count and grid, the last update at `end_step` too."""
 
             def __init__(self) -> None:
@@ -90,7 +90,7 @@ class TfmotPruner(Pruner):
             sparsity_m_by_n=spec.sparsity_m_by_n,
         )
 
-    def resolve(self, schedules: dict[str, Any]) -> None:
+    def resolve(self, schedules: dict[str, PolynomialDecay | ConstantSparsity]) -> None:
         super().resolve(schedules)
         for target in self.targets:
             if target.wrapper is not None:  # what a saved wrapper says
@@ -120,7 +120,7 @@ class TfmotPruner(Pruner):
         self._step.assign(step)
         self._forced = target
         try:
-            target.computing.conditional_mask_update()
+            cast(TfmotTarget, target).computing.conditional_mask_update()
         finally:
             self._forced = None
 
@@ -130,7 +130,7 @@ class TfmotPruner(Pruner):
             target.kernel.assign(kernel * tf.cast(target.mask, kernel.dtype))
 
 
-def as_tfmot(schedule: Any) -> Any:
+def as_tfmot(schedule: PolynomialDecay | ConstantSparsity) -> object:
     """tfmot's schedule of the same fields; one at its target while fractions are unresolved."""
     schedules = tfmot().schedules
     if schedule.has_fractions:

@@ -12,7 +12,7 @@ import copy
 import functools
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import tensorflow as tf
@@ -30,6 +30,18 @@ from keras_compress.engines.tfmot.library import (
     wrapper_path,
 )
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import KerasLayer, KerasModel
+
+Ranges = dict[str, tf.Variable]
+"""The variables of one quantizer: "min_var" and "max_var", where it is one that has a range."""
+
+
+class Quantizer(Protocol):
+    """One of tfmot's, or of the user's own, which may be of any form."""
+
+    def __call__(
+        self, inputs: tf.Tensor, training: object, weights: Ranges, **kwargs: object
+    ) -> tf.Tensor: ...
 
 
 class WrapperQuantizers(Quantizers):
@@ -39,17 +51,17 @@ class WrapperQuantizers(Quantizers):
     themselves: on from the first step, with tfmot's own averages.
     """
 
-    def __init__(self, adapter: Adapter, model: Any, split: dict[str, str], driven: bool):
+    def __init__(self, adapter: Adapter, model: KerasModel, split: dict[str, str], driven: bool):
         super().__init__()
         self._adapter = adapter
         self._model = model
         self._driven = driven
         self._undo: list[Callable[[], None]] = []
-        self.kernels: dict[str, tuple[str, str, tf.Variable, Any, dict[str, Any]]] = {}
+        self.kernels: dict[str, tuple[str, str, tf.Variable, Quantizer, Ranges]] = {}
         """Key -> (path, kernel's name, kernel, quantizer, its range variables)."""
-        self.activations: dict[str, dict[str, Any]] = {}
+        self.activations: dict[str, Ranges] = {}
         """Key -> range variables."""
-        self._inputs: dict[str, dict[str, Any]] = {}
+        self._inputs: dict[str, Ranges] = {}
         for position, (path, layer) in enumerate(wrapped_layers(model)):
             key = f"{position}/{type(layer).__name__}"
             if is_own(layer, ("QuantizeLayer",)):
@@ -70,7 +82,7 @@ class WrapperQuantizers(Quantizers):
                 if layer._output_quantizers:
                     self._note(f"{key}/output", layer._output_quantizer_vars)
 
-    def _note(self, key: str, ranges: dict[str, Any] | None) -> None:
+    def _note(self, key: str, ranges: Ranges | None) -> None:
         if _is_range(ranges):
             self.activations[key] = ranges
 
@@ -85,10 +97,12 @@ class WrapperQuantizers(Quantizers):
                 self._freeze_with_phase(inner)
 
     @staticmethod
-    def _replace(layer: Any, make: Callable[[Any], Any], undo: list[Callable[[], None]]) -> None:
+    def _replace(
+        layer: Any, make: Callable[[Quantizer], Quantizer], undo: list[Callable[[], None]]
+    ) -> None:
         """Put what `make` gives in the place of every quantizer of a wrapper."""
 
-        def replace(owner: dict[str, Any], name: str, value: Any) -> None:
+        def replace(owner: dict[str, Any], name: str, value: object) -> None:
             before = owner[name]
             owner[name] = value
             undo.append(lambda: owner.__setitem__(name, before))
@@ -119,12 +133,16 @@ class WrapperQuantizers(Quantizers):
             while undo:
                 undo.pop()()
 
-    def _showing(self, layer: Any, path: str, on_rounded: OnRounded, quantizer: Any) -> Any:
+    def _showing(
+        self, layer: Any, path: str, on_rounded: OnRounded, quantizer: Quantizer
+    ) -> Quantizer:
         """A quantizer that does what this one does, and shows it where it rounds what `layer`
         computes.
         """
 
-        def show(inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+        def show(
+            inputs: tf.Tensor, training: object, weights: Ranges, **kwargs: object
+        ) -> tf.Tensor:
             rounded = quantizer(inputs, training, weights, **kwargs)
             is_activation = any(weights is own for own in self.activations.values())
             step = _step(quantizer, weights) if is_activation else None
@@ -138,13 +156,15 @@ class WrapperQuantizers(Quantizers):
 
         return show
 
-    def _freeze_with_phase(self, norm: Any) -> None:
+    def _freeze_with_phase(self, norm: KerasLayer) -> None:
         """From `freeze_step` on a batch norm normalizes with its moving statistics."""
         own, original, mode = vars(norm), norm.call, self.mode
 
         # With `training` among its arguments, where the wrapper looks for it; and a method, whose
         # first argument tf_keras leaves out when it writes a SavedModel.
-        def call(_: Any, inputs: Any, training: Any = None, *others: Any, **named: Any) -> Any:
+        def call(
+            _: object, inputs: object, training: object = None, *others: object, **named: object
+        ) -> object:
             frozen = mode.phase is Phase.FROZEN
             return original(inputs, False if frozen else training, *others, **named)
 
@@ -208,7 +228,7 @@ class WrapperQuantizers(Quantizers):
         state.kernels = tuple(self.kernels)
         state.kernel_ranges = {key: _limits(ranges) for key, ranges in self._kernel_ranges()}
 
-    def _kernel_ranges(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _kernel_ranges(self) -> Iterator[tuple[str, Ranges]]:
         return ((key, own[-1]) for key, own in self.kernels.items() if _is_range(own[-1]))
 
     def read_from(self, state: State) -> None:
@@ -220,28 +240,31 @@ class WrapperQuantizers(Quantizers):
                 known[key]["min_var"].assign(low)
                 known[key]["max_var"].assign(high)
 
-    def _input(self, position: int) -> dict[str, Any] | None:
-        return self._inputs.get(self._model.inputs[position]._keras_history.layer.name)
+    def _input(self, position: int) -> str:
+        tensor: Any = self._model.inputs[position]
+        return str(tensor._keras_history.layer.name)
 
     def input_range(self, position: int) -> tuple[float, float] | None:
-        ranges = self._input(position)
+        ranges = self._inputs.get(self._input(position))
         if ranges is None:
             return None
         low, high = _limits(ranges)
         return float(low), float(high)
 
     def set_input_range(self, position: int, limits: tuple[float, float]) -> None:
-        ranges = self._input(position)
+        ranges = self._inputs[self._input(position)]
         ranges["min_var"].assign(limits[0])
         ranges["max_var"].assign(limits[1])
 
 
-def gated(quantizer: Any, mode: Mode) -> Any:
+def gated(quantizer: Quantizer, mode: Mode) -> Quantizer:
     """A copy of one of tfmot's quantizers that does by the phase."""
     kind = type(quantizer)
     averages = isinstance(quantizer, tfmot().quantizers.MovingAverageQuantizer)
 
-    def call(self: Any, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+    def call(
+        self: Any, inputs: tf.Tensor, training: object, weights: Ranges, **kwargs: object
+    ) -> tf.Tensor:
         phase = mode.phase
         # Never a variable: set as a layer's kernel, it would be listed, and dropped with the next.
         inputs = tf.convert_to_tensor(inputs)
@@ -275,22 +298,24 @@ def gated(quantizer: Any, mode: Mode) -> Any:
     return copied
 
 
-def _is_range(variables: dict[str, Any] | None) -> bool:
+def _is_range(variables: Ranges | None) -> TypeGuard[Ranges]:
     """Whether these are a range. A quantizer of a fixed one has none, and a user's own may have any
     variables, which are saved with the weights.
     """
     return variables is not None and {"min_var", "max_var"} <= set(variables)
 
 
-def _step(quantizer: Any, ranges: dict[str, Any]) -> np.ndarray | None:
+def _step(quantizer: Quantizer, ranges: Ranges) -> np.ndarray | None:
     """The real value of one integer, () or (channels,); None where a user's own quantizer does not
     say how many there are.
     """
     if not hasattr(quantizer, "num_bits"):
         return None
     low, high = _limits(ranges)
-    return (high - low) / (2**quantizer.num_bits - 1 - getattr(quantizer, "narrow_range", False))
+    count = 2**quantizer.num_bits - 1 - getattr(quantizer, "narrow_range", False)
+    step: np.ndarray = (high - low) / count
+    return step
 
 
-def _limits(ranges: dict[str, Any]) -> np.ndarray:
+def _limits(ranges: Ranges) -> np.ndarray:
     return np.stack([ranges["min_var"].numpy(), ranges["max_var"].numpy()])

@@ -8,8 +8,8 @@ a SeparableConv2D are joined.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -22,15 +22,16 @@ from keras_compress.engines.tfmot.library import (
     unwrapped_layer,
 )
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import KerasLayer, KerasModel, KerasVariable
 from keras_compress.frameworks.reviving import follow_trainable
 
 
 def unwrapped(
     adapter: Adapter,
-    model: Any,
+    model: KerasModel,
     separable: dict[str, str] | None = None,
-    value: Callable[[Any], np.ndarray] | None = None,
-) -> Any:
+    value: Callable[[KerasVariable], np.ndarray] | None = None,
+) -> KerasModel:
     """A new plain model, uncompiled, with the weights of `model` where they hold.
 
     Args:
@@ -91,7 +92,7 @@ class _Plan:
         self.renamed: dict[tuple[str, str], str] = {}
         """(path, weight) -> what that weight is called in the wrapped model."""
 
-    def config(self, model: Any, prefix: str = "") -> dict[str, Any]:
+    def config(self, model: KerasModel, prefix: str = "") -> dict[str, Any]:
         config = dict(model.get_config())
         self.parts[prefix[:-1]] = [model]
         nested = "input_layers" in config
@@ -109,13 +110,15 @@ class _Plan:
                 gone[name] = entry.get("inbound_nodes")
                 continue
             if layer is not None:  # not the input of a Sequential
-                entry = self._entry(entry, layer, layers.get(halves.get(name)), prefix)
+                entry = self._entry(entry, layer, layers.get(halves.get(name, "")), prefix)
             entries.append(entry)
             now[name] = entry["config"]["name"]
         config["layers"] = entries
         return _redirected(config, gone, now) if nested else config
 
-    def _entry(self, entry: dict[str, Any], layer: Any, depthwise: Any, prefix: str) -> Any:
+    def _entry(
+        self, entry: dict[str, Any], layer: Any, depthwise: Any, prefix: str
+    ) -> dict[str, Any]:
         entry = dict(entry)
         if is_model(layer):
             entry["config"] = self.config(layer, f"{prefix}{layer.name}/")
@@ -140,7 +143,9 @@ class _Plan:
             entry["name"] = name
         return entry
 
-    def _joined(self, conv: dict[str, Any], layer: Any, depthwise: Any, prefix: str) -> Any:
+    def _joined(
+        self, conv: dict[str, Any], layer: Any, depthwise: Any, prefix: str
+    ) -> dict[str, Any]:
         """The SeparableConv2D of which tfmot made a DepthwiseConv2D and a 1 x 1 Conv2D."""
         first, second = depthwise.layer.get_config(), conv["config"]
         name = separable_name(depthwise.name)
@@ -163,8 +168,10 @@ class _Plan:
         }
         self.parts[prefix + name] = [depthwise, layer]
         self.renamed[prefix + name, "pointwise_kernel"] = "kernel"
-        plain = self._adapter.keras.layers.SeparableConv2D.from_config(config)
-        return self._adapter.keras.utils.serialize_keras_object(plain)
+        keras = self._adapter.keras
+        plain = keras.layers.SeparableConv2D.from_config(config)
+        described: dict[str, Any] = keras.utils.serialize_keras_object(plain)
+        return described
 
 
 _KEPT = ("initializer", "regularizer", "constraint")
@@ -178,7 +185,7 @@ def _redirected(
     `gone`: layer taken out -> its own inbound nodes; `now`: old name -> new name.
     """
 
-    def redirect(nested: Any) -> Any:
+    def redirect(nested: object) -> object:
         if _is_reference(nested):
             name, *rest = nested
             if name in gone:
@@ -198,7 +205,7 @@ def _redirected(
     return config
 
 
-def _is_reference(nested: Any) -> bool:
+def _is_reference(nested: object) -> TypeGuard[Sequence[Any]]:
     """[layer, node, tensor] or [layer, node, tensor, arguments]."""
     return (
         isinstance(nested, list | tuple)
@@ -208,7 +215,7 @@ def _is_reference(nested: Any) -> bool:
     )
 
 
-def _first_reference(nested: Any) -> Any:
+def _first_reference(nested: Any) -> Sequence[Any]:
     return nested if _is_reference(nested) else _first_reference(nested[0])
 
 
@@ -224,10 +231,10 @@ def _own_activation(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "activation": activation} if "activation" in config else config
 
 
-def _own_weights(layer: Any) -> list[Any]:
+def _own_weights(layer: KerasLayer) -> list[KerasVariable]:
     """The variables of a layer, of one in a wrapper without the wrapper's own."""
     kernels = [variable for variable, _, _ in getattr(layer, "_weight_vars", ())]
-    found = []
+    found: list[KerasVariable] = []
     # A kernel that was swapped for its rounded tensor may be no weight of its layer any more.
     for variable in [*kernels, *unwrapped_layer(layer).weights]:
         if not any(variable is own for own in found):
@@ -235,14 +242,15 @@ def _own_weights(layer: Any) -> list[Any]:
     return found
 
 
-def separable_halves(model: Any) -> dict[str, str]:
+def separable_halves(model: KerasModel) -> dict[str, str]:
     """Name of the 1 x 1 convolution -> name of the depthwise one before it, of each SeparableConv2D
     that tfmot has split.
 
     It gives both halves automatic names, and the first neither bias nor activation.
     """
     found = {}
-    for layer in model.layers:
+    layers: Sequence[Any] = model.layers
+    for layer in layers:
         if not (is_own(layer, WRAPPERS) and type(layer.layer).__name__ == "Conv2D"):
             continue
         if not re.fullmatch(r"conv2d(_\d+)?", layer.layer.name):
@@ -250,7 +258,7 @@ def separable_halves(model: Any) -> dict[str, str]:
         before = [node.inbound_layers for node in layer._inbound_nodes]
         if len(before) != 1 or isinstance(before[0], list | tuple):
             continue
-        inner = getattr(before[0], "layer", None)
+        inner: Any = getattr(before[0], "layer", None)
         if (
             type(inner).__name__ == "DepthwiseConv2D"
             and re.fullmatch(r"depthwise_conv2d(_\d+)?", inner.name)
@@ -268,7 +276,7 @@ def separable_name(depthwise: str) -> str:
     return depthwise[depthwise.index("depthwise_conv2d") :].replace("depthwise", "separable")
 
 
-def _walk(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _walk(model: KerasModel, prefix: str = "") -> Iterator[tuple[str, KerasLayer]]:
     """(path, layer) of a model's layers, nested models before their own."""
     for layer in model.layers:
         yield prefix + layer.name, layer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from keras_compress.engines.layers_argument import LEFT_BY_USER, select
 from keras_compress.engines.tfmot.kernels import (
@@ -27,6 +27,7 @@ from keras_compress.engines.tfmot.library import (
 )
 from keras_compress.engines.tfmot.masks import as_tfmot
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import KerasLayer, KerasModel
 from keras_compress.frameworks.reviving import follow_trainable, known_classes
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
@@ -45,7 +46,7 @@ class Wrapped:
     reason; `separable`: the SeparableConv2D layers that were split, in order.
     """
 
-    model: Any
+    model: KerasModel
     paths: list[str]
     kernels: list[Place]
     left_out: dict[str, dict[str, str]]
@@ -53,7 +54,7 @@ class Wrapped:
 
 
 def wrapped(
-    adapter: Adapter, model: Any, pruning: Pruning | None, quantization: Quantization | None
+    adapter: Adapter, model: KerasModel, pruning: Pruning | None, quantization: Quantization | None
 ) -> Wrapped:
     """`model` in tfmot's wrappers: a new model; its layers are shared when it is only pruned, as
     tfmot does.
@@ -101,7 +102,7 @@ def wrapped(
     return result
 
 
-def _pruned(adapter: Adapter, model: Any, spec: Pruning, result: Wrapped) -> Any:
+def _pruned(adapter: Adapter, model: KerasModel, spec: Pruning, result: Wrapped) -> KerasModel:
     registry = tfmot().PruneRegistry
     holders = dict(single_layers(adapter, model))
     # All that a wrapper would prune, whichever part of it the spec means.
@@ -140,10 +141,11 @@ def _pruned(adapter: Adapter, model: Any, spec: Pruning, result: Wrapped) -> Any
 
     whole = not result.left_out["pruning"] and spec.layers is None
     if whole and all(map(registry.supports, holders.values())):
-        return tfmot().prune_low_magnitude(model, **parameters(spec.schedule))
+        made: KerasModel = tfmot().prune_low_magnitude(model, **parameters(spec.schedules[0]))
+        return made
 
-    def clone(container: Any, prefix: str) -> Any:
-        def wrap(layer: Any) -> Any:
+    def clone(container: KerasModel, prefix: str) -> KerasModel:
+        def wrap(layer: KerasLayer) -> object:
             path = prefix + layer.name
             if isinstance(layer, adapter.keras.Model):
                 return clone(layer, f"{path}/")
@@ -151,12 +153,13 @@ def _pruned(adapter: Adapter, model: Any, spec: Pruning, result: Wrapped) -> Any
                 return tfmot().prune_low_magnitude(layer, **parameters(schedules[path]))
             return layer
 
-        return adapter.keras.models.clone_model(container, clone_function=wrap)
+        made: KerasModel = adapter.keras.models.clone_model(container, clone_function=wrap)
+        return made
 
     return clone(model, "")
 
 
-def _restore(adapter: Adapter, model: Any, copy: Any) -> None:
+def _restore(adapter: Adapter, model: KerasModel, copy: KerasModel) -> None:
     """Bring back what tfmot's copying loses of layers that hold others: which of these are frozen,
     and with it the order of their weights.
     """
@@ -168,14 +171,22 @@ def _restore(adapter: Adapter, model: Any, copy: Any) -> None:
                 layer.set_weights(originals[path].get_weights())
 
 
+class Registry(Protocol):
+    """What of its own layers tfmot takes."""
+
+    def supports(self, layer: KerasLayer) -> bool: ...
+
+
 class _Quantizing:
     """Annotates what can be quantized, applies, and drops what tfmot refuses until it does not."""
 
-    def __init__(self, adapter: Adapter, model: Any, spec: Quantization, result: Wrapped):
+    def __init__(self, adapter: Adapter, model: KerasModel, spec: Quantization, result: Wrapped):
         self._adapter = adapter
         self._model = model
         self._spec = spec
-        self._layers = {layer.name: layer for layer in model.layers if not adapter.is_input(layer)}
+        self._layers: dict[str, Any] = {
+            layer.name: layer for layer in model.layers if not adapter.is_input(layer)
+        }
         self._left_out = result.left_out["quantization"]
         selected = select("Quantization", spec.layers, self._layers)
         registry = tfmot().QuantizeRegistry()
@@ -185,14 +196,14 @@ class _Quantizing:
             elif reason := _refused(adapter, registry, layer):
                 self._refuse(name, reason)
 
-    def run(self) -> Any:
+    def run(self) -> KerasModel:
         quantize = tfmot()
         with quantize.quantize_scope():
             if not self._left_out and self._spec.weight_bits == 8:
                 return self._attempt(lambda: quantize.quantize_model(self._model))
             return self._attempt(self._apply)
 
-    def _attempt(self, make: Callable[[], Any]) -> Any:
+    def _attempt(self, make: Callable[[], KerasModel]) -> KerasModel:
         while True:
             if len(self._left_out) == len(self._layers):
                 raise ValueError(
@@ -223,10 +234,10 @@ class _Quantizing:
         check_unnamed("wrap", self._spec.layers, name, "tfmot quantizes", reason)
         self._left_out[name] = reason
 
-    def _apply(self) -> Any:
+    def _apply(self) -> KerasModel:
         quantize, spec = tfmot(), self._spec
 
-        def annotate(layer: Any) -> Any:
+        def annotate(layer: KerasLayer) -> object:
             if layer.name in self._left_out:
                 if _activation(layer) in KNOWN_ACTIVATIONS:
                     return layer
@@ -241,7 +252,8 @@ class _Quantizing:
             scheme = quantize.DefaultNBitQuantizeScheme(
                 num_bits_weight=spec.weight_bits, num_bits_activation=spec.activation_bits
             )
-        return quantize.quantize_apply(annotated, scheme)
+        made: KerasModel = quantize.quantize_apply(annotated, scheme)
+        return made
 
     def _note_silent_floats(self) -> None:
         """What tfmot wraps and TFLite leaves in float all the same."""
@@ -258,7 +270,7 @@ class _Quantizing:
                     self._left_out[name] = f"TFLite computes tfmot's {kind} with it in float"
 
 
-def _refused(adapter: Adapter, registry: Any, layer: Any) -> str | None:
+def _refused(adapter: Adapter, registry: Registry, layer: KerasLayer) -> str | None:
     """Why tfmot would not quantize a layer, as far as the layer alone tells."""
     kind = type(layer).__name__
     if isinstance(layer, adapter.keras.Model):
@@ -271,7 +283,7 @@ def _refused(adapter: Adapter, registry: Any, layer: Any) -> str | None:
     return None
 
 
-def _activation(layer: Any) -> str:
+def _activation(layer: object) -> str:
     """The name of a layer's activation; "linear" where there is none."""
     activation = getattr(layer, "activation", None)
     if activation is None:
