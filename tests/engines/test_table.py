@@ -67,6 +67,9 @@ def shipped(keras, make, shape, path):
     assert report.error is None
     assert kc.inspect_tflite(path).all_integer
     assert max(report.largest_steps.values()) <= 1.001
+    # One step is what a tie takes that falls the other way, and ties are rare: 0.003 is the most
+    # here. Means whose halves fall the other way are off by 0.04 and more.
+    assert max(report.mean_steps.values()) <= 0.02
     return model, x, float_answers
 
 

@@ -109,7 +109,7 @@ def test_an_older_file_survives_an_export_that_fails(trained, tmp_path):
 
 def test_float_ops_are_refused_in_the_finished_file_too(keras, digits, tmp_path):
     """The net below the table: a layer it takes for integer, and the converter does not."""
-    from keras_compress.engines.in_place import placement
+    from keras_compress.engines.in_place import table
 
     model = small_net(keras, jit_compile=False)
     layers = keras.layers
@@ -117,9 +117,9 @@ def test_float_ops_are_refused_in_the_finished_file_too(keras, digits, tmp_path)
     model.compile("sgd", "mse", jit_compile=False)
     path = tmp_path / "net.tflite"
     compress = kc.Compress(quantization=kc.Quantization(), export=kc.Export(path))
-    wrong = {**placement.TABLE, "ELU": placement.Row()}
+    wrong = {**table.TABLE, "ELU": table.Row()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(placement, "TABLE", wrong)
+        patch.setattr(table, "TABLE", wrong)
         model.fit(digits[0][:32], np.zeros((32, 6, 6, 8)), verbose=0, callbacks=[compress])
     assert "float ops would be left in the integer file: ELU of 'elu'." in (
         compress.report.export.error
@@ -207,16 +207,16 @@ def test_layers_left_out_may_take_what_moves_their_numbers_along(keras, digits, 
 
 def test_a_layer_of_ones_own_choice_in_float_is_no_leave_for_others(keras, digits, tmp_path):
     """`scores` is left out; the ELU, which the table here takes for integer, is not."""
-    from keras_compress.engines.in_place import placement
+    from keras_compress.engines.in_place import table
 
     model = with_elu(keras)
     path = tmp_path / "net.tflite"
     compress = kc.Compress(
         quantization=kc.Quantization(layers=[*OWN_CHOICE, "backbone/elu"]), export=kc.Export(path)
     )
-    wrong = {**placement.TABLE, "ELU": placement.Row()}
+    wrong = {**table.TABLE, "ELU": table.Row()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(placement, "TABLE", wrong)
+        patch.setattr(table, "TABLE", wrong)
         model.fit(digits[0][:32], np.zeros((32, 10)), verbose=0, callbacks=[compress])
     assert list(compress.report.left_out["quantization"]) == ["scores"]
     assert "left in the integer file: ELU of 'backbone/elu'. Set" in compress.report.export.error
