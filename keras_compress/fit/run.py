@@ -28,6 +28,7 @@ from keras_compress.fit.history import Recording
 from keras_compress.fit.validation import Validation
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.protocols import Method
 from keras_compress.reports.file import ExportReport
 from keras_compress.reports.fit import Report
 from keras_compress.reports.validation import ValidationReport
@@ -140,8 +141,8 @@ class Run:
         """Act before or after everybody else, through the list that calls them all."""
         self.adapter.show_as_they_are(self.callbacks, LOG_NAMES)
 
-        def around(name: str, before: Callable | None, after: Callable | None) -> None:
-            def make(original: Callable) -> Callable:
+        def around(name: str, before: Method | None, after: Method | None) -> None:
+            def make(original: Method) -> Method:
                 def hook(*args: Any, **kwargs: Any) -> Any:
                     if before is not None:
                         before(*args)
@@ -260,13 +261,14 @@ class Run:
     def _edge_after(self, phase: Phase) -> float:
         """The number of updates after which `phase` may end."""
         engine = self.engine
+        edge: float = math.inf
         if phase is Phase.OFF:
-            return engine.delay - engine.quantization.calibration_steps
-        if phase is Phase.WATCHING:
-            return engine.delay
-        if phase is Phase.ON and engine.freeze_step is not None:
-            return engine.freeze_step
-        return math.inf
+            edge = engine.delay - engine.quantization.calibration_steps
+        elif phase is Phase.WATCHING:
+            edge = engine.delay
+        elif phase is Phase.ON and engine.freeze_step is not None:
+            edge = engine.freeze_step
+        return edge
 
     def _enter(self, phase: Phase, update: int) -> None:
         """Change the phase, from the update of that number on."""
