@@ -7,7 +7,11 @@ import pytest
 import tensorflow as tf
 
 import keras_compress as kc
-from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer
+from keras_compress.engines.in_place.fake_quant import (
+    ActivationQuantizer,
+    KernelQuantizer,
+    on_grid,
+)
 from keras_compress.engines.in_place.table import Fixed, Granularity
 from keras_compress.engines.quantizers import Mode
 from keras_compress.engines.state import Phase
@@ -41,6 +45,15 @@ def test_means_round_as_those_of_integers_do_whatever_the_zero_point(fixed, zero
     if count != 9:  # the control: there are ties, and they matter
         unmoved = np.rint(quantizer(means).numpy() / step) + zero
         assert np.mean(unmoved != integer_means(rows, count)) > 0.05
+
+
+def test_biases_go_to_the_nearest_step_and_their_gradient_straight_through():
+    bias, steps = tf.constant([0.7, -0.7, 0.26]), tf.constant([0.5, 0.5, 0.1])
+    with tf.GradientTape() as tape:
+        tape.watch(bias)
+        rounded = on_grid(bias, steps)
+    np.testing.assert_allclose(rounded, [0.5, -0.5, 0.3], rtol=1e-6)
+    np.testing.assert_array_equal(tape.gradient(rounded, bias), [1.0, 1.0, 1.0])
 
 
 # --- ranges
