@@ -1,5 +1,8 @@
 """What the tests share: both Keras by one fixture, real data, small models."""
 
+import gc
+import inspect
+import itertools
 import os
 
 # Before TensorFlow is imported; its start-up notices are no news in a test log.
@@ -29,3 +32,36 @@ def digits():
     x = (data.images[order] / 16).astype("float32")[..., None]
     y = data.target[order].astype("int32")
     return x[:1344], y[:1344], x[1344:], y[1344:]
+
+
+# --- what the suite runs, and in which order
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the cases for the sweep, before what is marked is left out."""
+    for item in items:
+        for mark in item.iter_markers("sweep_if"):
+            when = mark.kwargs["when"]
+            names = inspect.signature(when).parameters
+            if when(**{name: item.callspec.params[name] for name in names}):
+                item.add_marker("sweep")
+
+
+# --- what keeps a long run short
+
+FORGET_EVERY = 10  # tests
+
+
+def pytest_collection_finish():
+    """What was imported to collect the tests stays: collections of garbage need not look at it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_runtest_teardown(item, nextitem, _count=itertools.count(1)):  # noqa: B008
+    """TensorFlow keeps the graphs of models that are gone, millions of objects after some tests."""
+    if next(_count) % FORGET_EVERY == 0:
+        from keras_compress.tuner.memory import forget_graphs
+
+        forget_graphs()

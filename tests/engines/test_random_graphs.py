@@ -8,7 +8,7 @@ import keras_compress as kc
 LARGEST_STEPS = 4
 
 
-@pytest.mark.slow
+@pytest.mark.sweep_if(when=lambda seed: seed >= 10)
 @pytest.mark.parametrize("seed", range(50))
 def test_a_random_graph_is_all_integer_and_answers_alike_or_is_refused_by_name(
     keras, seed, tmp_path

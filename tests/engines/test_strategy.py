@@ -21,7 +21,7 @@ SCRIPT = """
     import {keras} as keras
     import keras_compress as kc
     from helpers.nets import small_net
-    from keras_compress.engines.base import engine_of
+    from keras_compress.engines.engine import engine_of
 
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
         model = small_net(keras, batch_norm=True, jit_compile=False)
@@ -48,7 +48,6 @@ SCRIPT = """
 """
 
 
-@pytest.mark.slow
 def test_two_replicas_agree_and_the_logs_show_one_number(keras, tmp_path):
     script = textwrap.dedent(SCRIPT).format(paths=sys.path, keras=keras.__name__)
     child = subprocess.run(

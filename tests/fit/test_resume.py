@@ -1,6 +1,7 @@
 """A training that is interrupted ends as the uninterrupted one, with `BackupAndRestore`."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -50,19 +51,35 @@ def assert_equal_weights(weights, expected):
 # --- killed processes
 
 
+# Every way to be killed with one of the two Keras; the sweep has it with the other.
+IN_SUITE = {
+    "keras3": {"uninterrupted", "off", "on", "twice between state and backup"},
+    "tf_keras": {"uninterrupted", "watching", "frozen", "after the last backup"},
+}
+
+
 @pytest.fixture(scope="module")
 def killed(keras, tmp_path_factory):
-    """The folder in which every training of the plan has ended."""
-    root = tmp_path_factory.mktemp("killed")
+    """A function from a training to the folder in which it and the uninterrupted one have ended.
+
+    The trainings of the suite go through together, and so do those that are left to the sweep.
+    """
     kind = "keras3" if keras.__name__ == "keras" else "tf_keras"
-    done = subprocess.run(
-        [sys.executable, resume_child.__file__, kind, str(root)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return root
+
+    @functools.cache
+    def root(in_suite):
+        names = [name for name in LEFT if (name in IN_SUITE[kind]) == in_suite]
+        root = tmp_path_factory.mktemp("killed")
+        done = subprocess.run(
+            [sys.executable, resume_child.__file__, kind, str(root), "uninterrupted", *names],
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+        return root
+
+    return lambda name: root(name in IN_SUITE[kind])
 
 
 def ended(folder):
@@ -87,28 +104,32 @@ def test_every_kill_is_checked():
 
 
 def test_the_uninterrupted_run_goes_through_all_phases(killed):
-    _, state = ended(killed / "uninterrupted")
+    folder = killed("uninterrupted") / "uninterrupted"
+    _, state = ended(folder)
     assert (state.step, state.phase, state.switched_at) == (20, Phase.FROZEN, 11)
     for mask in state.masks.values():
         assert mask.mean() == pytest.approx(0.5, abs=0.02)
-    epochs = json.loads((killed / "uninterrupted" / resume_child.EPOCHS_RUN).read_text())
+    epochs = json.loads((folder / resume_child.EPOCHS_RUN).read_text())
     assert epochs == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.sweep_if(when=lambda keras, name: name not in IN_SUITE[keras])
 @pytest.mark.parametrize("name", LEFT)
 def test_a_killed_process_is_resumed_as_if_nothing_had_been(killed, name):
-    codes = json.loads((killed / "exit_codes.json").read_text())[name]
+    root = killed(name)
+    codes = json.loads((root / "exit_codes.json").read_text())[name]
     assert codes == [-signal.SIGKILL] * (len(codes) - 1) + [0]
-    assert json.loads((killed / name / resume_child.EPOCHS_RUN).read_text()) == LEFT[name]
-    expected_weights, expected = ended(killed / "uninterrupted")
-    weights, state = ended(killed / name)
+    assert json.loads((root / name / resume_child.EPOCHS_RUN).read_text()) == LEFT[name]
+    expected_weights, expected = ended(root / "uninterrupted")
+    weights, state = ended(root / name)
     assert_equal_states(state, expected, except_for={"paths"})
     assert_equal_weights(weights, expected_weights)
 
 
+@pytest.mark.sweep_if(when=lambda keras, phase: phase not in IN_SUITE[keras])
 @pytest.mark.parametrize("phase", ["off", "watching", "on", "frozen"])
 def test_the_kill_and_the_backup_before_it_are_in_the_phase(killed, phase):
-    phases = json.loads((killed / phase / resume_child.PHASES).read_text())
+    phases = json.loads((killed(phase) / phase / resume_child.PHASES).read_text())
     assert phases == [phase, phase]
 
 

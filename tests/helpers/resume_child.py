@@ -1,8 +1,9 @@
 """Trainings that are killed, and resumed by another process.
 
-`python resume_child.py keras3|tf_keras FOLDER` goes through `PLAN`: each run is a process of its
-own, forked from this one before TensorFlow has computed anything, so that TensorFlow is imported
-once. The last run of each entry leaves in its folder what the training came to.
+`python resume_child.py keras3|tf_keras FOLDER NAME...` goes through these entries of `PLAN`: each
+run is a process of its own, forked from this one before TensorFlow has computed anything, so that
+TensorFlow is imported once. The last run of each entry leaves in its folder what the training came
+to.
 """
 
 import importlib
@@ -176,13 +177,13 @@ def train(keras, folder, make_callbacks, position):
     (folder / EPOCHS_RUN).write_text(json.dumps(history.epoch))
 
 
-def main(keras, root):
+def main(keras, root, names):
     signals = {}
-    for name, runs in PLAN.items():
+    for name in names:
         folder = root / name
         folder.mkdir()
         signals[name] = []
-        for position, make_callbacks in enumerate(runs):
+        for position, make_callbacks in enumerate(PLAN[name]):
             process = os.fork()
             if not process:
                 try:
@@ -199,4 +200,4 @@ def main(keras, root):
 if __name__ == "__main__":
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     package = {"keras3": "keras"}.get(sys.argv[1], sys.argv[1])
-    main(importlib.import_module(package), Path(sys.argv[2]))
+    main(importlib.import_module(package), Path(sys.argv[2]), sys.argv[3:])

@@ -1,12 +1,17 @@
-"""A search in a process of its own, which may die in the middle of a trial.
+"""Searches in processes of their own, which may die in the middle of a trial.
 
-`python -m helpers.search_child keras3|tf_keras FOLDER TRIALS [HOW NUMBER]` searches in the project
-in FOLDER, or goes on with it. HOW says what happens in the NUMBERth compressed fit of this process:
-`kill` and `interrupt` in the middle of it; `kill_before_end` when KerasTuner has its metrics, and
-not yet that it has ended. KerasTuner's environment variables make it a chief or a worker.
+`python -m helpers.search_child keras3|tf_keras` imports what they need, once, and reads lines from
+its input. For `{"arguments": [FOLDER, TRIALS, HOW, NUMBER], "environment": {}}` it starts a process
+and answers with its id; for an id it answers with the exit code, when there is one.
+
+A process searches in the project in FOLDER, or goes on with it. HOW and NUMBER, which may be left
+out, say what happens in the NUMBERth compressed fit of this process: `kill` and `interrupt` in the
+middle of it; `kill_before_end` when KerasTuner has its metrics, and not yet that it has ended.
+KerasTuner's environment variables make it a chief or a worker.
 """
 
 import importlib
+import json
 import os
 import pathlib
 import signal
@@ -17,7 +22,7 @@ import numpy as np
 from helpers.load_child import compile_net
 
 MEETING = "ready"
-FITS = "fits.log"
+FITS, LOG = "fits.log", "output.log"
 FLOAT, COMPRESSED = "float", "compressed"
 MAX_DROP = 0.5
 
@@ -137,7 +142,36 @@ def main(keras, root, trials, how=None, number="0"):
     search.search(x, y, epochs=1, batch_size=20, validation_data=(x_val, y_val), verbose=0)
 
 
+def serve():
+    """Start processes until the input ends; in each of them, what it is to do."""
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if isinstance(asked, int):
+            _, status = os.waitpid(asked, 0)
+            print(os.waitstatus_to_exitcode(status), flush=True)
+        elif process := os.fork():
+            print(process, flush=True)
+        else:
+            return asked
+    return None
+
+
+def become(root, environment):
+    """What tells this process from the one that has started it."""
+    os.environ.update(environment)
+    with (pathlib.Path(root) / LOG).open("ab") as log, open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+
 if __name__ == "__main__":
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-    package = {"keras3": "keras"}.get(sys.argv[1], sys.argv[1])
-    main(importlib.import_module(package), pathlib.Path(sys.argv[2]), *sys.argv[3:])
+    keras = importlib.import_module({"keras3": "keras"}.get(sys.argv[1], sys.argv[1]))
+    for name in ("sklearn.datasets", "keras_compress.tuner"):
+        importlib.import_module(name)
+    # What a process does it does here, so that it ends as any other, be it by Ctrl-C.
+    if asked := serve():
+        root, *others = asked["arguments"]
+        become(root, asked["environment"])
+        main(keras, pathlib.Path(root), *others)

@@ -17,7 +17,12 @@ pytestmark = pytest.mark.timeout(600)  # whole scripts in processes of their own
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLES, BENCHMARKS = ROOT / "examples", ROOT / "benchmarks"
 
-both = pytest.mark.parametrize("which", ["3", "2"])
+
+def both(suite):
+    """Each Keras: `suite` is that of the suite, and the sweep has the other."""
+    sweep = pytest.mark.sweep_if(when=lambda which: which != suite)
+    parametrized = pytest.mark.parametrize("which", ["3", "2"])
+    return lambda test: sweep(parametrized(test))
 
 
 def run(example, which, folder, *arguments):
@@ -53,8 +58,7 @@ def sizes(cells):
     return [int(cell.replace(",", "")) for cell in cells]
 
 
-@pytest.mark.slow
-@both
+@both(suite="2")
 def test_lenet_prints_its_table(which, tmp_path):
     printed, logged, rows = run("lenet.py", which, tmp_path, "--epochs", "2")
     assert "LeNet on digits" in printed
@@ -67,8 +71,7 @@ def test_lenet_prints_its_table(which, tmp_path):
     assert float_file.stat().st_size >= 3.5 * int8_file.stat().st_size
 
 
-@pytest.mark.slow
-@both
+@both(suite="3")
 def test_wrap_compresses_in_a_bare_fit(which, tmp_path):
     printed, logged, rows = run("wrap.py", which, tmp_path, "--epochs", "10")
     assert "67.0% of the pruned weights are zeros" in printed
@@ -91,8 +94,7 @@ def test_wrap_compresses_in_a_bare_fit(which, tmp_path):
     assert np.mean(kernel == 0) == pytest.approx(0.67, abs=0.01)
 
 
-@pytest.mark.slow
-@both
+@both(suite="2")
 def test_finetune_prunes_what_was_frozen(which, tmp_path):
     printed, logged, rows = run("finetune.py", which, tmp_path, "--quick")
     # Of the second fit alone: 96 images in batches of 16, twice.
@@ -114,8 +116,7 @@ def test_finetune_prunes_what_was_frozen(which, tmp_path):
     assert image.scale == pytest.approx(2 / 255, rel=1e-3)  # [-1, 1], what a camera's bytes mean
 
 
-@pytest.mark.slow
-@both
+@both(suite="3")
 def test_sparsity_search_finds_a_file(which, tmp_path):
     printed, _, rows = run("sparsity_search.py", which, tmp_path, "--quick")
     assert "accuracy with one layer pruned" in printed
@@ -137,7 +138,7 @@ def test_sparsity_search_finds_a_file(which, tmp_path):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG"), picture
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_sparsity_search_without_a_winner_says_so(tmp_path):
     command = [sys.executable, EXAMPLES / "sparsity_search.py", "--folder", tmp_path, "--quick"]
     # No file is 100 points better than the float network.
@@ -151,7 +152,7 @@ def test_sparsity_search_without_a_winner_says_so(tmp_path):
     assert (tmp_path / "sparsity_search.png").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_the_cost_of_a_search_is_measured(tmp_path):
     printed, _ = outputs(BENCHMARKS / "search_cost.py", tmp_path, "--quick")
     assert "LeNet on digits, keras" in printed
@@ -166,7 +167,7 @@ def test_the_cost_of_a_search_is_measured(tmp_path):
     assert all(float(cells[0]) > 100 for cells in rows.values())
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_modes_are_measured_against_tf_lite(tmp_path):
     printed, _ = outputs(BENCHMARKS / "post_training.py", tmp_path, "--quick")
     rows = re.findall(r"│ (\w+) +│ (keras_compress|tf.lite by hand) +│ (.*) │", printed)

@@ -25,7 +25,7 @@ def section(title):
     return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-@pytest.mark.slow
+@pytest.mark.sweep_if(when=lambda keras: keras == "tf_keras")
 @pytest.mark.timeout(600)  # the whole README as one script
 def test_the_python_of_the_readme_runs(keras, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

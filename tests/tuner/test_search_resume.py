@@ -1,6 +1,7 @@
 """A search that is interrupted or killed goes on, and processes share one without harm."""
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -14,29 +15,62 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from helpers import search_child
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # two and more processes that search
+pytestmark = pytest.mark.timeout(600)  # two and more processes that search
 
 FILES = ("model.tflite", "model.tflite.json", "weights.npz", "state.npz")
 
 
-def start(root, kind, *arguments, **environment):
-    log = (root / "output.log").open("ab")
-    command = [sys.executable, "-m", search_child.__name__, kind, str(root), *map(str, arguments)]
-    environment["PYTHONPATH"] = str(pathlib.Path(search_child.__file__).parents[1])
-    with log:
-        return subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=log, stderr=subprocess.STDOUT
+class Searches:
+    """Processes that search, all started by one that has imported what they need."""
+
+    def __init__(self, kind):
+        folder = pathlib.Path(search_child.__file__).parents[1]
+        paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.starter = subprocess.Popen(
+            [sys.executable, "-m", search_child.__name__, kind],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
 
+    def ask(self, line):
+        self.starter.stdin.write(json.dumps(line) + "\n")
+        self.starter.stdin.flush()
+        return int(self.starter.stdout.readline())
 
-def run(root, kind, *arguments):
-    """The exit code; what the process printed is shown when a test fails."""
-    child = start(root, kind, *arguments)
-    try:
-        return child.wait(timeout=300)
-    finally:
-        child.kill()
-        print((root / "output.log").read_text()[-3000:])
+    def start(self, root, *arguments, **environment):
+        """The id of a new process."""
+        arguments = [str(root), *map(str, arguments)]
+        return self.ask({"arguments": arguments, "environment": environment})
+
+    def wait(self, process):
+        """Its exit code."""
+        return self.ask(process)
+
+    def run(self, root, *arguments):
+        """The exit code; what the process printed is shown when a test fails."""
+        try:
+            return self.wait(self.start(root, *arguments))
+        finally:
+            print((root / search_child.LOG).read_text()[-3000:])
+
+    def close(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.starter.pid, signal.SIGKILL)  # those that still search, too
+        self.starter.communicate()
+
+
+@pytest.fixture(scope="module")
+def searches(request):
+    """For the Keras that a test names."""
+    started = Searches(request.param)
+    yield started
+    started.close()
+
+
+with_keras3 = pytest.mark.parametrize("searches", ["keras3"], indirect=True)
 
 
 def trials(root):
@@ -112,19 +146,20 @@ KILLED, INTERRUPTED = ("kill", -signal.SIGKILL), ("interrupt", -signal.SIGINT)
 
 
 @pytest.mark.parametrize(
-    ("kind", "how"),
+    ("searches", "how"),
     [("keras3", INTERRUPTED), ("tf_keras", KILLED)],
     ids=["keras3-interrupt", "tf_keras-kill"],
+    indirect=["searches"],
 )
-def test_a_search_that_ended_in_mid_trial_goes_on(kind, how, tmp_path):
+def test_a_search_that_ended_in_mid_trial_goes_on(searches, how, tmp_path):
     word, code = how
-    assert run(tmp_path, kind, 3, word, 2) == code
+    assert searches.run(tmp_path, 3, word, 2) == code
     before = trials(tmp_path)
     assert [state["status"] for state in before.values()] == ["COMPLETED", "RUNNING"]
     first = contents(tmp_path / "project" / "trial_0")
     floating = contents(tmp_path / "project" / "float")
 
-    assert run(tmp_path, kind, 3) == 0
+    assert searches.run(tmp_path, 3) == 0
     assert_each_trial_once(tmp_path, 3)
     assert json.loads((tmp_path / "project" / "oracle.json").read_text())["ongoing_trials"] == {}
     begun = fits(tmp_path)
@@ -138,25 +173,27 @@ def test_a_search_that_ended_in_mid_trial_goes_on(kind, how, tmp_path):
     assert after["hyperparameters"]["values"] == before["trial_1"]["hyperparameters"]["values"]
 
 
-def test_a_trial_that_has_its_metrics_is_not_run_again(tmp_path):
+@with_keras3
+def test_a_trial_that_has_its_metrics_is_not_run_again(searches, tmp_path):
     """Killed after KerasTuner has written what the trial came to, before it has noted its end.
 
     It hands the trial out again, and keeps the metrics of the first run. So its files must stay.
     """
-    assert run(tmp_path, "keras3", 2, "kill_before_end", 2) == -signal.SIGKILL
+    assert searches.run(tmp_path, 2, "kill_before_end", 2) == -signal.SIGKILL
     before = trials(tmp_path)["trial_1"]
     assert before["status"] == "RUNNING"
     assert before["metrics"]["metrics"]
     files = {name: contents(tmp_path / "project" / "trial_1")[name] for name in FILES}
 
-    assert run(tmp_path, "keras3", 2) == 0
+    assert searches.run(tmp_path, 2) == 0
     assert_each_trial_once(tmp_path, 2)
     after = contents(tmp_path / "project" / "trial_1")
     assert {name: after[name] for name in FILES} == files
     assert len(fits(tmp_path)[search_child.COMPRESSED]) == 2
 
 
-def test_a_killed_worker_is_started_again(tmp_path):
+@with_keras3
+def test_a_killed_worker_is_started_again(searches, tmp_path):
     """A chief and two workers; one worker dies in its first trial."""
     count = 3
     with socket.socket() as free:
@@ -164,9 +201,8 @@ def test_a_killed_worker_is_started_again(tmp_path):
         port = free.getsockname()[1]
 
     def begin(name, *arguments):
-        return start(
+        return searches.start(
             tmp_path,
-            "keras3",
             count,
             *arguments,
             KERASTUNER_TUNER_ID=name,
@@ -174,23 +210,18 @@ def test_a_killed_worker_is_started_again(tmp_path):
             KERASTUNER_ORACLE_PORT=str(port),
         )
 
-    children = []
     try:
-        children.append(chief := begin("chief"))
-        children.append(dying := begin("worker_0", "kill", 1))
-        children.append(other := begin("worker_1"))
-        assert dying.wait(timeout=300) == -signal.SIGKILL
-        children.append(again := begin("worker_0"))  # the chief keeps its trial for it
-        assert [child.wait(timeout=300) for child in (again, other, chief)] == [0, 0, 0]
+        chief = begin("chief")
+        dying, other = begin("worker_0", "kill", 1), begin("worker_1")
+        assert searches.wait(dying) == -signal.SIGKILL
+        again = begin("worker_0")  # the chief keeps its trial for it
+        assert [searches.wait(process) for process in (again, other, chief)] == [0, 0, 0]
     finally:
-        for child in children:
-            child.kill()
-            child.wait()
-        print((tmp_path / "output.log").read_text()[-5000:])
+        print((tmp_path / search_child.LOG).read_text()[-5000:])
     assert_each_trial_once(tmp_path, count)
     begun = fits(tmp_path)
     assert len(begun[search_child.FLOAT]) == 1
     counts = collections.Counter(begun[search_child.COMPRESSED])
     assert counts.total() == count + 1
-    assert counts[dying.pid] == 1
-    assert set(counts) == {dying.pid, again.pid, other.pid}
+    assert counts[dying] == 1
+    assert set(counts) == {dying, again, other}
