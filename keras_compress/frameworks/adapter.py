@@ -13,8 +13,8 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import tensorflow as tf
 
@@ -34,6 +34,8 @@ STORAGE_NAMES = {
     "kernel": ("_kernel", "kernel"),
     "depthwise_kernel": ("depthwise_kernel", "kernel"),
     "pointwise_kernel": ("pointwise_kernel",),
+    "embeddings": ("_embeddings", "embeddings"),
+    "alpha": ("alpha",),
 }
 
 
@@ -47,6 +49,17 @@ class ValidationData:
     batch_size: int | None
     steps: int | None
     """None: all batches there are."""
+
+
+class GraphCall(NamedTuple):
+    """One call of one operation in a functional graph."""
+
+    operation: KerasOperation
+    inputs: list[KerasTensor]
+    """Flat, however they were passed."""
+    outputs: list[KerasTensor]
+    arguments: Callable[[Sequence[object]], tuple[tuple[Any, ...], dict[str, Any]]]
+    """Other numbers in the place of `inputs` -> the arguments of the call with them."""
 
 
 class Adapter(abc.ABC):
@@ -81,12 +94,8 @@ class Adapter(abc.ABC):
         return cast(KerasModel, self.functional(model))
 
     @abc.abstractmethod
-    def nodes(
-        self, functional: KerasModel
-    ) -> Iterator[tuple[KerasOperation, list[KerasTensor], list[KerasTensor]]]:
-        """(operation, flat input tensors, flat output tensors) of a graph in order of execution,
-        inputs left out.
-        """
+    def nodes(self, functional: KerasModel) -> Iterator[GraphCall]:
+        """The calls of a graph in order of execution, inputs left out."""
 
     @abc.abstractmethod
     def structures(self, model: KerasModel) -> tuple[object, object]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.adapter import Adapter, GraphCall
 from keras_compress.frameworks.protocols import (
     KerasCallbackList,
     KerasModel,
@@ -33,15 +34,15 @@ class Keras3(Adapter):
         # Only a functional model has nodes; there is no public attribute that tells.
         return model if hasattr(model, "_nodes_by_depth") else None
 
-    def nodes(
-        self, functional: KerasModel
-    ) -> Iterator[tuple[KerasOperation, list[KerasTensor], list[KerasTensor]]]:
+    def nodes(self, functional: KerasModel) -> Iterator[GraphCall]:
         # `_nodes_by_depth` is what `Function._run_through_graph` itself walks; `operations` alone
         # has no edges.
         for depth in sorted(functional._nodes_by_depth, reverse=True):
             for node in functional._nodes_by_depth[depth]:
                 if not node.is_input:
-                    yield node.operation, list(node.input_tensors), list(node.outputs)
+                    inputs = list(node.input_tensors)
+                    fill = functools.partial(_filled, node, inputs)
+                    yield GraphCall(node.operation, inputs, list(node.outputs), fill)
 
     def structures(self, model: KerasModel) -> tuple[object, object]:
         functional: Any = self.functional(model)
@@ -99,3 +100,11 @@ class Keras3(Adapter):
             callback.best = None
             return True
         return False
+
+
+def _filled(
+    node: Any, inputs: list[KerasTensor], values: Sequence[object]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    # Private: what `Function._run_through_graph` does for every node.
+    given = {id(own): value for own, value in zip(inputs, values, strict=True)}
+    return node.arguments.fill_in(given)

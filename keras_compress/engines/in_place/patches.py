@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -137,7 +138,7 @@ class PatchedQuantizers(Quantizers):
             if not self.mode.active:
                 return original(*args, **kwargs)
             if is_batch_norm and self.mode.phase is Phase.FROZEN:
-                kwargs["training"] = False
+                args, kwargs = _in_inference(original, args, kwargs)
             with self._swapped(plan):
                 outputs = self._compute(plan, original, args, kwargs)
             if plan.row.output is Output.SHARED and plan.output and self._imitates:
@@ -171,12 +172,13 @@ class PatchedQuantizers(Quantizers):
             exporting=self.mode.exporting,
             quantize=functools.partial(self._inside, plan),
             folded=plan.front is not None or plan.norm is not None,
+            constant=self._constant,
             rescales=plan.rescales,
             offset_on_grid=functools.partial(self._offset_on_grid, plan),
         )
         form = plan.row.form or forms.Call.run
         if _is_activation(plan):
-            form = lambda call: self._activated(plan, call.original, call.args[0])  # noqa: E731
+            form = functools.partial(self._activated_call, plan)
         if self.mode.phase.rounds:
             return form(call)
         if any(self.activations[key].range is not None for key in plan.inner.values()):
@@ -217,8 +219,10 @@ class PatchedQuantizers(Quantizers):
             dtype = tf.as_dtype(getattr(plan.operation, "compute_dtype", tf.float32))
             for kernel, quantizer in self._kernels_of.get(plan.key, {}).items():
                 storage = self._adapter.storage(plan.operation, kernel)
-                lifted = self.mode.exporting and plan.norm is not None and quantizer.rank == 2
-                swaps[storage] = quantizer(dtype, as_convolution=lifted)
+                lifts = 0
+                if self.mode.exporting:
+                    lifts = 2 if plan.norm is not None and quantizer.rank == 2 else plan.row.lifts
+                swaps[storage] = quantizer(dtype, lifts)
             if plan.kernels and plan.norm is None and self._on_grid(plan):
                 bias = self._bias(plan)
                 if bias is not None:
@@ -276,10 +280,26 @@ class PatchedQuantizers(Quantizers):
 
         return activation
 
+    def _activated_call(self, plan: OperationPlan, call: forms.Call) -> tf.Tensor:
+        def function(x: tf.Tensor) -> tf.Tensor:
+            return call.run_on([x])  # with the arguments of this call
+
+        return self._activated(plan, function, call.inputs[0])
+
+    def _constant(self, value: object) -> tf.Tensor:
+        """A number, or an array of them, over its own range; zero is always inside."""
+        numbers = tf.convert_to_tensor(value, tf.float32)
+        if not self.mode.phase.rounds:
+            return numbers
+        low, high = (self.mode.number(functools.partial(_end, numbers, which)) for which in (0, 1))
+        return tf.quantization.fake_quant_with_min_max_vars(numbers, low, high)
+
     def _activated(self, plan: OperationPlan, function: Activation, tensor: tf.Tensor) -> tf.Tensor:
         quantize = functools.partial(self._inside, plan)
         exporting = self.mode.exporting
-        return plan.activation.form(forms.ActivationCall(tensor, function, quantize, exporting))
+        return plan.activation.form(
+            forms.ActivationCall(tensor, function, quantize, self._constant, exporting)
+        )
 
     def kernels_by_path(self) -> Iterator[tuple[str, str, tf.Variable]]:
         paths = {plan.key: plan.path for plan in self.placement.operations}
@@ -334,3 +354,22 @@ def _is_activation(plan: OperationPlan) -> bool:
     """Whether the operation is a bare activation with a form, not a layer that holds one."""
     has_form = plan.activation is not None and plan.activation.form is not None
     return has_form and not hasattr(plan.operation, "activation")
+
+
+def _end(numbers: tf.Tensor, which: int) -> tf.Tensor:
+    """The lower (0) or upper (1) end of the range that holds numbers and zero."""
+    numbers = tf.stop_gradient(numbers)
+    low, high = tf.minimum(tf.reduce_min(numbers), 0.0), tf.maximum(tf.reduce_max(numbers), 0.0)
+    # Nothing but zeros still needs a scale.
+    return low if which == 0 else tf.where(high > low, high, 1.0)
+
+
+def _in_inference(
+    original: Method, args: tuple[object, ...], kwargs: dict[str, object]
+) -> tuple[tuple[object, ...], dict[str, object]]:
+    """The arguments of a call, with `training=False`, however it was passed."""
+    names = list(inspect.signature(original).parameters)
+    place = names.index("training") if "training" in names else len(args)
+    if place < len(args):
+        return (*args[:place], False, *args[place + 1 :]), kwargs
+    return args, {**kwargs, "training": False}
