@@ -35,7 +35,6 @@ STORAGE_NAMES = {
     "depthwise_kernel": ("depthwise_kernel", "kernel"),
     "pointwise_kernel": ("pointwise_kernel",),
     "embeddings": ("_embeddings", "embeddings"),
-    "alpha": ("alpha",),
 }
 
 

@@ -11,12 +11,33 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
+from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import Method
+
+
+class Constant(Protocol):
+    """Rounds a number, an array of them or a weight over its own range, zero included."""
+
+    def __call__(
+        self, value: object, shape: Sequence[int] | None = None, negated: bool = False
+    ) -> tf.Tensor:
+        """`shape`: to give it first. `negated`: what stands in the file is its negative."""
+
+
+def number(
+    adapter: Adapter, value: object, shape: Sequence[int] | None, negated: bool
+) -> tf.Tensor:
+    """What a `Constant` rounds, as it is."""
+    if not isinstance(value, int | float | np.ndarray | np.number):
+        value = adapter.tf_variable(value)
+    own = tf.cast(tf.convert_to_tensor(value), tf.float32)
+    own = own if shape is None else tf.reshape(own, shape)
+    return -own if negated else own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +55,7 @@ class Call:
     """The quantizer of a role inside the operation."""
     folded: bool
     """Dense: a batch norm follows and becomes part of it. BatchNormalization: it is such a one."""
-    constant: Callable[[object], tf.Tensor]
-    """Rounds a number, or an array of them, over its own range."""
+    constant: Constant
     rescales: dict[int, int]
     """The inputs that come with a range of their own, and a number for each, from 1 over the model.
     """
@@ -240,6 +260,21 @@ def average(call: Call) -> tf.Tensor:
     return total * call.constant(1.0 / len(call.inputs))
 
 
+def split(call: Call) -> Any:
+    """In the file, slices: the op that splits wants every part to be used."""
+    parts = call.run()
+    if not call.exporting:
+        return parts
+    whole, begin, slices = call.input, 0, []
+    changed = [i for i in range(whole.shape.rank) if parts[0].shape[i] != whole.shape[i]]
+    axis = changed[0] if changed else 0
+    for part in parts:
+        begins = [begin if i == axis else 0 for i in range(whole.shape.rank)]
+        slices.append(tf.slice(whole, begins, part.shape))
+        begin += part.shape[axis]
+    return type(parts)(slices)
+
+
 def join(call: Call) -> tf.Tensor:
     """Every input rounded over one range, as the integer op takes a single scale."""
     parts = []
@@ -355,13 +390,12 @@ def group_normalization(call: Call) -> tf.Tensor:
     layer, inputs = call.operation, tf.cast(call.inputs[0], tf.float32)
     channels = inputs.shape[-1]
     groups = channels if layer.groups == -1 else layer.groups
-    middle = inputs.shape[1:-1]
-    first = inputs.shape[0] if inputs.shape[0] is not None else -1
-    grouped = tf.reshape(inputs, (first, *middle, groups, channels // groups))
-    axes = [*range(1, 1 + len(middle)), 2 + len(middle)]
-    outputs = tf.reshape(
-        _normalized(call, grouped, axes, layer.epsilon), (first, *middle, channels)
-    )
+    first = inputs.shape[0] if inputs.shape[0] is not None else tf.shape(inputs)[0]
+    middle = inputs.shape[1:-1].num_elements()
+    # Of rank 4, which integer differences with broadcasting are limited to.
+    grouped = tf.reshape(inputs, (first, middle, groups, channels // groups))
+    normalized = _normalized(call, grouped, (1, 3), layer.epsilon)
+    outputs = tf.reshape(normalized, (first, *inputs.shape[1:]))
     shape = [1] * (inputs.shape.rank - 1) + [channels]
     outputs = _scaled(call, outputs, shape, layer.gamma, layer.beta)
     return tf.cast(outputs, layer.compute_dtype)
@@ -381,10 +415,10 @@ def _scaled(
     """Times gamma, plus beta, where a layer has them."""
     if gamma is not None:
         outputs = call.quantize("normalized", outputs)
-        outputs = outputs * call.constant(tf.reshape(tf.convert_to_tensor(gamma), shape))
+        outputs = outputs * call.constant(gamma, shape)
     if beta is not None:
         outputs = call.quantize("scaled", outputs)
-        outputs += call.constant(tf.reshape(tf.convert_to_tensor(beta), shape))
+        outputs += call.constant(beta, shape)
     return outputs
 
 
@@ -415,30 +449,42 @@ UNIT_EPSILON = 1e-12
 
 def rescaling(call: Call) -> tf.Tensor:
     """inputs * scale + offset: one op in the file, which takes the raw numbers."""
-    layer, inputs = call.operation, call.input
-    if not call.exporting:
-        return call.run()
-    channels = inputs.shape[-1]
-    factor, offset = (
-        tf.constant(np.broadcast_to(np.asarray(each, np.float32), (channels,)))
-        for each in (layer.scale, layer.offset)
-    )
-    return affine(inputs, factor, offset)
+    return _by_constants(call, call.operation.scale, call.operation.offset)
 
 
 def normalization(call: Call) -> tf.Tensor:
     """(inputs - mean) / root of the variance, likewise."""
-    layer, inputs = call.operation, call.input
-    if not call.exporting:
-        return call.run()
-    channels = inputs.shape[-1]
     with tf.init_scope():
         mean, variance = (
-            np.broadcast_to(np.asarray(each, np.float32).reshape(-1), (channels,))
-            for each in (layer.mean, layer.variance)
+            np.asarray(each, np.float32).reshape(-1)
+            for each in (call.operation.mean, call.operation.variance)
         )
-    factor = 1.0 / np.maximum(np.sqrt(variance), 1e-7)
-    return affine(inputs, tf.constant(factor), tf.constant(-mean * factor))
+    factor = 1.0 / np.maximum(np.sqrt(variance), SMALLEST_DEVIATION)
+    return _by_constants(call, factor, -mean * factor)
+
+
+SMALLEST_DEVIATION = 1e-7
+"""What both Keras' `Normalization` takes for a root of the variance that is nearly zero."""
+
+
+def _by_constants(call: Call, factor: object, offset: object) -> tf.Tensor:
+    inputs = call.input
+    channels = inputs.shape[-1]
+    factors, offsets = (
+        tf.constant(np.broadcast_to(np.asarray(each, np.float32), (channels,)))
+        for each in (factor, offset)
+    )
+    offsets = call.offset_on_grid(factors, offsets)
+    if call.exporting:
+        return affine(inputs, factors, offsets)
+    outputs = tf.cast(inputs, tf.float32) * factors + offsets
+    return tf.cast(outputs, call.operation.compute_dtype)
+
+
+def parametric_relu(call: Call) -> tf.Tensor:
+    """relu(x) - alpha relu(-x), the slopes negated, as the converter wants it for a PRELU."""
+    x, alpha = call.input, call.operation.alpha
+    return tf.nn.relu(x) + call.constant(alpha, negated=True) * tf.nn.relu(-x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -449,7 +495,7 @@ class ActivationCall:
     function: Callable[[tf.Tensor], tf.Tensor]
     """The activation itself."""
     quantize: Callable[[str, tf.Tensor], tf.Tensor]
-    constant: Callable[[object], tf.Tensor]
+    constant: Constant
     exporting: bool
 
     def at(self, x: float) -> float:
@@ -484,6 +530,11 @@ def leaky_relu(call: ActivationCall) -> tf.Tensor:
     return tf.nn.relu(call.x) + slopes * tf.nn.relu(-call.x)
 
 
+def limited_leaky_relu(call: ActivationCall) -> tf.Tensor:
+    """Likewise; the upper limit is where the integers end."""
+    return leaky_relu(call) if call.exporting else call.function(call.x)
+
+
 def limited_relu(call: ActivationCall) -> tf.Tensor:
     """In the file, a plain one: its integers end where the range does, which is the limit."""
     return tf.nn.relu(call.x) if call.exporting else call.function(call.x)
@@ -504,12 +555,8 @@ def elu(call: ActivationCall) -> tf.Tensor:
     integer op for any of them.
     """
     a, b = call.at(1.0), -call.at(-1e4)
-    c = (
-        b / a
-        if call.at(-1.0) != b * (np.expm1(-1.0))
-        and not np.isclose(call.at(-1.0), b * np.expm1(-1.0), rtol=1e-5)
-        else 1.0
-    )
+    is_celu = not np.isclose(call.at(-1.0), b * np.expm1(-1.0), rtol=1e-5)
+    c = b / a if is_celu else 1.0
     positive = call.quantize("positive", tf.nn.relu(call.x))
     negative = call.quantize("negative", call.x - positive)
     if c != 1.0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -286,13 +286,14 @@ class PatchedQuantizers(Quantizers):
 
         return self._activated(plan, function, call.inputs[0])
 
-    def _constant(self, value: object) -> tf.Tensor:
-        """A number, or an array of them, over its own range; zero is always inside."""
-        numbers = tf.convert_to_tensor(value, tf.float32)
+    def _constant(
+        self, value: object, shape: Sequence[int] | None = None, negated: bool = False
+    ) -> tf.Tensor:
+        numbers = functools.partial(forms.number, self._adapter, value, shape, negated)
         if not self.mode.phase.rounds:
-            return numbers
-        low, high = (self.mode.number(functools.partial(_end, numbers, which)) for which in (0, 1))
-        return tf.quantization.fake_quant_with_min_max_vars(numbers, low, high)
+            return numbers()
+        low, high = (self.mode.number(functools.partial(_end, numbers, i)) for i in (0, 1))
+        return tf.quantization.fake_quant_with_min_max_vars(self.mode.number(numbers), low, high)
 
     def _activated(self, plan: OperationPlan, function: Activation, tensor: tf.Tensor) -> tf.Tensor:
         quantize = functools.partial(self._inside, plan)
@@ -356,12 +357,13 @@ def _is_activation(plan: OperationPlan) -> bool:
     return has_form and not hasattr(plan.operation, "activation")
 
 
-def _end(numbers: tf.Tensor, which: int) -> tf.Tensor:
+def _end(numbers: Callable[[], tf.Tensor], which: int) -> tf.Tensor:
     """The lower (0) or upper (1) end of the range that holds numbers and zero."""
-    numbers = tf.stop_gradient(numbers)
-    low, high = tf.minimum(tf.reduce_min(numbers), 0.0), tf.maximum(tf.reduce_max(numbers), 0.0)
-    # Nothing but zeros still needs a scale.
-    return low if which == 0 else tf.where(high > low, high, 1.0)
+    found = tf.stop_gradient(numbers())
+    low, high = tf.minimum(tf.reduce_min(found), 0.0), tf.maximum(tf.reduce_max(found), 0.0)
+    if which == 0:
+        return low
+    return tf.where(high > low, high, low + 1.0)  # nothing but zeros still needs a scale
 
 
 def _in_inference(

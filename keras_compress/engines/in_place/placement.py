@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Collection
 
+from keras_compress.engines.in_place.form_check import differs
 from keras_compress.engines.in_place.graph import Graph, Node
 from keras_compress.engines.in_place.table import (
     ActivationRow,
@@ -78,7 +79,10 @@ def place(
     rows: Rows = {}
     left_out: dict[str, str] = {}
     for path, operation in graph.operations():
-        found = known(adapter, graph.nodes_of[id(operation)])
+        nodes = graph.nodes_of[id(operation)]
+        found = known(adapter, nodes)
+        if not isinstance(found, str):
+            found = differs(adapter, nodes, *found) or found
         if allowed is not None and path not in allowed:
             found = reason
         if isinstance(found, str):

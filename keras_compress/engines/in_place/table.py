@@ -233,7 +233,7 @@ TABLE: dict[str, Row] = {
         source="between",
         refuses=_channels_last,
     ),
-    "PReLU": Row((("alpha", Granularity.TENSOR),)),
+    "PReLU": Row(form=forms.parametric_relu),
     # --- normalizations
     "BatchNormalization": Row(
         absorbs_relu=True, form=forms.batch_normalization, is_norm=True, refuses=_last_axis
@@ -279,6 +279,9 @@ TABLE: dict[str, Row] = {
     "GlobalMaxPooling1D": _MOVES,
     "GlobalMaxPooling2D": _MOVES,
     "Max": _MOVES,
+    # --- interpolation, which computes on its input's scale
+    "UpSampling2D(bilinear)": Row(output=Output.SHARED, refuses=_upsampling),
+    "Resizing(bilinear)": Row(output=Output.SHARED, refuses=_resizing),
     # --- what only moves numbers
     "Flatten": _MOVES,
     "Reshape": _MOVES,
@@ -288,7 +291,7 @@ TABLE: dict[str, Row] = {
     "Squeeze": _MOVES,
     "ExpandDims": _MOVES,
     "GetItem": _MOVES,
-    "Split": _MOVES,
+    "Split": dataclasses.replace(_MOVES, form=forms.split),
     "RepeatVector": _MOVES,
     "Pad": dataclasses.replace(_MOVES, refuses_call=_padding_with_zeros),
     "ZeroPadding1D": _MOVES,
@@ -297,8 +300,8 @@ TABLE: dict[str, Row] = {
     "Cropping2D": _MOVES,
     "CenterCrop": _MOVES,
     "UpSampling1D": _MOVES,
-    "UpSampling2D": Row(output=Output.SAME, refuses=_upsampling),
-    "Resizing": Row(refuses=_resizing),
+    "UpSampling2D": dataclasses.replace(_MOVES, refuses=_upsampling),
+    "Resizing": dataclasses.replace(_MOVES, refuses=_resizing),
     # --- what does nothing in inference
     **dict.fromkeys(
         (
@@ -326,8 +329,9 @@ ELU_ROLES = ("positive", "negative", "slower", "below", "times", "scaled")
 ACTIVATIONS: dict[str, ActivationRow] = {
     "relu": ActivationRow(absorbed=True),
     "relu6": ActivationRow(absorbed=True),
-    "limited_relu": ActivationRow(form=forms.limited_relu),
+    "limited_relu": ActivationRow(absorbed=True, form=forms.limited_relu),
     "leaky_relu": ActivationRow(form=forms.leaky_relu),
+    "limited_leaky_relu": ActivationRow(form=forms.limited_leaky_relu),
     "sigmoid": ActivationRow(UNIT),
     "softmax": ActivationRow(UNIT),
     "tanh": ActivationRow(SIGNED_UNIT),
@@ -389,6 +393,8 @@ def known(adapter: Adapter, nodes: Sequence[Node]) -> tuple[Row, ActivationRow |
     """
     operation = nodes[0].operation
     kind = adapter.kind(operation)
+    if getattr(operation, "interpolation", None) == "bilinear" and f"{kind}(bilinear)" in TABLE:
+        kind = f"{kind}(bilinear)"
     activation = _activation_name(adapter, operation, kind)
     if activation is not None and activation not in ACTIVATIONS:
         return f"activation {activation!r} is not in the placement table"
@@ -421,6 +427,9 @@ def _activation_name(adapter: Adapter, operation: Any, kind: str) -> str | None:
     function = getattr(operation, "activation", None) if kind else None
     if function is None:
         return None
+    own_kind = adapter.kind(function)
+    if own_kind in _ACTIVATION_KINDS:  # a layer, given as the activation of another
+        return _activation_name(adapter, function, own_kind)
     name = getattr(function, "__name__", type(function).__name__)
     module = getattr(function, "__module__", "")
     if not adapter.owns(module) and not module.startswith("tensorflow."):
