@@ -24,20 +24,19 @@ class Constant(Protocol):
     """Rounds a number, an array of them or a weight over its own range, zero included."""
 
     def __call__(
-        self, value: object, shape: Sequence[int] | None = None, negated: bool = False
+        self, value: object, shape: Sequence[int] | None = None, by_converter: bool = False
     ) -> tf.Tensor:
-        """`shape`: to give it first. `negated`: what stands in the file is its negative."""
+        """`shape`: to give it first. `by_converter`: in the graph of a file it stays as it is, as
+        the converter rounds it itself, symmetrically.
+        """
 
 
-def number(
-    adapter: Adapter, value: object, shape: Sequence[int] | None, negated: bool
-) -> tf.Tensor:
+def number(adapter: Adapter, value: object, shape: Sequence[int] | None) -> tf.Tensor:
     """What a `Constant` rounds, as it is."""
     if not isinstance(value, int | float | np.ndarray | np.number):
         value = adapter.tf_variable(value)
     own = tf.cast(tf.convert_to_tensor(value), tf.float32)
-    own = own if shape is None else tf.reshape(own, shape)
-    return -own if negated else own
+    return own if shape is None else tf.reshape(own, shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -482,9 +481,10 @@ def _by_constants(call: Call, factor: object, offset: object) -> tf.Tensor:
 
 
 def parametric_relu(call: Call) -> tf.Tensor:
-    """relu(x) - alpha relu(-x), the slopes negated, as the converter wants it for a PRELU."""
-    x, alpha = call.input, call.operation.alpha
-    return tf.nn.relu(x) + call.constant(alpha, negated=True) * tf.nn.relu(-x)
+    """relu(x) - alpha relu(-x), in the one way that the converter takes for a PRELU."""
+    x = call.input
+    alpha = call.constant(call.operation.alpha, by_converter=True)
+    return tf.nn.relu(x) + -alpha * tf.nn.relu(-x)
 
 
 @dataclasses.dataclass(frozen=True)

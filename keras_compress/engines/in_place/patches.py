@@ -287,13 +287,19 @@ class PatchedQuantizers(Quantizers):
         return self._activated(plan, function, call.inputs[0])
 
     def _constant(
-        self, value: object, shape: Sequence[int] | None = None, negated: bool = False
+        self, value: object, shape: Sequence[int] | None = None, by_converter: bool = False
     ) -> tf.Tensor:
-        numbers = functools.partial(forms.number, self._adapter, value, shape, negated)
+        numbers = functools.partial(forms.number, self._adapter, value, shape)
         if not self.mode.phase.rounds:
             return numbers()
-        low, high = (self.mode.number(functools.partial(_end, numbers, i)) for i in (0, 1))
-        return tf.quantization.fake_quant_with_min_max_vars(self.mode.number(numbers), low, high)
+        if by_converter and self.mode.exporting:
+            return self.mode.number(numbers)
+        low, high = (
+            self.mode.number(functools.partial(_end, numbers, by_converter, i)) for i in (0, 1)
+        )
+        return tf.quantization.fake_quant_with_min_max_vars(
+            self.mode.number(numbers), low, high, narrow_range=by_converter
+        )
 
     def _activated(self, plan: OperationPlan, function: Activation, tensor: tf.Tensor) -> tf.Tensor:
         quantize = functools.partial(self._inside, plan)
@@ -357,10 +363,13 @@ def _is_activation(plan: OperationPlan) -> bool:
     return has_form and not hasattr(plan.operation, "activation")
 
 
-def _end(numbers: Callable[[], tf.Tensor], which: int) -> tf.Tensor:
+def _end(numbers: Callable[[], tf.Tensor], symmetric: bool, which: int) -> tf.Tensor:
     """The lower (0) or upper (1) end of the range that holds numbers and zero."""
     found = tf.stop_gradient(numbers())
     low, high = tf.minimum(tf.reduce_min(found), 0.0), tf.maximum(tf.reduce_max(found), 0.0)
+    if symmetric:
+        high = tf.maximum(high, -low)
+        low = -high
     if which == 0:
         return low
     return tf.where(high > low, high, low + 1.0)  # nothing but zeros still needs a scale
