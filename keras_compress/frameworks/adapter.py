@@ -50,6 +50,16 @@ class ValidationData:
     """None: all batches there are."""
 
 
+HARMLESS = frozenset(
+    {
+        "__init__", "__doc__", "__module__", "__qualname__", "__annotations__", "__firstlineno__",
+        "__static_attributes__", "__init_subclass__", "__repr__", "get_config", "from_config",
+        "__abstractmethods__", "_abc_impl", "_tf_api_names", "_tf_api_names_v1",
+    }
+)  # fmt: skip
+"""What a class may define and still compute what its base computes."""
+
+
 class GraphCall(NamedTuple):
     """One call of one operation in a functional graph."""
 
@@ -105,6 +115,17 @@ class Adapter(abc.ABC):
         """The canonical class name of a layer or bare operation; "" for what is not this Keras'
         own.
         """
+
+    def own_name(self, operation: object) -> str:
+        """The name of Keras' own class that an operation computes as: its own, or the one that a
+        user's class derives from without touching what it computes; "" for any other.
+        """
+        for base in type(operation).__mro__:
+            if self.owns(base.__module__):
+                return base.__name__
+            if not HARMLESS.issuperset(vars(base)):
+                return ""
+        return ""
 
     def is_own(self, thing: object) -> bool:
         """Whether the class of `thing` is Keras' own, not a user's."""

@@ -51,7 +51,7 @@ class Keras3(Adapter):
         return functional._inputs_struct, functional._outputs_struct
 
     def kind(self, operation: KerasOperation) -> str:
-        return type(operation).__name__ if self.is_own(operation) else ""
+        return self.own_name(operation)
 
     def trusting(self) -> contextlib.AbstractContextManager[None]:
         # The public switch is for good, and for the whole process.

@@ -102,7 +102,7 @@ class TFKeras(Adapter):
         name = type(operation).__name__
         if name in ("TFOpLambda", "SlicingOpLambda"):
             return SYMBOLS.get(operation.symbol, f"TFOpLambda({operation.symbol})")
-        return name if self.is_own(operation) else ""
+        return self.own_name(operation)
 
     def is_compiled(self, model: Any) -> bool:
         return bool(model._is_compiled)

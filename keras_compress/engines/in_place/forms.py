@@ -366,7 +366,7 @@ def _finished_rows(layer: Any, outputs: tf.Tensor) -> tf.Tensor:
 
 def normalization_roles(node: Any) -> dict[str, None]:
     return dict.fromkeys(
-        ("mean", "centred", "square", "variance", "inverse", "normalized", "scaled")
+        ("mean", "centred", "square", "power", "variance", "inverse", "normalized", "scaled")
     )
 
 
@@ -404,8 +404,26 @@ def _normalized(call: Call, inputs: tf.Tensor, axes: Sequence[int], epsilon: flo
     mean = call.quantize("mean", tf.reduce_mean(inputs, axes, keepdims=True))
     centred = call.quantize("centred", inputs - mean)
     square = call.quantize("square", tf.math.squared_difference(inputs, mean))
-    variance = call.quantize("variance", tf.reduce_mean(square, axes, keepdims=True) + epsilon)
-    return centred * call.quantize("inverse", tf.math.rsqrt(variance))
+    return centred * _inverse_root(call, tf.reduce_mean(square, axes, keepdims=True), epsilon)
+
+
+def _inverse_root(call: Call, power: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """1 / root of (power + epsilon), the sum rounded on its own."""
+    variance = call.quantize("power", power) + call.constant(epsilon)
+    return _finite_inverse_root(call, call.quantize("variance", variance))
+
+
+def _finite_inverse_root(call: Call, variance: tf.Tensor) -> tf.Tensor:
+    """Of what may have been rounded to zero, where the integer op gives its largest number, as the
+    range does here; an infinite one would have no gradient.
+    """
+    if not call.exporting:
+        variance = tf.maximum(variance, SMALLEST_VARIANCE)
+    return call.quantize("inverse", tf.math.rsqrt(variance))
+
+
+SMALLEST_VARIANCE = 1e-12
+"""What both Keras take for the smallest square of a length in `UnitNormalization`."""
 
 
 def _scaled(
@@ -425,8 +443,8 @@ def root_mean_square_normalization(call: Call) -> tf.Tensor:
     layer, inputs = call.operation, tf.cast(call.inputs[0], tf.float32)
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     square = call.quantize("square", inputs * inputs)
-    mean = tf.reduce_mean(square, axes, keepdims=True) + layer.epsilon
-    inverse = call.quantize("inverse", tf.math.rsqrt(call.quantize("variance", mean)))
+    power = tf.reduce_mean(square, axes, keepdims=True)
+    inverse = _inverse_root(call, power, layer.epsilon)
     shape = [1] * (inputs.shape.rank - 1) + [inputs.shape[-1]]
     outputs = _scaled(call, inputs * inverse, shape, layer.scale, None)
     return tf.cast(outputs, layer.compute_dtype)
@@ -436,14 +454,8 @@ def unit_normalization(call: Call) -> tf.Tensor:
     layer, inputs = call.operation, tf.cast(call.inputs[0], tf.float32)
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     square = call.quantize("square", inputs * inputs)
-    total = tf.reduce_sum(square, axes, keepdims=True)
-    # As Keras: what is nearly zero stays so.
-    inverse = tf.math.rsqrt(call.quantize("variance", tf.maximum(total, UNIT_EPSILON)))
-    return tf.cast(inputs * call.quantize("inverse", inverse), layer.compute_dtype)
-
-
-UNIT_EPSILON = 1e-12
-"""What both Keras take for the smallest square of a length."""
+    length = call.quantize("variance", tf.reduce_sum(square, axes, keepdims=True))
+    return tf.cast(inputs * _finite_inverse_root(call, length), layer.compute_dtype)
 
 
 def rescaling(call: Call) -> tf.Tensor:
@@ -584,5 +596,5 @@ def mish(call: ActivationCall) -> tf.Tensor:
 
 
 def hard_tanh(call: ActivationCall) -> tf.Tensor:
-    """x, cut off at -1 and 1."""
+    """x, cut off at -1 and 1. Both ranges have steps of 1/128, so that no number is a tie."""
     return call.clipped("clip", call.x + call.constant(1.0), 0.0, 2.0) - call.constant(1.0)

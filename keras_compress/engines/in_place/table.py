@@ -345,7 +345,9 @@ ACTIVATIONS: dict[str, ActivationRow] = {
     "steep_hard_sigmoid": ActivationRow(
         Fixed(0.0, 1.0), form=forms.steep_hard_sigmoid, inner=(("clip", Fixed(0.0, 5.0)),)
     ),
-    "hard_tanh": ActivationRow(form=forms.hard_tanh, inner=(("clip", Fixed(0.0, 2.0)),)),
+    "hard_tanh": ActivationRow(
+        SIGNED_UNIT, form=forms.hard_tanh, inner=(("clip", Fixed(0.0, 255 / 128)),)
+    ),
     "elu": ActivationRow(
         form=forms.elu, inner=(("exp", Fixed(0.0, 1.0)), *((role, None) for role in ELU_ROLES))
     ),
