@@ -9,7 +9,6 @@ from keras_compress.engines.in_place import table
 LARGEST_STEPS = 4
 
 
-@pytest.mark.slow
 @pytest.fixture(autouse=True)
 def untaught(monkeypatch):
     """What these tests take for unknown has a row by now."""
@@ -17,6 +16,7 @@ def untaught(monkeypatch):
     monkeypatch.delitem(table.TABLE, "LayerNormalization")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(50))
 def test_a_random_graph_is_all_integer_and_answers_alike_or_is_refused_by_name(
     keras, seed, tmp_path

@@ -12,6 +12,7 @@ import pytest
 from helpers.nets import small_net, trained_net
 
 import keras_compress as kc
+from keras_compress.engines.in_place import table
 from keras_compress.export import record, writing
 from keras_compress.reports.file import FloatOpReport
 
@@ -121,9 +122,9 @@ def test_float_ops_are_refused_in_the_finished_file_too(keras, digits, tmp_path)
     model.compile("sgd", "mse", jit_compile=False)
     path = tmp_path / "net.tflite"
     compress = kc.Compress(quantization=kc.Quantization(), export=kc.Export(path))
-    wrong = {**table.TABLE, "ELU": table.Row()}
+    wrong = {**table.ACTIVATIONS, "elu": table.ActivationRow()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "TABLE", wrong)
+        patch.setattr(table, "ACTIVATIONS", wrong)
         model.fit(digits[0][:32], np.zeros((32, 6, 6, 8)), verbose=0, callbacks=[compress])
     assert "float ops would be left in the integer file: ELU of 'elu'." in (
         compress.report.export.error
@@ -218,9 +219,9 @@ def test_a_layer_of_ones_own_choice_in_float_is_no_leave_for_others(keras, digit
     compress = kc.Compress(
         quantization=kc.Quantization(layers=[*OWN_CHOICE, "backbone/elu"]), export=kc.Export(path)
     )
-    wrong = {**table.TABLE, "ELU": table.Row()}
+    wrong = {**table.ACTIVATIONS, "elu": table.ActivationRow()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "TABLE", wrong)
+        patch.setattr(table, "ACTIVATIONS", wrong)
         model.fit(digits[0][:32], np.zeros((32, 10)), verbose=0, callbacks=[compress])
     assert list(compress.report.left_out["quantization"]) == ["scores"]
     assert "left in the integer file: ELU of 'backbone/elu'. Set" in compress.report.export.error
