@@ -3,6 +3,7 @@ users call it: with arguments that are not the default, by position and by keywo
 """
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -287,6 +288,29 @@ LAYERS = [
     Case("SpatialDropout2D", "SpatialDropout2D", of("SpatialDropout2D", 0.3), IMAGE),
 ]
 
+
+def of_applications(module, name, *arguments, count=1):
+    """A layer that `keras.applications` brings for its own use."""
+
+    def make(keras, tensor):
+        package = "keras.src" if keras.__name__ == "keras" else "tf_keras.src"
+        layer = getattr(importlib.import_module(f"{package}.applications.{module}"), name)
+        fronts = [conv(keras, tensor) for _ in range(count)]
+        return layer(*arguments)(fronts if count > 1 else fronts[0])
+
+    return make
+
+
+LAYERS += [
+    Case("LayerScale", "LayerScale", of_applications("convnext", "LayerScale", 0.5, 4), IMAGE),
+    Case(
+        "CustomScaleLayer",
+        "CustomScaleLayer",
+        of_applications("inception_resnet_v2", "CustomScaleLayer", 0.2, count=2),
+        IMAGE,
+    ),
+]
+
 OPERATORS = [
     Case("a + b", "Add", operator(lambda a, b: a + b, 2)),
     Case("1 + a", "Add", operator(lambda a: 1 + a)),
@@ -487,4 +511,6 @@ def available(keras, case):
     name = case.name.split()[0]
     if case in ACTIVATIONS and name[0].islower() and name not in ("leaky_relu", "silu", "a"):
         return hasattr(keras.activations, name)
+    if case.kind in ("LayerScale", "CustomScaleLayer"):
+        return True
     return not case.name[0].isupper() or hasattr(keras.layers, name.partition("(")[0])

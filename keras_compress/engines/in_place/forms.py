@@ -234,6 +234,18 @@ def _with_constants(call: Call) -> list[tf.Tensor]:
     return [each if tf.is_tensor(each) else call.constant(each) for each in call.operands]
 
 
+def layer_scale(call: Call) -> tf.Tensor:
+    """inputs * gamma."""
+    return call.input * call.constant(call.operation.gamma)
+
+
+def scaled_residual(call: Call) -> tf.Tensor:
+    """The first input, plus a share of the second."""
+    first, second = call.inputs
+    scale = float(call.operation.scale)
+    return first + call.quantize("scaled", second * call.constant(scale))
+
+
 def subtract(call: Call) -> tf.Tensor:
     one, other = _with_constants(call)
     return one - other

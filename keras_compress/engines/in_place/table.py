@@ -156,13 +156,16 @@ def _division(node: Node) -> str | None:
     return _by_constant(node) or _numerator(node)
 
 
-def _unscaled(layer: Any) -> str | None:
-    """Of a normalization by constants: only along the last axis, and in one direction."""
-    if getattr(layer, "invert", False):
-        return "invert is set"
-    axis = getattr(layer, "axis", None)
+def _inverted(layer: Any) -> str | None:
+    return "invert is set" if getattr(layer, "invert", False) else None
+
+
+def _along_others(node: Node) -> str | None:
+    """Of a normalization by constants: only along the last axis."""
+    axis = node.operation.axis
     axes = () if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
-    return None if axes in ((), (-1,)) else f"axis {axes} is not the last"
+    last = len(node.shapes[0][0]) - 1
+    return None if axes in ((), (-1,), (last,)) else f"axis {axes} is not the last"
 
 
 def _group_norm(layer: Any) -> str | None:
@@ -249,7 +252,10 @@ TABLE: dict[str, Row] = {
     ),
     "UnitNormalization": dataclasses.replace(_NORMALIZES, form=forms.unit_normalization),
     "Rescaling": Row(form=forms.rescaling),
-    "Normalization": Row(form=forms.normalization, refuses=_unscaled),
+    "Normalization": Row(form=forms.normalization, refuses=_inverted, refuses_call=_along_others),
+    # Of keras.applications: ConvNeXt, InceptionResNetV2.
+    "LayerScale": Row(form=forms.layer_scale),
+    "CustomScaleLayer": Row(form=forms.scaled_residual, inner=lambda node: {"scaled": None}),
     # --- operators and merging layers
     "Add": Row(absorbs_relu=True, form=forms.add, inner=_counted("sum")),
     "Subtract": Row(absorbs_relu=True, form=forms.subtract),
