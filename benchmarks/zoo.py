@@ -5,8 +5,8 @@
     python benchmarks/zoo.py --only MobileNetV3Small --only ViT
     python benchmarks/zoo.py --quick              # does it run? the small nets alone
 
-Each net is a process of its own: built without pretrained weights at its smallest, trained for a few
-steps with pruning and quantization, exported, run by LiteRT. The table tells whether the file is
+Each net is a process of its own: built without pretrained weights at its smallest, trained for a
+few steps with pruning and quantization, exported, run by LiteRT. The table tells whether the file is
 all-integer, what in it is float and whose, how far any layer is from the network's on equal inputs
 (in steps of its scale), how long it took to attach, how much memory attaching took, and the bytes.
 
@@ -34,6 +34,7 @@ from measuring import keras_of
 import keras_compress as kc
 
 BATCH, STEPS, CLASSES = 4, 6, 10
+SCHEDULE = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=3)
 ATTACH_SECONDS, ATTACH_BYTES = 5.0, 1.5e9  # at most
 
 APPLICATIONS = {
@@ -210,7 +211,7 @@ def attached(model):
     from keras_compress.frameworks.choose import adapter_of
 
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    engine = InPlace(adapter_of(model), model, kc.Pruning(0.5), kc.Quantization(delay=0.5))
+    engine = InPlace(adapter_of(model), model, kc.Pruning(SCHEDULE), kc.Quantization(delay=0.5))
     engine.attach()
     seconds = time.perf_counter() - begin
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -230,7 +231,7 @@ def child(name, arguments):
     data = tf.data.Dataset.from_tensors((tuple(x) if isinstance(x, list) else x, y)).repeat()
     with tempfile.TemporaryDirectory() as folder:
         compress = kc.Compress(
-            pruning=kc.Pruning(kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=3)),
+            pruning=kc.Pruning(SCHEDULE),
             quantization=kc.Quantization(delay=3),
             export=kc.Export(os.path.join(folder, "net.tflite"), allow_float_ops=True),
             verbose=0,

@@ -6,13 +6,13 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from keras_compress._shared.plain import plain
 from keras_compress.cli.frame import Answer, Command
-from keras_compress.specs.export import END_TYPES, Export
+from keras_compress.specs.export import END_TYPES, Export, InputStats
 
 # tflite_convert's words for types, and what they are in a file.
 _OLD_TYPES = {
@@ -156,7 +156,9 @@ def _split(names: str | None) -> list[str] | None:
     return None if names is None else names.split(",")
 
 
-def _inputs(model: str, names: list[str] | None, given: Mapping[str, Any]) -> Any:
+def _inputs(
+    model: str, names: list[str] | None, given: Mapping[str, Any]
+) -> list[str] | dict[str, list[int]] | None:
     """What `export_tflite` takes. A file of Keras' names its inputs by itself: there the names may
     only say in which order the statistics stand.
     """
@@ -173,7 +175,7 @@ def _inputs(model: str, names: list[str] | None, given: Mapping[str, Any]) -> An
     return dict(zip(names, sizes, strict=True))
 
 
-def _stats(means: Sequence[str], stds: Sequence[str], names: Sequence[str] | None) -> Any:
+def _stats(means: Sequence[str], stds: Sequence[str], names: Sequence[str] | None) -> InputStats:
     """`Export.quantized_input_stats`."""
     if list(means) == ["auto"] and not stds:
         return "auto"
@@ -183,7 +185,7 @@ def _stats(means: Sequence[str], stds: Sequence[str], names: Sequence[str] | Non
     pairs = {name: (mean[name], std[name]) for name in mean}
     if not pairs:
         return None
-    return pairs.get(None, pairs)
+    return cast(InputStats, pairs.get(None, pairs))  # there is None or there are names
 
 
 def _numbers(

@@ -13,13 +13,13 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from keras_compress.tflite.file.flatbuffer import end_names, pack, scale_of, text, unpack
 from keras_compress.tflite.file.inspect import op_name
 from keras_compress.tflite.file.report import MOVING
+from keras_compress.tflite.file.schema import TensorT
 from keras_compress.tflite.litert.model import TFLiteModel, real_numbers
 
 _CONVERTING = ("QUANTIZE", "DEQUANTIZE")
@@ -210,7 +210,7 @@ class _File:
         return real_numbers(values, *scale)
 
 
-def _is_float(tensor: Any) -> bool:
+def _is_float(tensor: TensorT) -> bool:
     from ai_edge_litert import schema_py_generated as schema
 
     return bool(tensor.type == schema.TensorType.FLOAT32)
@@ -276,7 +276,7 @@ class _Fed:
             )
             graph.tensors.append(copy)
             self._copies[index] = len(graph.tensors) - 1
-        for operator in graph.operators:
+        for operator in graph.operators or []:
             operator.inputs = [self._copies.get(int(i), int(i)) for i in operator.inputs]
         graph.inputs = [*map(int, graph.inputs), *self._copies.values()]
         model.signatureDefs = []

@@ -20,6 +20,7 @@ from keras_compress.engines.state import Phase
 from keras_compress.engines.timetable import Timetable
 from keras_compress.engines.train_step import TrainStep
 from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.protocols import KerasLayer, KerasModel, Method
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
 
@@ -37,7 +38,7 @@ class Engine(abc.ABC):
     def __init__(
         self,
         adapter: Adapter,
-        model: Any,
+        model: KerasModel,
         pruning: Pruning | None,
         quantization: Quantization | None,
     ):
@@ -148,7 +149,7 @@ class Engine(abc.ABC):
                 self.quantizers.mode.phase = self._phase
                 self.quantizers.patch()
 
-    def wrap_once(self, name: str, make: Callable[[Callable], Callable]) -> None:
+    def wrap_once(self, name: str, make: Callable[[Method], Method]) -> None:
         """Wrap a method of the model, the first time this is asked for; `detach` gives it back."""
         if name not in self._wrapped:
             self._wrapped.add(name)
@@ -337,34 +338,37 @@ class Engine(abc.ABC):
         Raises:
             ValueError: an input that is not rounded.
         """
-        watched = {position: self.input_range(position) for position in ranges}
-        if None in watched.values():
+        quantizers = self.quantizers
+        found = {position: self.input_range(position) for position in ranges}
+        watched = {position: limits for position, limits in found.items() if limits is not None}
+        if quantizers is None or len(watched) < len(ranges):
             raise ValueError(
                 "Export: `quantized_input_stats` must be for inputs that the quantized network "
                 "rounds. Received: statistics of one that goes into a layer left out"
             )
         try:
             for position, limits in ranges.items():
-                self.quantizers.set_input_range(position, limits)
+                quantizers.set_input_range(position, limits)
             yield
         finally:
             for position, limits in watched.items():
-                self.quantizers.set_input_range(position, limits)
+                quantizers.set_input_range(position, limits)
 
 
-def engine_of(model: Any) -> Engine | None:
+def engine_of(model: KerasLayer) -> Engine | None:
     """The engine attached to a model, or None."""
-    return vars(model).get(_ATTRIBUTE)
+    engine: Engine | None = vars(model).get(_ATTRIBUTE)
+    return engine
 
 
-def engine_inside(model: Any) -> Engine | None:
+def engine_inside(model: KerasModel) -> Engine | None:
     """The engine attached to a model inside this one, or None."""
     # Private in both Keras, with one signature.
     inside = model._flatten_layers(include_self=False)
     return next((engine for engine in map(engine_of, inside) if engine is not None), None)
 
 
-def remember(model: Any, engine: Engine | None) -> None:
+def remember(model: KerasModel, engine: Engine | None) -> None:
     """Note which engine is attached; past `__setattr__`, whose trackers would save and copy it."""
     if engine is None:
         vars(model).pop(_ATTRIBUTE, None)

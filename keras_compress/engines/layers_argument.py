@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from keras_compress.specs.pruning import Pruning
+from keras_compress.specs.schedules import Schedule
 
 LEFT_BY_USER = "left out by `layers`"
 
@@ -70,7 +71,8 @@ def resolve_names(owner: str, names: Collection[str], paths: Collection[str]) ->
 def with_names(spec: Any, chosen: list[str]) -> Any:
     """The same `Pruning` or `Quantization` with the names of what its `layers` chose."""
     if isinstance(spec, Pruning):
-        return dataclasses.replace(spec, schedule=None, layers=dict.fromkeys(chosen, spec.schedule))
+        schedule = cast(Schedule, spec.schedule)  # there is one, where `layers` is no dict
+        return dataclasses.replace(spec, schedule=None, layers=dict.fromkeys(chosen, schedule))
     return dataclasses.replace(spec, layers=tuple(chosen))
 
 

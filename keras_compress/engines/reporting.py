@@ -56,7 +56,9 @@ def _layers(engine: Engine) -> list[LayerReport]:
             layer = row(path, name, kernel)
             if engine.phase.rounds:
                 bits = engine.quantizers.kernel_bits(kernel)
-                layer.bits = engine.quantization.weight_bits if bits is None else bits
+                if bits is None and engine.quantization is not None:
+                    bits = engine.quantization.weight_bits
+                layer.bits = bits
                 layer.scale = _smallest_and_largest(engine.quantizers.kernel_scale(kernel))
     if engine.pruner is not None:
         for target in engine.pruner.targets:

@@ -76,11 +76,11 @@ def _check_fits(engine: Engine, state: State) -> None:
                 "Received: a state of another model, or of other specs"
             )
     for name in ("pruning", "quantization"):
-        theirs, ours = getattr(state, name), getattr(own, name)
-        if theirs is not None:
-            theirs = renamed(theirs, state.paths, own.paths)
-        if theirs != ours:
+        given, here = getattr(state, name), getattr(own, name)
+        if given is not None:
+            given = renamed(given, state.paths, own.paths)
+        if given != here:
             raise ValueError(
                 f"Compress: `{name}` must equal that of the run that is resumed, which has "
-                f"{theirs}; remove its backup to begin anew. Received: {name}={ours}"
+                f"{given}; remove its backup to begin anew. Received: {name}={here}"
             )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
+
+from keras_compress.frameworks.protocols import Method
 
 if TYPE_CHECKING:
     from keras_compress.engines.engine import Engine
@@ -28,7 +29,7 @@ class TrainStep:
         with engine.model.distribute_strategy.scope():
             self.counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
 
-    def around(self, original: Callable) -> Callable:
+    def around(self, original: Method) -> Method:
         """The model's `train_step` with ours around it."""
         engine = self._engine
 

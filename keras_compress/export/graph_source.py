@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -32,7 +31,7 @@ class GraphSource:
 
     def __init__(
         self,
-        graph: Any,
+        graph: tf.compat.v1.GraphDef,
         inputs: Mapping[str, str],
         outputs: Mapping[str, str],
         shapes: Mapping[str, Sequence[int | None]],
@@ -53,7 +52,9 @@ class GraphSource:
     def specs(self, batch_size: int) -> list[tf.TensorSpec]:
         return [_fixed(spec, batch_size) for spec in self._specs.values()]
 
-    def function(self, batch_size: int, *, quantized: bool, for_file: bool = True) -> Any:
+    def function(
+        self, batch_size: int, *, quantized: bool, for_file: bool = True
+    ) -> tf.types.experimental.ConcreteFunction:
         graph = tf.compat.v1.GraphDef()
         graph.CopyFrom(self._graph)
         if not quantized:
@@ -115,7 +116,7 @@ class GraphSource:
             self._given = before
 
 
-def _tensors(graph_def: Any, names: Sequence[str]) -> dict[str, Any]:
+def _tensors(graph_def: tf.compat.v1.GraphDef, names: Sequence[str]) -> dict[str, tf.Tensor]:
     """Name -> tensor of a graph.
 
     Raises:
@@ -150,17 +151,17 @@ def _fixed(spec: tf.TensorSpec, batch_size: int) -> tf.TensorSpec:
     return tf.TensorSpec([batch_size, *spec.shape.as_list()[1:]], spec.dtype, spec.name)
 
 
-def _inputs_of(node: Any) -> list[str]:
+def _inputs_of(node: tf.compat.v1.NodeDef) -> list[str]:
     """The tensors that a node reads, "name:0" written out."""
     read = [name for name in node.input if not name.startswith("^")]
     return [name if ":" in name else f"{name}:0" for name in read]
 
 
-def _read_by(graph: Any) -> set[str]:
+def _read_by(graph: tf.compat.v1.GraphDef) -> set[str]:
     return {tensor for node in graph.node for tensor in _inputs_of(node)}
 
 
-def _rounding(graph: Any, name: str) -> Iterator[str]:
+def _rounding(graph: tf.compat.v1.GraphDef, name: str) -> Iterator[str]:
     """The fake-quant nodes that read a node, perhaps behind what only passes it on."""
     for node in graph.node:
         if f"{name}:0" in _inputs_of(node)[:1]:
@@ -170,7 +171,7 @@ def _rounding(graph: Any, name: str) -> Iterator[str]:
                 yield from _rounding(graph, node.name)
 
 
-def _range_of(graph: Any, name: str) -> Range | None:
+def _range_of(graph: tf.compat.v1.GraphDef, name: str) -> Range | None:
     """The range over which a graph rounds one of its inputs; None where it does not, or where the
     range is no constant.
     """
@@ -186,7 +187,7 @@ def _range_of(graph: Any, name: str) -> Range | None:
     return None
 
 
-def _round_nothing(graph: Any) -> None:
+def _round_nothing(graph: tf.compat.v1.GraphDef) -> None:
     """Let every fake-quant op pass its input on."""
     for node in every_node(graph):
         if node.op.startswith(_FAKE_QUANT):

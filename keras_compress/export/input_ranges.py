@@ -28,7 +28,7 @@ def input_ranges(specs: Sequence[Any], export: Export) -> dict[int, Range]:
         return {}
     names = [spec.name for spec in specs]
     floats = [spec.name for spec in specs if spec.dtype.is_floating]
-    if stats == "auto":
+    if isinstance(stats, str):  # "auto"
         if export.representative_dataset is None:
             rule = "numbers, unless `representative_dataset` is given to take them from"
             raise value_error("Export", "quantized_input_stats", stats, rule)

@@ -96,7 +96,7 @@ def _matched(
     groups: dict[tuple[str, float, int], list[int]] = defaultdict(list)
     for position, rounding in enumerate(roundings):
         groups[rounding.path, rounding.scale, rounding.size].append(position)
-    matched = {}
+    matched: dict[int, ComputedTensor] = {}
     for (path, scale, size), positions in groups.items():
         alike = [
             tensor
@@ -122,8 +122,9 @@ def _by_call(
     """
     if len(candidates) == 1:
         return candidates
-    calls = [naming.call(tensor.name, path) for tensor in candidates]
-    if None in calls or any(count != each for count in Counter(calls).values()):
+    found = [naming.call(tensor.name, path) for tensor in candidates]
+    calls = [call for call in found if call is not None]
+    if len(calls) < len(found) or any(count != each for count in Counter(calls).values()):
         return None
     order = sorted(range(len(calls)), key=calls.__getitem__)
     return [candidates[position] for position in order]

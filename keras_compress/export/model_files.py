@@ -6,9 +6,8 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
@@ -18,6 +17,7 @@ from keras_compress.engines.state import State
 from keras_compress.export.graph_source import GraphSource
 from keras_compress.export.model_source import ModelSource
 from keras_compress.export.source import Source
+from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.tflite.conversion.graph_defs import node_of
 from keras_compress.tflite.conversion.job import frozen
 from keras_compress.tflite.data import read_npz
@@ -83,14 +83,14 @@ def source_of_file(
 # --- Keras
 
 
-def _keras_model(path: Path, state: str | os.PathLike[str] | None) -> Any:
+def _keras_model(path: Path, state: str | os.PathLike[str] | None) -> KerasModel:
     legacy = _version(path).startswith("2.")
     try:
         if legacy:
             import tf_keras
 
             _check_lambdas(path)
-            model = tf_keras.models.load_model(path, compile=False)
+            model: KerasModel = tf_keras.models.load_model(path, compile=False)
         else:
             import keras
 
@@ -232,7 +232,7 @@ def _tensor(name: str) -> str:
     return name if ":" in name else f"{name}:0"
 
 
-def _chosen(field: str, given: Any, known: Mapping[str, str]) -> list[str]:
+def _chosen(field: str, given: Iterable[str] | None, known: Mapping[str, str]) -> list[str]:
     """The ends to use, in the order given."""
     names = list(known if given is None else given)
     missing = [name for name in names if name not in known]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import cast
 
 import tensorflow as tf
 
-from keras_compress.engines.engine import engine_of
+from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.tfmot.engine import reader
 from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.export.float_ops import LayersOf
@@ -16,12 +16,13 @@ from keras_compress.export.source import Range
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.inference import inference_function, input_specs
 from keras_compress.frameworks.naming import Naming
+from keras_compress.frameworks.protocols import KerasModel
 
 
 class ModelSource:
     """A Keras model in memory."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: KerasModel):
         self._model = model
         self._adapter = adapter_of(model, "export_tflite")
         self.keras = self._adapter.keras
@@ -39,7 +40,9 @@ class ModelSource:
     def specs(self, batch_size: int) -> list[tf.TensorSpec]:
         return input_specs(self._adapter, self._model, batch_size)
 
-    def function(self, batch_size: int, *, quantized: bool, for_file: bool = True) -> Any:
+    def function(
+        self, batch_size: int, *, quantized: bool, for_file: bool = True
+    ) -> tf.types.experimental.ConcreteFunction:
         if self.engine is None:
             return inference_function(self._adapter, self._model, batch_size)
         return self.engine.inference_function(batch_size, quantized=quantized, for_file=for_file)
@@ -58,5 +61,7 @@ class ModelSource:
     def input_range(self, position: int) -> Range | None:
         return None if self.engine is None else self.engine.input_range(position)
 
-    def rounding_inputs(self, ranges: Mapping[int, Range]) -> contextlib.AbstractContextManager:
-        return self.engine.rounding_inputs(ranges)
+    def rounding_inputs(
+        self, ranges: Mapping[int, Range]
+    ) -> contextlib.AbstractContextManager[None]:
+        return cast(Engine, self.engine).rounding_inputs(ranges)  # who rounds has one

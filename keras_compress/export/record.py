@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import sys
+import types
 from typing import Any
 
 from keras_compress import __version__
@@ -31,7 +32,7 @@ def record_path(path: str) -> str:
     return f"{path}{RECORD_SUFFIX}"
 
 
-def record(report: Report, keras: Any) -> dict[str, Any]:
+def record(report: Report, keras: types.ModuleType | None) -> dict[str, Any]:
     """The report with its specs and the versions that made it, as plain values.
 
     `keras`: the package that the model belongs to; None where there is no model.
@@ -39,7 +40,7 @@ def record(report: Report, keras: Any) -> dict[str, Any]:
     return {"format": FORMAT, "versions": versions(keras), "report": report.to_dict()}
 
 
-def versions(keras: Any) -> dict[str, str]:
+def versions(keras: types.ModuleType | None) -> dict[str, str]:
     """The packages that had a part in it, by the name they are imported by."""
     import tensorflow as tf
 
@@ -61,7 +62,7 @@ def versions(keras: Any) -> dict[str, str]:
     return found
 
 
-def write_record(report: Report, keras: Any) -> None:
+def write_record(report: Report, keras: types.ModuleType | None) -> None:
     """Write the record of a file that was written.
 
     A record that cannot be written must not cost the file: that is logged.

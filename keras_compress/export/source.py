@@ -7,8 +7,9 @@ which layer a tensor came from.
 from __future__ import annotations
 
 import contextlib
+import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import tensorflow as tf
 
@@ -27,8 +28,11 @@ class Source(Protocol):
         rounds: whether the network, as it answers, rounds its numbers.
     """
 
-    keras: Any
-    engine: Engine | None
+    @property
+    def keras(self) -> types.ModuleType | None: ...
+
+    @property
+    def engine(self) -> Engine | None: ...
 
     @property
     def rounds(self) -> bool: ...
@@ -36,7 +40,9 @@ class Source(Protocol):
     def specs(self, batch_size: int) -> list[tf.TensorSpec]:
         """The flat inputs of `function`, without tracing it."""
 
-    def function(self, batch_size: int, *, quantized: bool, for_file: bool = True) -> Any:
+    def function(
+        self, batch_size: int, *, quantized: bool, for_file: bool = True
+    ) -> tf.types.experimental.ConcreteFunction:
         """The network in inference, as `inference_function` describes it: rounding or float."""
 
     def layers_of(self, outputs: Sequence[str], quantized: bool) -> LayersOf:
@@ -45,7 +51,9 @@ class Source(Protocol):
     def input_range(self, position: int) -> Range | None:
         """The range over which a flat input is rounded; None for one that is not."""
 
-    def rounding_inputs(self, ranges: Mapping[int, Range]) -> contextlib.AbstractContextManager:
+    def rounding_inputs(
+        self, ranges: Mapping[int, Range]
+    ) -> contextlib.AbstractContextManager[None]:
         """While inside, flat inputs are rounded over these ranges.
 
         Raises:

@@ -133,12 +133,12 @@ def _check_float_ops(
         ConversionError: something does, and nobody allowed it.
     """
     layers = source.layers_of(contents.outputs, quantized)
-    chooses = quantized and source.engine is not None
-    by_choice = source.engine.float_by_choice() if chooses else set()
+    engine = source.engine if quantized else None
+    by_choice = set() if engine is None else engine.float_by_choice()
     report.float_ops = tuple(named(contents.float_ops, layers))
     report.rounded_anyway = tuple(rounded_anyway(contents, layers, by_choice))
     if not export.allow_float_ops:
-        refuse(contents.float_ops, layers, by_choice, chooses)
+        refuse(contents.float_ops, layers, by_choice, chooses=engine is not None)
 
 
 def _verify(

@@ -13,9 +13,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from keras_compress.engines.engine import Engine
 from keras_compress.engines.snapshot import restore, take
 from keras_compress.engines.state import State
 from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.protocols import KerasCallbackList, KerasModel, Method
 
 _ATTRIBUTE = "_keras_compress_let_go"
 
@@ -62,7 +64,11 @@ class Backups:
 
 
 def watch(
-    adapter: Adapter, model: Any, engine: Any, callbacks: Any, iterations_before: int | None
+    adapter: Adapter,
+    model: KerasModel,
+    engine: Engine,
+    callbacks: KerasCallbackList,
+    iterations_before: int | None,
 ) -> Callable[[], None] | None:
     """Write our state with every backup of this fit, and go on from the one just restored, if one
     was.
@@ -73,7 +79,9 @@ def watch(
     Raises:
         ValueError: a backup was restored, and no state matches it.
     """
-    backups = [c for c in callbacks.callbacks if adapter.isinstance(c, "BackupAndRestore")]
+    backups: list[Any] = [
+        c for c in callbacks.callbacks if adapter.isinstance(c, "BackupAndRestore")
+    ]
     if not backups:
         return None
     backup = backups[0]
@@ -84,8 +92,8 @@ def watch(
     if iterations is not None and iterations != iterations_before:
         restore(engine, files.matching(iterations))
 
-    def make(original: Callable) -> Callable:
-        def back_up(*args: Any, **kwargs: Any) -> Any:
+    def make(original: Method) -> Method:
+        def back_up(*args: object, **kwargs: object) -> object:
             files.write(take(engine))  # first: a backup without its state could not be resumed
             return original(*args, **kwargs)
 

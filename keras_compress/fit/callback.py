@@ -6,7 +6,6 @@ import copy
 import functools
 import inspect
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,6 +15,7 @@ from keras_compress.engines.engine import engine_of
 from keras_compress.engines.strip import strip
 from keras_compress.fit.run import Run
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.protocols import KerasModel, Method
 from keras_compress.reports.fit import Report
 from keras_compress.specs.export import Export
 from keras_compress.specs.pruning import Pruning
@@ -27,7 +27,7 @@ POSITION_OF_CALLBACKS = 5
 """In the arguments of `fit` of both Keras, without `self`."""
 
 
-class _Member(keras.callbacks.Callback):
+class _Member(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
     """A callback of Keras 3 that tf_keras takes too, and that takes part in a run."""
 
     iterations: int | None = None
@@ -49,7 +49,7 @@ class _Member(keras.callbacks.Callback):
     def _implements_predict_batch_hooks(self) -> bool:
         return False
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: KerasModel) -> None:
         super().set_model(model)
         self.iterations = adapter_of(model).iterations(model)
 
@@ -143,14 +143,10 @@ class Compress(_Member):
         """The same specs, without the model and the fit: KerasTuner copies callbacks for every
         trial.
         """
-        specs = (
-            copy.deepcopy(spec, memo) for spec in (self.pruning, self.quantization, self.export)
-        )
-        pruning, quantization, export = specs
         return type(self)(
-            pruning=pruning,
-            quantization=quantization,
-            export=export,
+            pruning=copy.deepcopy(self.pruning, memo),
+            quantization=copy.deepcopy(self.quantization, memo),
+            export=copy.deepcopy(self.export, memo),
             partial=self.partial,
             verbose=self.verbose,
         )
@@ -164,8 +160,14 @@ class Compress(_Member):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Compress:
         """The callback that `get_config` described."""
-        kinds = {"pruning": Pruning, "quantization": Quantization, "export": Export}
-        specs = {n: config[n] and kind.from_config(config[n]) for n, kind in kinds.items()}
+        pruning, quantization, export = (
+            config[name] for name in ("pruning", "quantization", "export")
+        )
+        specs = {
+            "pruning": pruning and Pruning.from_config(pruning),
+            "quantization": quantization and Quantization.from_config(quantization),
+            "export": export and Export.from_config(export),
+        }
         return cls(**{**config, **specs})
 
 
@@ -182,7 +184,7 @@ class _Continue(_Member):
         pass
 
 
-def continue_in_bare_fits(model: Any) -> None:
+def continue_in_bare_fits(model: KerasModel) -> None:
     """From now on a `fit` of this model without `Compress` keeps its masks, until `strip` or
     `detach`.
     """
@@ -191,14 +193,14 @@ def continue_in_bare_fits(model: Any) -> None:
         engine.wrap_once("fit", functools.partial(_with_member, model))
 
 
-def _with_member(model: Any, fit: Callable) -> Callable:
+def _with_member(model: KerasModel, fit: Method) -> Method:
     names = list(inspect.signature(fit).parameters)
     # A `fit` of the user's own may take what it passes on as `*args, **kwargs`.
     place = names.index("callbacks") if "callbacks" in names else POSITION_OF_CALLBACKS
 
     @functools.wraps(fit)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        callbacks = args[place] if len(args) > place else kwargs.get("callbacks")
+        callbacks: Any = args[place] if len(args) > place else kwargs.get("callbacks")
         members = getattr(callbacks, "callbacks", callbacks)  # Keras takes a ready CallbackList too
         flat = list(members) if isinstance(members, list | tuple) else [members]
         flat = [member for member in flat if member is not None]
@@ -222,7 +224,7 @@ def _missing_member(engine: Any, callbacks: list[Any]) -> Any:
     return None if any(isinstance(member, _Member) for member in callbacks) else _Continue()
 
 
-def compression_of(model: Any) -> Compress | None:
+def compression_of(model: KerasModel) -> Compress | None:
     """The `Compress` in charge of a model, or None. TypeError for what is no model."""
     adapter_of(model)
     engine = engine_of(model)

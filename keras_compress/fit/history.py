@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +26,7 @@ class Recording:
         """Count the weights before the first update; some 10 ns for each."""
         self._before = {id(kernel): spread(kernel.numpy()) for _, _, kernel in _kernels(engine)}
 
-    def epoch_end(self, epoch: int, step: int | None, logs: Mapping[str, Any] | None) -> None:
+    def epoch_end(self, epoch: int, step: int | None, logs: Mapping[str, object] | None) -> None:
         """Keep what `History` gets, as far as it is numbers."""
         values = {name: np.asarray(value) for name, value in (logs or {}).items()}
         numbers = {

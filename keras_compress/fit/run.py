@@ -28,6 +28,7 @@ from keras_compress.fit.history import Recording
 from keras_compress.fit.validation import Validation
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.protocols import Method
 from keras_compress.reports.file import ExportReport
 from keras_compress.reports.fit import Report
 from keras_compress.reports.validation import ValidationReport
@@ -140,8 +141,8 @@ class Run:
         """Act before or after everybody else, through the list that calls them all."""
         self.adapter.show_as_they_are(self.callbacks, LOG_NAMES)
 
-        def around(name: str, before: Callable | None, after: Callable | None) -> None:
-            def make(original: Callable) -> Callable:
+        def around(name: str, before: Method | None, after: Method | None) -> None:
+            def make(original: Method) -> Method:
                 def hook(*args: Any, **kwargs: Any) -> Any:
                     if before is not None:
                         before(*args)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from keras_compress.engines.attaching import attach_state
 from keras_compress.engines.engine import engine_of
@@ -11,9 +10,10 @@ from keras_compress.engines.snapshot import take
 from keras_compress.engines.state import State
 from keras_compress.fit.callback import Compress, continue_in_bare_fits
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.protocols import KerasModel
 
 
-def save_state(model: Any, path: str | os.PathLike[str]) -> None:
+def save_state(model: KerasModel, path: str | os.PathLike[str]) -> None:
     """Write everything that a compressed model carries besides its weights: masks, ranges, phase,
     step and specs.
 
@@ -31,7 +31,7 @@ def save_state(model: Any, path: str | os.PathLike[str]) -> None:
     take(engine).save(path)
 
 
-def load_state(model: Any, path: str | os.PathLike[str]) -> None:
+def load_state(model: KerasModel, path: str | os.PathLike[str]) -> None:
     """Compress a plain model, compiled or not, as the one was whose state was saved; or let a model
     that was just wrapped go on from there.
 

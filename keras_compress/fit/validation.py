@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_compress.frameworks.adapter import Adapter, ValidationData, wrap_method
+from keras_compress.frameworks.protocols import KerasModel, Method
 from keras_compress.reports.validation import ValidationReport
 from keras_compress.tflite import load_tflite
 
@@ -28,7 +29,7 @@ logger = logging.getLogger("keras_compress")
 THREADS = min(os.cpu_count() or 1, 4)
 """For LiteRT, which answers the same whatever their number."""
 
-Answer = Callable[[Any], Any]
+Answer = Callable[[object], object]
 """What `call` gets as inputs -> what it returns."""
 
 
@@ -48,15 +49,16 @@ class Validation:
     def __init__(
         self,
         adapter: Adapter,
-        model: Any,
+        model: KerasModel,
         data: ValidationData,
-        strip: Callable[[Any], Any],
+        strip: Callable[[KerasModel], KerasModel],
         rounds: bool,
     ):
         self._adapter = adapter
         self._data = data
-        self._plain: Any = None
         self._obstacle: str | None = None
+        self._plain: KerasModel
+        """The stripped copy, where there is no obstacle."""
         try:
             if hasattr(data.x, "__next__"):
                 self._obstacle = "the validation data can be read only once"
@@ -103,9 +105,9 @@ class Validation:
             nonlocal rows
             rows += int(batch)
 
-        def counting(original: Callable) -> Callable:
+        def counting(original: Method) -> Method:
             @functools.wraps(original)
-            def call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            def call(inputs: object, *args: object, **kwargs: object) -> object:
                 tf.numpy_function(count, [tf.shape(tree.flatten(inputs)[0])[0]], [])
                 return original(inputs, *args, **kwargs) if answer is None else answer(inputs)
 
@@ -128,11 +130,11 @@ class Validation:
         return {name: _number(value) for name, value in logs.items()}, rows
 
 
-def _ask(model: Any, inputs: Any) -> Any:
+def _ask(model: KerasModel, inputs: object) -> object:
     return model(inputs, training=False)
 
 
-def _file_at(path: str, adapter: Adapter, plain: Any) -> Answer:
+def _file_at(path: str, adapter: Adapter, plain: KerasModel) -> Answer:
     """What answers as a file does, for a model with the same inputs and outputs."""
     file = load_tflite(path, num_threads=THREADS)
     names, _ = adapter.flat_names(plain)
@@ -149,7 +151,7 @@ def _file_at(path: str, adapter: Adapter, plain: Any) -> Answer:
 
     dtypes = [tf.float32 if info.scale else tf.as_dtype(info.dtype) for info in file.outputs]
 
-    def answer(inputs: Any) -> Any:
+    def answer(inputs: object) -> object:
         if isinstance(inputs, dict):  # by name, perhaps with more than the model takes
             flat = [inputs[name] for name in names]
         else:
@@ -164,7 +166,7 @@ def _file_at(path: str, adapter: Adapter, plain: Any) -> Answer:
     return answer
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> Any:
     """A metric as Python has it: a number, or a list of them where it has one for each class."""
     return np.asarray(value).tolist()
 

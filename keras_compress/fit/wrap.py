@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras_compress._shared.checks import check_choice
 from keras_compress.engines.engine import Engine, engine_inside, engine_of
 from keras_compress.engines.in_place.engine import InPlace
@@ -13,6 +11,7 @@ from keras_compress.engines.tfmot.wrap import wrapped
 from keras_compress.fit.callback import Compress, continue_in_bare_fits
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
 
@@ -20,12 +19,12 @@ ENGINES = ("in_place", "tfmot")
 
 
 def wrap(
-    model: Any,
+    model: KerasModel,
     *,
     pruning: Pruning | None = None,
     quantization: Quantization | None = None,
     engine: str | None = None,
-) -> Any:
+) -> KerasModel:
     """Compress a model from its first `fit` on: wrap, `compile`, `fit`, and no callback to add.
 
     The specs mean what they mean in `Compress`; `compression_of(model)` gives the one in charge,
@@ -81,7 +80,7 @@ def wrap(
     return model
 
 
-def _check_unused(adapter: Adapter, model: Any) -> None:
+def _check_unused(adapter: Adapter, model: KerasModel) -> None:
     if engine_of(model) or engine_inside(model) or is_wrapped(model, "wrap"):
         raise ValueError(
             "wrap: `model` must be plain, without a compressed or wrapped part; `strip` it first. "

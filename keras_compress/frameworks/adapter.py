@@ -217,9 +217,10 @@ class Adapter(abc.ABC):
         model.test_function = None
         model.predict_function = None
 
-    def storage(self, layer: KerasOperation, kernel: str) -> str | None:
+    def storage(self, layer: KerasOperation, kernel: str) -> str:
         """The key in the layer's `__dict__` that holds a kernel while `call` runs."""
-        return next((key for key in STORAGE_NAMES[kernel] if key in layer.__dict__), None)
+        key, *_ = (key for key in STORAGE_NAMES[kernel] if key in layer.__dict__)
+        return key
 
     @abc.abstractmethod
     def tf_variable(self, variable: KerasVariable) -> tf.Variable:

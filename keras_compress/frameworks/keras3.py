@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import keras
 import tensorflow as tf
@@ -107,4 +107,4 @@ def _filled(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     # Private: what `Function._run_through_graph` does for every node.
     given = {id(own): value for own, value in zip(inputs, values, strict=True)}
-    return node.arguments.fill_in(given)
+    return cast(tuple[tuple[Any, ...], dict[str, Any]], node.arguments.fill_in(given))

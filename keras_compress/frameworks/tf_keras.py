@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -203,4 +203,4 @@ def _filled(
     given: dict[str, list[object]] = {}
     for own, value in zip(inputs, values, strict=True):
         given.setdefault(str(id(own)), []).append(value)
-    return node.map_arguments(given)
+    return cast(tuple[tuple[Any, ...], dict[str, Any]], node.map_arguments(given))

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import filelock
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from keras_compress._shared.files import write_atomically
 from keras_compress.engines.strip import strip
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.tuner.weights import load_weights, save_weights
 
 PER_FIT = ("epochs", "initial_epoch", "callbacks", "verbose")
@@ -22,12 +23,12 @@ PER_FIT = ("epochs", "initial_epoch", "callbacks", "verbose")
 
 def bring(
     adapter: Adapter,
-    model: Any,
+    model: KerasModel,
     folder: Path,
     epochs: int,
     arguments: tuple[Sequence[Any], Mapping[str, Any]],
     drawn: Mapping[str, Any],
-    verbose: Any,
+    verbose: object,
 ) -> dict[str, float]:
     """Give a new model the weights of its float training, which is done for the first that asks.
 
@@ -72,7 +73,7 @@ def bring(
         return dict(json.loads(metrics.read_text()))
 
 
-def _evaluated(adapter: Adapter, model: Any, named: Mapping[str, Any]) -> dict[str, float]:
+def _evaluated(adapter: Adapter, model: KerasModel, named: Mapping[str, Any]) -> dict[str, float]:
     x, y, weights = adapter.keras.utils.unpack_x_y_sample_weight(named["validation_data"])
     logs = model.evaluate(
         x,
@@ -86,19 +87,25 @@ def _evaluated(adapter: Adapter, model: Any, named: Mapping[str, Any]) -> dict[s
     return {name: float(value) for name, value in logs.items() if np.ndim(value) == 0}
 
 
-def _key(adapter: Adapter, model: Any, epochs: int, arguments: Any) -> str:
+def _key(adapter: Adapter, model: KerasModel, epochs: int, arguments: object) -> str:
     """Of what two models that may share a float training have in common."""
     digest = hashlib.sha256()
     config = model.get_config()
     names = [model.name, *_listed(config), *(layer.name for _, layer in adapter.layers(model))]
-    config = _renamed(config, {name: f"#{i}" for i, name in enumerate(dict.fromkeys(names))})
+    alike = _renamed(config, {name: f"#{i}" for i, name in enumerate(dict.fromkeys(names))})
     compiled = adapter.compile_arguments(model) or {}
-    for part in (config, compiled, epochs):
+    for part in (alike, compiled, epochs):
         digest.update(json.dumps(part, sort_keys=True, default=_described).encode())
     if not epochs:
         _feed(digest, model.get_weights())
     _feed(digest, arguments)
     return digest.hexdigest()[:32]
+
+
+class Digest(Protocol):
+    """One of `hashlib`, which is given bytes."""
+
+    def update(self, data: bytes, /) -> None: ...
 
 
 NAMES = ("name", "inbound_nodes", "input_layers", "output_layers", "keras_history")
@@ -112,7 +119,7 @@ def _listed(config: Mapping[str, Any]) -> Iterator[str]:
         yield from _listed(layer["config"])
 
 
-def _renamed(config: Any, names: Mapping[str, str], inside: bool = False) -> Any:
+def _renamed(config: object, names: Mapping[str, str], inside: bool = False) -> object:
     if isinstance(config, Mapping):
         return {
             key: _renamed(value, names, inside or key in NAMES) for key, value in config.items()
@@ -122,7 +129,7 @@ def _renamed(config: Any, names: Mapping[str, str], inside: bool = False) -> Any
     return names.get(config, config) if inside and isinstance(config, str) else config
 
 
-def _described(thing: Any) -> Any:
+def _described(thing: object) -> object:
     """What JSON does not know, as something that is the same in another process."""
     if hasattr(thing, "get_config") and not isinstance(thing, type):
         config = dict(thing.get_config())
@@ -132,7 +139,7 @@ def _described(thing: Any) -> Any:
     return getattr(thing, "__name__", type(thing).__name__)
 
 
-def _feed(digest: Any, thing: Any) -> None:
+def _feed(digest: Digest, thing: object) -> None:
     if isinstance(thing, Mapping):
         thing = sorted(thing.items())
     if isinstance(thing, tuple | list):

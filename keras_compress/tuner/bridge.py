@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 
 from keras_compress.fit.callback import Compress
 from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.protocols import KerasModel, Method
+from keras_compress.tuner.protocols import Objective, Saver, Trial, Tuner
 from keras_compress.tuner.space import OWNER
 from keras_compress.tuner.trials import check_success
 
@@ -30,12 +32,12 @@ _WATCHED = "_keras_compress_watched"
 class CurrentTrial:
     """The trial that a fit is for, as KerasTuner's own callbacks in it know it."""
 
-    tuner: Any
-    trial: Any
-    saver: Any
+    tuner: Tuner
+    trial: Trial
+    saver: Saver
 
     @classmethod
-    def of(cls, callbacks: list[Any]) -> CurrentTrial:
+    def of(cls, callbacks: Sequence[Any]) -> CurrentTrial:
         """The trial of the callbacks that a tuner gives to a fit.
 
         Raises:
@@ -59,7 +61,7 @@ class CurrentTrial:
         return Path(self.tuner.project_dir)
 
     @property
-    def objective(self) -> Any:
+    def objective(self) -> Objective:
         return self.tuner.oracle.objective
 
     def metrics(self) -> dict[str, float] | None:
@@ -71,7 +73,7 @@ class CurrentTrial:
         return found if np.isfinite(found[self.objective.name]) else None
 
 
-def watch(tuner: Any) -> None:
+def watch(tuner: Tuner) -> None:
     """Let the `search` of a tuner raise at its end if no trial has succeeded.
 
     KerasTuner itself does so after three failures in a row, and has no hook at the end for any but
@@ -81,7 +83,7 @@ def watch(tuner: Any) -> None:
         return
     vars(tuner)[_WATCHED] = True
 
-    def checking(original: Callable) -> Callable:
+    def checking(original: Method) -> Method:
         def on_search_end() -> None:
             original()
             check_success(Path(tuner.project_dir), OWNER)
@@ -91,7 +93,7 @@ def watch(tuner: Any) -> None:
     wrap_method(tuner, "on_search_end", checking)
 
 
-def _is_tuners(callback: Any, name: str) -> bool:
+def _is_tuners(callback: object, name: str) -> bool:
     kind = type(callback)
     return kind.__name__ == name and kind.__module__.partition(".")[0] == "keras_tuner"
 
@@ -99,19 +101,21 @@ def _is_tuners(callback: Any, name: str) -> bool:
 # --- tf_keras, which KerasTuner does not take
 
 
-def stand_in(model: Any) -> Any:
+def stand_in(model: KerasModel) -> KerasModel:
     """A Keras 3 model of a single weight, with a model of tf_keras behind it."""
-    made = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    layers = [keras.layers.Input((1,)), keras.layers.Dense(1, use_bias=False)]
+    made: KerasModel = keras.Sequential(layers)
     vars(made)[_BEHIND] = model  # past the tracker of Keras, which would take it for state
     return made
 
 
-def behind(model: Any) -> Any:
+def behind(model: KerasModel) -> KerasModel:
     """The model that another stands for: itself, mostly."""
-    return vars(model).get(_BEHIND, model)
+    stood_for: KerasModel = vars(model).get(_BEHIND, model)
+    return stood_for
 
 
-def check_stood_for(trial: CurrentTrial, model: Any) -> None:
+def check_stood_for(trial: CurrentTrial, model: KerasModel) -> None:
     """Do with a tf_keras model what KerasTuner does with a Keras 3 one that is built.
 
     Raises:
@@ -132,8 +136,8 @@ def check_stood_for(trial: CurrentTrial, model: Any) -> None:
 
 
 def callbacks_for_tf_keras(
-    adapter: Adapter, trial: CurrentTrial, callbacks: list[Any]
-) -> list[Any]:
+    adapter: Adapter, trial: CurrentTrial, callbacks: Sequence[object]
+) -> list[object]:
     """What of the callbacks of a search a tf_keras `fit` takes: those of its own Keras, ours, and
     KerasTuner's news of epochs; not what saves weights for it.
 
@@ -142,11 +146,11 @@ def callbacks_for_tf_keras(
     """
     own = adapter.keras.callbacks
 
-    class Telling(own.Callback):
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    class Telling(own.Callback):  # type: ignore[misc, name-defined]  # untyped
+        def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
             trial.tuner.on_epoch_begin(trial.trial, self.model, epoch, logs=logs)
 
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        def on_epoch_end(self, epoch: int, logs: object = None) -> None:
             trial.tuner.on_epoch_end(trial.trial, self.model, epoch, logs=logs)
 
     taken = [each for each in callbacks if isinstance(each, own.Callback | Compress)]

@@ -7,7 +7,7 @@ import importlib.util
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import keras_tuner
@@ -21,7 +21,10 @@ from keras_compress.fit.callback import Compress
 from keras_compress.fit.saved_state import load_state, save_state
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.protocols import KerasModel
+from keras_compress.reports.file import ExportReport
 from keras_compress.reports.fit import Report
+from keras_compress.reports.validation import ValidationReport
 from keras_compress.specs.export import Export
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
@@ -29,11 +32,12 @@ from keras_compress.tflite import load_tflite
 from keras_compress.tflite.litert.latency import latency_ms
 from keras_compress.tuner import baseline, bridge
 from keras_compress.tuner.memory import forget_graphs
+from keras_compress.tuner.protocols import Build, HyperParameters, Trial, Tuner
 from keras_compress.tuner.space import OWNER, Space
 from keras_compress.tuner.trials import FILE, STATE, WEIGHTS
 from keras_compress.tuner.weights import load_weights, save_weights
 
-Specs = Callable[[Any], tuple[Pruning | None, Quantization]]
+Specs = Callable[[HyperParameters], tuple[Pruning | None, Quantization]]
 """KerasTuner's HyperParameters -> what to do in a trial."""
 
 # The metrics of a trial besides those of the networks.
@@ -41,7 +45,7 @@ SIZES = ("tflite_bytes", "tflite_zipped_bytes", "sparsity")
 LATENCY = "tflite_latency_ms"
 
 
-class CompressionHyperModel(keras_tuner.HyperModel):
+class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # untyped
     """Searches how far a model can be compressed, with any of KerasTuner's tuners.
 
     ```python
@@ -89,7 +93,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):
 
     def __init__(
         self,
-        build: Any,
+        build: Build,
         *,
         float_epochs: int = 0,
         specs: Specs | None = None,
@@ -119,17 +123,19 @@ class CompressionHyperModel(keras_tuner.HyperModel):
             raise type_error(OWNER, unknown[0], space[unknown[0]], f"one of {sorted(known)}")
         self._specs = specs or Space(**space).specs
         self.trained = not callable(build) or hasattr(build, "get_weights")
+        self._users = cast(Callable[[HyperParameters], KerasModel], build)
         if self.trained:
-            _check_model(build)
+            model = cast(KerasModel, build)
+            _check_model(model)
             if self.float_epochs:
                 rule = "0 for a model that is trained already"
                 raise value_error(OWNER, "float_epochs", float_epochs, rule)
-        self._users = (lambda hp: strip(build)) if self.trained else build
+            self._users = lambda hp: strip(model)
         self._clear: Callable[[], None] | None = None
         self._execution: tuple[Any, int] = (None, 0)
         super().__init__()
 
-    def build(self, hp: Any) -> Any:
+    def build(self, hp: HyperParameters) -> KerasModel:
         """The model of a trial, or, for tf_keras, a Keras 3 model that stands for it before
         KerasTuner, which takes no other.
 
@@ -155,7 +161,9 @@ class CompressionHyperModel(keras_tuner.HyperModel):
             )
         return model if adapter.keras is keras else bridge.stand_in(model)
 
-    def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def fit(
+        self, hp: HyperParameters, model: KerasModel, *args: object, **kwargs: Any
+    ) -> dict[str, float]:
         """Run a trial; called by KerasTuner.
 
         Returns:
@@ -197,11 +205,11 @@ class CompressionHyperModel(keras_tuner.HyperModel):
         compress = Compress(
             pruning=pruning,
             quantization=quantization,
-            export=Export(folder / FILE, **self.export),
+            export=Export(str(folder / FILE), **self.export),
             verbose=self.verbose,
         )
         model.fit(*args, **kwargs, callbacks=[*given, compress])
-        metrics = self._metrics(compress.report, folder, floats)
+        metrics = self._metrics(cast(Report, compress.report), folder, floats)
         save_weights(model, folder / WEIGHTS)
         save_state(model, folder / STATE)
         if standing is not model:  # where Hyperband will look for the weights of this trial
@@ -211,7 +219,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):
             metrics[objective.name] = objective.get_value(metrics)  # several, as it sums them
         return metrics
 
-    def _of_the_model(self, hp: Any) -> dict[str, Any]:
+    def _of_the_model(self, hp: HyperParameters) -> dict[str, Any]:
         """The hyperparameters that `build` has drawn, name -> value."""
         ours = keras_tuner.HyperParameters()
         ours.values = dict(hp.values)
@@ -223,7 +231,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):
             if name not in known and not name.startswith("tuner/")
         }
 
-    def load(self, tuner: Any, trial: Any) -> Any:
+    def load(self, tuner: Tuner, trial: Trial) -> KerasModel:
         """The trained model of a finished trial as it answers in the end, quantized; `strip` gives
         the float one.
         """
@@ -234,7 +242,9 @@ class CompressionHyperModel(keras_tuner.HyperModel):
         return model
 
     def _metrics(self, report: Report, folder: Path, floats: dict[str, float]) -> dict[str, float]:
-        export, validation = report.export, report.validation
+        # There are both: the fit was given a file to write, and validation data.
+        export = cast(ExportReport, report.export)
+        validation = cast(ValidationReport, report.validation)
         if not export.written:
             raise keras_tuner.errors.FailedTrialError(f"No file: {export.error or export.skipped}")
         metrics = {f"float_{name}": value for name, value in floats.items()}
@@ -246,7 +256,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):
             for name, value in validation.metrics[network].items():
                 if np.ndim(value) == 0:
                     metrics[f"{prefix}_{name}"] = float(value)
-        sizes = (export.bytes, export.zipped_bytes, report.sparsity)
+        sizes: tuple[Any, ...] = (export.bytes, export.zipped_bytes, report.sparsity)
         metrics.update(zip(SIZES, map(float, sizes), strict=True))
         if self.latency:
             metrics[LATENCY] = latency_ms(load_tflite(folder / FILE))
@@ -275,7 +285,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):
                 f"{', '.join(reported)}. Received: objective={', '.join(missing)}"
             )
 
-    def _reported(self, adapter: Adapter, model: Any) -> list[str]:
+    def _reported(self, adapter: Adapter, model: KerasModel) -> list[str]:
         """The names of the metrics that a trial of this model will have."""
         names = ["loss", *sorted(adapter.metric_names(model) - {"loss", "compile_metrics"})]
         outputs = adapter.end_names(model)[1]
@@ -297,7 +307,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):
         return folder
 
 
-def _check_model(model: Any) -> Adapter:
+def _check_model(model: KerasModel) -> Adapter:
     """Refuse what a trial could not train."""
     adapter = adapter_of(model)
     if not adapter.is_compiled(model) or not model.built:

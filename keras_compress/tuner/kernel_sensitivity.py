@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_compress._shared.checks import check_choice, type_error, value_error
+from keras_compress._shared.checks import Layers, check_choice, type_error, value_error
 from keras_compress._shared.tables import table
 from keras_compress.engines.in_place.masks import magnitude_mask
 from keras_compress.engines.prunable_kernels import plan_pruning
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import ConstantSparsity
 
@@ -78,14 +78,14 @@ class Sensitivity:
 
 
 def sensitivity(
-    model: Any,
-    x: Any,
-    y: Any = None,
+    model: KerasModel,
+    x: object,
+    y: object = None,
     *,
     metric: str = "accuracy",
     direction: str = "max",
     sparsities: Sequence[float] = (0.5, 0.7, 0.9),
-    layers: Any = None,
+    layers: Layers = None,
     batch_size: int | None = None,
 ) -> Sensitivity:
     """Prune each layer alone to each sparsity, measure, and put its weights back.

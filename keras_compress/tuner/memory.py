@@ -6,7 +6,6 @@ import gc
 import inspect
 import weakref
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework import ops
@@ -37,7 +36,7 @@ def forget_graphs() -> None:
             delattr(graph, name)
 
 
-def _graph_of(gradient: Callable) -> Any:
+def _graph_of(gradient: Callable[..., object]) -> tf.Graph | None:
     """The graph of the tensors that a registered gradient remembers; None if it has none."""
     inner = inspect.getclosurevars(gradient).nonlocals.get("tape_grad_fn")
     if inner is None:

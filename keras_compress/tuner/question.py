@@ -76,7 +76,7 @@ class Question:
         """
         if self.max_bytes is not None:
             return metrics["tflite_zipped_bytes"] / self.max_bytes - 1
-        if reference is None:
+        if reference is None or self.max_accuracy_drop is None:
             return math.nan
         drop = self._badness(metrics[f"tflite_{self.metric}"]) - self._badness(reference)
         # Differences of float32 numbers are not exact: a drop of just the limit is no excess.

@@ -12,8 +12,10 @@ import keras_tuner
 
 from keras_compress._shared.checks import check_choice, check_int, value_error
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.tuner import trials
 from keras_compress.tuner.hypermodel import CompressionHyperModel
+from keras_compress.tuner.protocols import Build, HyperParameters, Tuner
 from keras_compress.tuner.question import OWNER, Metrics, Question
 from keras_compress.tuner.trials import TrialResult
 
@@ -71,7 +73,7 @@ class SparsitySearch:
 
     def __init__(
         self,
-        build: Any,
+        build: Build,
         *,
         max_accuracy_drop: float | None = None,
         max_bytes: int | None = None,
@@ -84,7 +86,7 @@ class SparsitySearch:
         project_name: str = "sparsity_search",
         overwrite: bool = False,
         seed: int | None = None,
-        **hypermodel: Any,
+        **hypermodel: KerasModel,
     ):
         self.question = Question(
             metric=metric,
@@ -110,7 +112,7 @@ class SparsitySearch:
                 "at least 1 for `max_accuracy_drop`, unless `build` is a trained model: the drop "
                 "is from the float one",
             )
-        self.tuner = kind(
+        self.tuner: Tuner = kind(
             self.hypermodel,
             objective=keras_tuner.Objective(SCORE, "min"),
             **size,
@@ -123,7 +125,7 @@ class SparsitySearch:
         )
         self.question.write(folder)
 
-    def search(self, *args: Any, **kwargs: Any) -> None:
+    def search(self, *args: object, **kwargs: object) -> None:
         """Run the trials, or those that are left; the arguments are those of `fit`, with
         `validation_data`.
 
@@ -196,7 +198,7 @@ class SparsitySearch:
             "train longer, or relax the limit."
         )
 
-    def best_model(self) -> Any:
+    def best_model(self) -> KerasModel:
         """The winner's trained model as it answers in its file: quantized. `strip` gives the float
         one.
         """
@@ -229,15 +231,17 @@ class SparsitySearch:
 class _Judged(CompressionHyperModel):
     """Adds the score of the search to the metrics of its trials."""
 
-    def __init__(self, search: SparsitySearch, build: Any, **arguments: Any):
+    def __init__(self, search: SparsitySearch, build: Build, **arguments: Any):
         super().__init__(build, **arguments)
         self._search = search
 
-    def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def fit(
+        self, hp: HyperParameters, model: KerasModel, *args: object, **kwargs: Any
+    ) -> dict[str, float]:
         metrics = super().fit(hp, model, *args, **kwargs)
         return {**metrics, SCORE: self._search.score(metrics)}
 
-    def _reported(self, adapter: Adapter, model: Any) -> list[str]:
+    def _reported(self, adapter: Adapter, model: KerasModel) -> list[str]:
         reported = super()._reported(adapter, model)
         metric = self._search.question.metric
         if f"tflite_{metric}" not in reported:

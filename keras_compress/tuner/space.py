@@ -9,7 +9,7 @@ from typing import Any
 from keras_compress._shared.checks import check_int, type_error, value_error
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
-from keras_compress.specs.schedules import PolynomialDecay
+from keras_compress.specs.schedules import PolynomialDecay, Schedule
 
 OWNER = "CompressionHyperModel"
 SPARSITY = "final_sparsity"
@@ -92,7 +92,9 @@ class Space:
 
             groups = [(name, group) for name, group, _ in self._entries() if group is not None]
             if groups:
-                layers = {layer: schedule(drawn[name]) for name, group in groups for layer in group}
+                layers: dict[str, Schedule] = {
+                    layer: schedule(drawn[name]) for name, group in groups for layer in group
+                }
                 pruning = Pruning(None, layers=layers)
             else:
                 pruning = Pruning(schedule(drawn[SPARSITY]))

@@ -183,7 +183,7 @@ def _verdict(trial: TrialResult, on_front: bool) -> str:
     return ("feasible" if trial.feasible else "breaks the limit") + (", pareto" if on_front else "")
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):

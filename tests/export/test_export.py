@@ -1,5 +1,6 @@
 """The file at the end of fit: its ends, its names, and what happens when it cannot be made."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -10,11 +11,13 @@ import subprocess
 import numpy as np
 import pytest
 from helpers.nets import small_net, trained_net
+from helpers.replacing import replaced, room_for
 
 import keras_compress as kc
 from keras_compress.engines.in_place import table
 from keras_compress.export import record, writing
-from keras_compress.reports.file import FloatOpReport
+from keras_compress.reports.file import ExportReport, FloatOpReport
+from keras_compress.reports.fit import Report
 
 
 @pytest.fixture(autouse=True)
@@ -321,6 +324,38 @@ def test_a_file_never_stands_beside_the_record_of_another(trained, tmp_path, mon
         assert beside.read_text() == "of the older one"
     else:
         assert not beside.exists()
+
+
+def test_every_file_of_an_export_replaces_an_older_one_and_none_is_written_into(trained, tmp_path):
+    path = tmp_path / "net.tflite"
+    with replaced(path, f"{path}.json", tmp_path / "net.h", tmp_path / "net.cc"):
+        kc.export_tflite(trained, kc.Export(path, c_array=True))
+
+
+def test_a_record_replaces_an_older_one_and_is_not_written_into_it(tmp_path):
+    report = Report.of_plain_model()
+    report.export = ExportReport(str(tmp_path / "net.tflite"), "float32", bytes=1)
+    with replaced(tmp_path / "net.tflite.json"):
+        record.write_record(report, None)
+
+
+def test_a_disk_that_ends_in_the_middle_of_the_file_leaves_what_was_there(
+    trained, tmp_path, monkeypatch
+):
+    path = tmp_path / "net.tflite"
+    path.write_bytes(b"older")
+    measure = writing._measure_float
+    with contextlib.ExitStack() as full:
+
+        def last_before_the_writing(*arguments):
+            measure(*arguments)
+            full.enter_context(room_for(4096))
+
+        monkeypatch.setattr(writing, "_measure_float", last_before_the_writing)
+        with pytest.raises(OSError, match=f"File too large: '{path}'"):
+            kc.export_tflite(trained, kc.Export(path))
+    assert path.read_bytes() == b"older"
+    assert os.listdir(tmp_path) == ["net.tflite"]
 
 
 @pytest.fixture

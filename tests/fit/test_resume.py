@@ -20,6 +20,8 @@ from keras_compress.engines.snapshot import take
 from keras_compress.engines.state import Phase, State
 from keras_compress.fit.backup import Backups
 
+pytestmark = pytest.mark.timeout(300)  # the first test with `killed` waits for its trainings
+
 
 class StopError(Exception):
     """Interrupts a fit; the process lives on."""

@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import load_child
+from helpers.replacing import replaced, room_for
 from helpers.untouched import untouched
 
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.engines.snapshot import restore_arrays, take
 from keras_compress.engines.state import Phase, State
+
+pytestmark = pytest.mark.timeout(300)  # the first test with `saved` waits for every training
 
 STEPS, BATCH = 4, 16  # updates of an epoch, and what makes them of the data
 SCHEDULE = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=18, frequency=3)
@@ -227,6 +230,22 @@ def test_a_state_that_stood_there_survives_a_failing_save(step, tmp_path, monkey
         patched.setattr(os, step, fail)
         with pytest.raises(OSError, match="No space left"):
             State(step=99).save(path)
+    assert os.listdir(tmp_path) == ["state.npz"]
+    assert_equal_states(State.load(path), FULL)
+
+
+def test_a_state_replaces_the_one_that_stood_there_and_is_not_written_into_it(tmp_path):
+    path = tmp_path / "state.npz"
+    with replaced(path):
+        FULL.save(path)
+    assert_equal_states(State.load(path), FULL)
+
+
+def test_a_state_survives_a_disk_that_ends_in_the_middle_of_the_next(tmp_path):
+    path = tmp_path / "state.npz"
+    FULL.save(path)
+    with room_for(200), pytest.raises(OSError, match=f"File too large: '{path}'"):
+        State(step=99).save(path)
     assert os.listdir(tmp_path) == ["state.npz"]
     assert_equal_states(State.load(path), FULL)
 

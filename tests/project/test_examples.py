@@ -12,6 +12,8 @@ import pytest
 
 import keras_compress as kc
 
+pytestmark = pytest.mark.timeout(600)  # whole scripts in processes of their own
+
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLES, BENCHMARKS = ROOT / "examples", ROOT / "benchmarks"
 

@@ -26,6 +26,7 @@ def section(title):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # the whole README as one script
 def test_the_python_of_the_readme_runs(keras, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.replacing import replaced, room_for
 from helpers.tflite_files import file_of
 
 from keras_compress.tflite import Conversion, convert, load_tflite, write_c_array
@@ -107,6 +108,22 @@ def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_c_array(tmp_path / "net.tflite", file_of("float32"))
     assert Path(source).read_text() == before
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["net.cc", "net.h", "net.tflite"]
+
+
+def test_older_files_are_replaced_and_not_written_into(tmp_path):
+    with replaced(tmp_path / "net.h", tmp_path / "net.cc"):
+        write_c_array(tmp_path / "net.tflite", file_of("int8"))
+
+
+def test_a_disk_that_ends_in_the_middle_leaves_what_was_there(tmp_path):
+    header, source = map(Path, written(tmp_path, "net.tflite"))
+    data, before = file_of("float32"), source.read_text()
+    with room_for(4096), pytest.raises(OSError, match=f"File too large: '{source}'"):
+        write_c_array(tmp_path / "net.tflite", data)
+    assert source.read_text() == before
+    assert hashlib.sha256(data).hexdigest() in header.read_text()  # whole, for it had room
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["net.cc", "net.h", "net.tflite"]
 

@@ -496,7 +496,7 @@ def _wait_until_gone(pid, tmp_path):
 def test_the_worker_ends_with_its_parent(tmp_path):
     pid, result = _run_script(
         """
-        from keras_compress.tflite.process import Session, worker_pid
+        from keras_compress.tflite.conversion.process import Session, worker_pid
         with Session():
             print(worker_pid(), flush=True)
         """,
@@ -511,7 +511,7 @@ def test_the_worker_ends_with_its_parent(tmp_path):
 def test_the_worker_ends_when_its_parent_is_killed(tmp_path):
     pid, result = _run_script(
         """
-        from keras_compress.tflite.process import Session, worker_pid
+        from keras_compress.tflite.conversion.process import Session, worker_pid
         with Session():
             print(worker_pid(), flush=True)
             os.kill(os.getpid(), 9)
@@ -525,7 +525,7 @@ def test_the_worker_ends_when_its_parent_is_killed(tmp_path):
 def test_a_fork_starts_its_own_worker_and_leaves_the_parents_alone(tmp_path):
     _, result = _run_script(
         """
-        from keras_compress.tflite.process import Session, worker_pid
+        from keras_compress.tflite.conversion.process import Session, worker_pid
         with Session() as session:
             first, folder = worker_pid(), session.folder.parent
         print(first, flush=True)

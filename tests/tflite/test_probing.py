@@ -110,7 +110,7 @@ BAD_JOBS = {
     "error": "KeyError: 'no such thing'",
 }
 PROBE_WITH_BAD_JOBS = """
-from keras_compress.tflite import probe
+from keras_compress.tflite.probe import child as probe
 
 def error(data):
     raise KeyError("no such thing")

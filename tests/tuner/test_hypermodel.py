@@ -26,6 +26,8 @@ from keras_compress.frameworks.choose import adapter_of
 from keras_compress.tuner import CompressionHyperModel, SparsitySearch, baseline
 from keras_compress.tuner.memory import forget_graphs
 
+pytestmark = pytest.mark.timeout(300)  # whole searches, one of them in a fixture
+
 ROWS, BATCH, VALIDATION = 160, 32, 90
 BEST_FILE = keras_tuner.Objective("tflite_accuracy", "max")
 

@@ -16,6 +16,8 @@ from keras_compress.engines.engine import engine_of
 from keras_compress.tuner import SparsitySearch, question
 from keras_compress.tuner.trials import TrialResult, dominates, drawn
 
+pytestmark = pytest.mark.timeout(300)  # whole searches, one of them in a fixture
+
 TRIALS = 4
 HYPERBAND = {"tuner": "hyperband", "max_trials": None, "max_epochs": 3}
 

@@ -14,7 +14,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from helpers import search_child
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # two and more processes that search
 
 FILES = ("model.tflite", "model.tflite.json", "weights.npz", "state.npz")
 

@@ -11,13 +11,13 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import tensorflow as tf
 
 from keras_compress.frameworks.adapter import Adapter
-from keras_compress.frameworks.protocols import Method
+from keras_compress.frameworks.protocols import KerasVariable, Method
 
 
 class Constant(Protocol):
@@ -34,7 +34,7 @@ class Constant(Protocol):
 def number(adapter: Adapter, value: object, shape: Sequence[int] | None) -> tf.Tensor:
     """What a `Constant` rounds, as it is."""
     if not isinstance(value, int | float | np.ndarray | np.number):
-        value = adapter.tf_variable(value)
+        value = adapter.tf_variable(cast(KerasVariable, value))
     own = tf.cast(tf.convert_to_tensor(value), tf.float32)
     return own if shape is None else tf.reshape(own, shape)
 
@@ -376,7 +376,7 @@ def _finished_rows(layer: Any, outputs: tf.Tensor) -> tf.Tensor:
 # --- normalizations
 
 
-def normalization_roles(node: Any) -> dict[str, None]:
+def normalization_roles(node: object) -> dict[str, Any]:
     return dict.fromkeys(
         ("mean", "centred", "square", "power", "variance", "inverse", "normalized", "scaled")
     )

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -177,8 +177,9 @@ class PatchedQuantizers(Quantizers):
             offset_on_grid=functools.partial(self._offset_on_grid, plan),
         )
         form = plan.row.form or forms.Call.run
-        if _is_activation(plan):
-            form = functools.partial(self._activated_call, plan)
+        bare = _bare_activation(plan)
+        if bare is not None:
+            form = functools.partial(self._activated_call, plan, bare)
         if self.mode.phase.rounds:
             return form(call)
         if any(self.activations[key].range is not None for key in plan.inner.values()):
@@ -223,11 +224,12 @@ class PatchedQuantizers(Quantizers):
                 if self.mode.exporting:
                     lifts = 2 if plan.norm is not None and quantizer.rank == 2 else plan.row.lifts
                 swaps[storage] = quantizer(dtype, lifts)
-            if plan.kernels and plan.norm is None and self._on_grid(plan):
+            source = self._grid_source(plan)
+            if plan.kernels and plan.norm is None and source is not None:
                 bias = self._bias(plan)
                 if bias is not None:
                     swaps["bias"] = tf.cast(
-                        self.mode.number(lambda: on_grid(bias(), self._grid(plan))), dtype
+                        self.mode.number(lambda: on_grid(bias(), self._grid(plan, source))), dtype
                     )
         if plan.activation is not None and "activation" in own:
             swaps["activation"] = self._activation(plan, own["activation"])
@@ -245,46 +247,52 @@ class PatchedQuantizers(Quantizers):
         variable = self._adapter.tf_variable(bias)
         return lambda: tf.cast(tf.convert_to_tensor(variable), tf.float32)
 
-    def _on_grid(self, plan: OperationPlan) -> bool:
-        """Whether biases are rounded: to int32, which no training step would notice."""
-        return plan.source is not None and not self.mode.updating
+    def _grid_source(self, plan: OperationPlan) -> str | None:
+        """What rounds the input where biases are rounded too; None where they are not: it is to
+        int32, which no training step would notice.
+        """
+        return None if self.mode.updating else plan.source
 
-    def _grid(self, plan: OperationPlan) -> tf.Tensor:
+    def _grid(self, plan: OperationPlan, source: str) -> tf.Tensor:
         """The step of the integer sum that a kernel layer computes, () or (channels,)."""
         *_, kernel = self._kernels_of[plan.key].values()  # a separable one ends in its pointwise
-        return self.activations[plan.source].scale() * kernel.scale()
+        return self.activations[source].scale() * kernel.scale()
 
     def _offset_on_grid(
         self, plan: OperationPlan, factor: tf.Tensor, offset: tf.Tensor
     ) -> tf.Tensor:
         """A batch norm's offset, moved to what the integer bias that it becomes can hold."""
         front = plan.front
-        if not self._on_grid(front or plan):
+        source = self._grid_source(front or plan)
+        if source is None:
             return offset
         if front is None:
             # On its own it is a depthwise convolution whose kernel is `factor`.
-            return on_grid(offset, self.activations[plan.source].scale() * tf.abs(factor) / 127.0)
+            return on_grid(offset, self.activations[source].scale() * tf.abs(factor) / 127.0)
         bias = self._bias(front)
         total = offset if bias is None else offset + bias() * factor
-        return offset + on_grid(total, self._grid(front) * tf.abs(factor)) - total
+        return offset + on_grid(total, self._grid(front, source) * tf.abs(factor)) - total
 
     def _activation(self, plan: OperationPlan, function: Activation) -> Activation:
         """What stands in for a layer's own activation."""
+        form = None if plan.activation is None else plan.activation.form
 
         def activation(tensor: tf.Tensor) -> tf.Tensor:
             if plan.before is not None:
                 tensor = self._round(plan, "before", plan.before, tensor)
-            if plan.activation.form is not None and self.mode.phase.rounds:
-                return self._activated(plan, function, tensor)
+            if form is not None and self.mode.phase.rounds:
+                return self._activated(plan, form, function, tensor)
             return function(tensor)
 
         return activation
 
-    def _activated_call(self, plan: OperationPlan, call: forms.Call) -> tf.Tensor:
+    def _activated_call(
+        self, plan: OperationPlan, form: forms.ActivationForm, call: forms.Call
+    ) -> tf.Tensor:
         def function(x: tf.Tensor) -> tf.Tensor:
             return call.run_on([x])  # with the arguments of this call
 
-        return self._activated(plan, function, call.inputs[0])
+        return self._activated(plan, form, function, call.inputs[0])
 
     def _constant(
         self, value: object, shape: Sequence[int] | None = None, by_converter: bool = False
@@ -301,12 +309,16 @@ class PatchedQuantizers(Quantizers):
             self.mode.number(numbers), low, high, narrow_range=by_converter
         )
 
-    def _activated(self, plan: OperationPlan, function: Activation, tensor: tf.Tensor) -> tf.Tensor:
+    def _activated(
+        self,
+        plan: OperationPlan,
+        form: forms.ActivationForm,
+        function: Activation,
+        tensor: tf.Tensor,
+    ) -> tf.Tensor:
         quantize = functools.partial(self._inside, plan)
-        exporting = self.mode.exporting
-        return plan.activation.form(
-            forms.ActivationCall(tensor, function, quantize, self._constant, exporting)
-        )
+        call = forms.ActivationCall(tensor, function, quantize, self._constant, self.mode.exporting)
+        return form(call)
 
     def kernels_by_path(self) -> Iterator[tuple[str, str, tf.Variable]]:
         paths = {plan.key: plan.path for plan in self.placement.operations}
@@ -317,7 +329,8 @@ class PatchedQuantizers(Quantizers):
     def kernel_scale(self, kernel: tf.Variable) -> np.ndarray | None:
         for quantizer in self.kernels.values():
             if quantizer.variable is kernel:
-                return quantizer.scale().numpy()
+                scale: np.ndarray = quantizer.scale().numpy()
+                return scale
         return None
 
     def ranges(self) -> dict[str, np.ndarray]:
@@ -338,11 +351,11 @@ class PatchedQuantizers(Quantizers):
 
     def read_from(self, state: State) -> None:
         for key, value in state.ranges.items():
-            self.activations[key].range.assign(value)
+            self._range(key).assign(value)
         for key, quantizer in self.kernels.items():
             if key in state.kernel_ranges:
                 quantizer.freeze()
-                quantizer.frozen.assign(state.kernel_ranges[key])
+                cast(tf.Variable, quantizer.frozen).assign(state.kernel_ranges[key])
             else:
                 quantizer.renew()  # it was frozen for other weights
 
@@ -350,17 +363,22 @@ class PatchedQuantizers(Quantizers):
         key = self.placement.inputs[position]
         if key is None:
             return None
-        low, high = self.activations[key].range.numpy()
+        low, high = self._range(key).numpy()
         return float(low), float(high)
 
     def set_input_range(self, position: int, limits: tuple[float, float]) -> None:
-        self.activations[self.placement.inputs[position]].range.assign(limits)
+        self._range(cast(str, self.placement.inputs[position])).assign(limits)
+
+    def _range(self, key: str) -> tf.Variable:
+        """The range of a quantizer that follows its tensor."""
+        return self.activations[key].range
 
 
-def _is_activation(plan: OperationPlan) -> bool:
-    """Whether the operation is a bare activation with a form, not a layer that holds one."""
-    has_form = plan.activation is not None and plan.activation.form is not None
-    return has_form and not hasattr(plan.operation, "activation")
+def _bare_activation(plan: OperationPlan) -> forms.ActivationForm | None:
+    """The form of an operation that is an activation; None of a layer that holds one."""
+    if plan.activation is None or hasattr(plan.operation, "activation"):
+        return None
+    return plan.activation.form
 
 
 def _end(numbers: Callable[[], tf.Tensor], symmetric: bool, which: int) -> tf.Tensor:

@@ -162,7 +162,8 @@ def _inverted(layer: Any) -> str | None:
 
 def _along_others(node: Node) -> str | None:
     """Of a normalization by constants: only along the last axis."""
-    axis = node.operation.axis
+    layer: Any = node.operation
+    axis = layer.axis
     axes = () if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
     last = len(node.shapes[0][0]) - 1
     return None if axes in ((), (-1,), (last,)) else f"axis {axes} is not the last"

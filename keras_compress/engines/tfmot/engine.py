@@ -164,9 +164,10 @@ class Tfmot(Engine):
         # What `save_model`, the function, asks a model for.
         self._undo.append(wrap_method(self.model, "get_build_config", self._refusing_config))
         if self._done is not None:
-            before = list(self.model.output_names)
-            self.model.output_names = [self._plain_name(name) for name in before]
-            self._undo.append(lambda: setattr(self.model, "output_names", before))
+            model: Any = self.model  # tf_keras alone has this attribute
+            before = list(model.output_names)
+            model.output_names = [self._plain_name(name) for name in before]
+            self._undo.append(lambda: setattr(model, "output_names", before))
 
     def _go_on(self) -> None:
         """Count on from where tfmot's own callback has brought the wrappers of a model."""

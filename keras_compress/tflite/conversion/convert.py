@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from keras_compress.specs.export import END_TYPES
 from keras_compress.tflite.conversion.graph_defs import release
 from keras_compress.tflite.conversion.process import Session, WorkerCrashError, WorkerTimeoutError
 from keras_compress.tflite.probe.probing import trust
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 MODES = tuple(END_TYPES)
 
@@ -98,7 +101,7 @@ class Conversion:
 
 
 def convert(
-    function: Any,
+    function: tf.types.experimental.ConcreteFunction,
     how: Conversion,
     *,
     representative: Iterable[Mapping[str, np.ndarray]] | None = None,
@@ -133,7 +136,7 @@ def convert(
     return data
 
 
-def measure(function: Any, how: Conversion) -> tuple[int, int]:
+def measure(function: tf.types.experimental.ConcreteFunction, how: Conversion) -> tuple[int, int]:
     """How large the file of a function would be: (bytes, zipped bytes). It is made in the child
     process and stays there. Arguments and errors as of `convert`.
     """
@@ -142,7 +145,7 @@ def measure(function: Any, how: Conversion) -> tuple[int, int]:
 
 
 def _run(
-    function: Any,
+    function: tf.types.experimental.ConcreteFunction,
     how: Conversion,
     result: str,
     representative: Iterable[Mapping[str, np.ndarray]] | None = None,
@@ -152,7 +155,7 @@ def _run(
     inputs, outputs = _ends(function)
     types = [how.input_type, how.output_type]
     input_type, output_type = (given or END_TYPES[how.mode][0] for given in types)
-    job = {
+    job: dict[str, Any] = {
         "inputs": inputs,
         "outputs": outputs,
         "mode": how.mode,
@@ -202,7 +205,9 @@ def _run(
         return (session.folder / result).read_bytes()
 
 
-def _ends(function: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _ends(
+    function: tf.types.experimental.ConcreteFunction,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Name, tensor, shape and dtype of each input, name and tensor of each output, in the model's
     order.
 
@@ -240,7 +245,9 @@ def _ends(function: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     )
 
 
-def _write_function(folder: Path, function: Any) -> list[dict[str, Any]]:
+def _write_function(
+    folder: Path, function: tf.types.experimental.ConcreteFunction
+) -> list[dict[str, Any]]:
     """Write the graph without its weights, and the weights one by one: so the parent never holds a
     second copy of them all. Returns what is captured, in the order of the files.
     """
@@ -268,7 +275,7 @@ def _write_function(folder: Path, function: Any) -> list[dict[str, Any]]:
     return captures
 
 
-def _in_order(structure: Any, *, flat: bool) -> Iterator[Any]:
+def _in_order(structure: object, *, flat: bool) -> Iterator[tf.TensorSpec]:
     """The specs in a nested signature: as TensorFlow flattens it, or in the dicts' own order."""
     if isinstance(structure, Mapping):
         for key in sorted(structure) if flat else structure:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,11 @@ from keras_compress.tflite.file.flatbuffer import (
     undefined_tensors,
     unpack,
 )
+from keras_compress.tflite.file.schema import TensorT
 from keras_compress.tflite.file.small_kernels import quantize_small_kernels
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 Job = dict[str, Any]
 
@@ -67,7 +71,9 @@ def convert_job(folder: Path, job: Job, progress: Callable[[int], None]) -> byte
     return pack(model, len(data))
 
 
-def _rebuilt(folder: Path, job: Job) -> tuple[Any, list[Any]]:
+def _rebuilt(
+    folder: Path, job: Job
+) -> tuple[tf.types.experimental.ConcreteFunction, list[tf.Variable | np.ndarray]]:
     """The parent's function, with variables of this process, and these."""
     import tensorflow as tf
 
@@ -81,7 +87,7 @@ def _rebuilt(folder: Path, job: Job) -> tuple[Any, list[Any]]:
         value = np.load(folder / f"capture_{position}.npy").view(dtype.as_numpy_dtype)
         values.append(tf.Variable(value, dtype=dtype) if capture["variable"] else value)
 
-    def build(*inputs: Any) -> list[Any]:
+    def build(*inputs: tf.Tensor) -> list[tf.Tensor]:
         graph = tf.compat.v1.get_default_graph()
         given = {end["tensor"]: tensor for end, tensor in zip(job["inputs"], inputs, strict=True)}
         for capture, value in zip(job["captures"], values, strict=True):
@@ -112,7 +118,7 @@ def _rebuilt(folder: Path, job: Job) -> tuple[Any, list[Any]]:
     return function.get_concrete_function(), values
 
 
-def frozen(function: Any) -> Any:
+def frozen(function: tf.types.experimental.ConcreteFunction) -> tf.compat.v1.GraphDef:
     """The graph of a ConcreteFunction as a GraphDef with constants for its variables.
 
     The two halves of `convert_variables_to_constants_v2`, private, without the third, which makes a
@@ -127,7 +133,9 @@ def frozen(function: Any) -> Any:
     return convert_to_constants._replace_variables_by_constants(variables)[0]
 
 
-def _without_variables(function: Any, job: Job) -> Any:
+def _without_variables(
+    function: tf.types.experimental.ConcreteFunction, job: Job
+) -> tf.types.experimental.ConcreteFunction:
     import tensorflow as tf
 
     graph_def = frozen(function)
@@ -144,7 +152,7 @@ def _without_variables(function: Any, job: Job) -> Any:
     return wrapped.prune(inputs, outputs)
 
 
-def _set_mode(converter: Any, job: Job) -> None:
+def _set_mode(converter: tf.lite.TFLiteConverter, job: Job) -> None:
     import tensorflow as tf
 
     mode = job["mode"]
@@ -169,7 +177,7 @@ def _set_mode(converter: Any, job: Job) -> None:
 
 
 @contextlib.contextmanager
-def _given_ranges(converter: Any, job: Job) -> Iterator[None]:
+def _given_ranges(converter: tf.lite.TFLiteConverter, job: Job) -> Iterator[None]:
     """Converts with the ranges that the job names, in the place of calibrated or missing ones.
 
     Private, since the public converter has only TF1's way, which leaves most of a file in float. A
@@ -182,8 +190,9 @@ def _given_ranges(converter: Any, job: Job) -> Iterator[None]:
         return
     quantize, arguments = lite._mlir_quantize, converter._get_base_converter_args
 
-    def quantize_with_ranges(calibrated: bytes, *args: Any, **kwargs: Any) -> bytes:
-        return quantize(_with_ranges(calibrated, job), *args, **kwargs)
+    def quantize_with_ranges(calibrated: bytes, *args: object, **kwargs: object) -> bytes:
+        quantized: bytes = quantize(_with_ranges(calibrated, job), *args, **kwargs)
+        return quantized
 
     lite._mlir_quantize = quantize_with_ranges
     if job["quantized"] and job["default_range"]:
@@ -216,7 +225,7 @@ def _with_ranges(calibrated: bytes, job: Job) -> bytes:
     return pack(model, len(calibrated))
 
 
-def _set_range(tensor: Any, minimum: float, maximum: float) -> None:
+def _set_range(tensor: TensorT, minimum: float, maximum: float) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
     tensor.quantization = schema.QuantizationParametersT(min=[minimum], max=[maximum])
@@ -226,7 +235,7 @@ def _nothing(job: Job) -> list[np.ndarray]:
     return [np.zeros(end["shape"], end["dtype"]) for end in job["inputs"]]
 
 
-def _samples(folder: Path, job: Job, progress: Callable[[int], None]) -> Iterator[list[Any]]:
+def _samples(folder: Path, job: Job, progress: Callable[[int], None]) -> Iterator[list[np.ndarray]]:
     for position in range(job["samples"]):
         with np.load(folder / f"sample_{position}.npz") as sample:
             yield [sample[f"input_{i}"] for i in range(len(job["inputs"]))]

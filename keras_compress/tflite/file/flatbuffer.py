@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from keras_compress._shared.checks import type_error, value_error
+from keras_compress.tflite.file.schema import Integers, ModelT, TensorMapT, TensorT, Text
 
 IDENTIFIER = b"TFL3"
 SIGNATURE = "serving_default"
@@ -51,7 +51,7 @@ def described(source: str | os.PathLike[str] | bytes) -> str:
     return repr(os.fspath(source))
 
 
-def unpack(data: bytes, owner: str) -> Any:
+def unpack(data: bytes, owner: str) -> ModelT:
     """The schema library's `ModelT` of these bytes.
 
     Raises:
@@ -60,7 +60,7 @@ def unpack(data: bytes, owner: str) -> Any:
     from ai_edge_litert import schema_py_generated as schema
 
     with refusing_damage(data, owner):
-        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+        model: ModelT = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
         if not model.subgraphs or model.operatorCodes is None:
             raise ValueError("no graph")
     return model
@@ -80,7 +80,7 @@ def refusing_damage(data: bytes, owner: str) -> Iterator[None]:
         ) from error
 
 
-def pack(model: Any, size: int) -> bytes:
+def pack(model: ModelT, size: int) -> bytes:
     """The file of a `ModelT`; `size` is about how many bytes it will have."""
     import flatbuffers
 
@@ -89,18 +89,18 @@ def pack(model: Any, size: int) -> bytes:
     return bytes(builder.Output())
 
 
-def text(value: bytes | str | None) -> str:
+def text(value: Text) -> str:
     """A name of the schema library, which gives bytes."""
     return value.decode(errors="replace") if isinstance(value, bytes) else (value or "")
 
 
-def is_stored(model: Any, tensor: Any) -> bool:
+def is_stored(model: ModelT, tensor: TensorT) -> bool:
     """Whether the numbers of a tensor stand in the file; else they are computed."""
     data = model.buffers[tensor.buffer].data
     return data is not None and len(data) > 0
 
 
-def scale_of(tensor: Any) -> tuple[float, int] | None:
+def scale_of(tensor: TensorT) -> tuple[float, int] | None:
     """(scale, zero point) of a tensor that has one for all of it."""
     quantization = tensor.quantization
     if quantization is None or quantization.scale is None or len(quantization.scale) != 1:
@@ -108,7 +108,7 @@ def scale_of(tensor: Any) -> tuple[float, int] | None:
     return float(quantization.scale[0]), int(quantization.zeroPoint[0])
 
 
-def end_names(model: Any) -> tuple[list[str], list[str]]:
+def end_names(model: ModelT) -> tuple[list[str], list[str]]:
     """Names of the inputs and outputs of a `ModelT`, in the file's order.
 
     They are the signature's where there is one (another converter leaves tensor names like
@@ -117,7 +117,7 @@ def end_names(model: Any) -> tuple[list[str], list[str]]:
     graph = model.subgraphs[0]
     signature = next((s for s in model.signatureDefs or [] if s.subgraphIndex == 0), None)
 
-    def names(ends: Sequence[int], maps: Sequence[Any] | None) -> list[str]:
+    def names(ends: Integers, maps: Sequence[TensorMapT] | None) -> list[str]:
         free = [(entry.tensorIndex, text(entry.name)) for entry in maps or []]
         found = []
         for index in ends:
@@ -130,17 +130,17 @@ def end_names(model: Any) -> tuple[list[str], list[str]]:
         return found
 
     return (
-        names(graph.inputs, signature and signature.inputs),
-        names(graph.outputs, signature and signature.outputs),
+        names(graph.inputs, None if signature is None else signature.inputs),
+        names(graph.outputs, None if signature is None else signature.outputs),
     )
 
 
-def custom_ops(model: Any) -> list[str]:
+def custom_ops(model: ModelT) -> list[str]:
     """Names of the ops that TFLite does not know, and whoever runs the file has to bring."""
     return sorted({text(code.customCode) for code in model.operatorCodes if code.customCode})
 
 
-def undefined_tensors(model: Any) -> list[str]:
+def undefined_tensors(model: ModelT) -> list[str]:
     """Names of tensors that some op reads and nothing defines: such a file cannot run.
 
     The converter leaves one behind when an input of the model goes through two fake-quant ops.
@@ -157,7 +157,7 @@ def undefined_tensors(model: Any) -> list[str]:
     return missing
 
 
-def name_ends(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+def name_ends(model: ModelT, inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """Renames inputs and outputs, in the file's order, and adds the signature with these names.
 
     A tensor that is two ends at once (an input passed through, one tensor as two outputs) can bear
@@ -180,7 +180,7 @@ def name_ends(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None
         elif text(tensor.name) in taken:
             tensor.name = text(tensor.name) + "_inner"
 
-    def maps(names: Sequence[str], indices: Sequence[int]) -> list[Any]:
+    def maps(names: Sequence[str], indices: Integers) -> list[TensorMapT]:
         return [
             schema.TensorMapT(name=name, tensorIndex=int(index))
             for name, index in zip(names, indices, strict=True)
@@ -196,7 +196,7 @@ def name_ends(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None
     ]
 
 
-def drop_waste(model: Any) -> None:
+def drop_waste(model: ModelT) -> None:
     """Leave out what the converter writes and no runtime reads: an empty buffer for each tensor
     that is computed (by the schema, number 0 is everybody's), the extremes of what has scales, and
     the converter's own version, which stands in the record.

@@ -6,8 +6,8 @@ import collections
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,8 +19,17 @@ from keras_compress.tflite.file.flatbuffer import (
     unpack,
 )
 from keras_compress.tflite.file.report import FileReport, FloatOp, OpReport, TensorReport
+from keras_compress.tflite.file.schema import (
+    BufferT,
+    ModelT,
+    OperatorCodeT,
+    SubGraphT,
+    TensorT,
+)
 from keras_compress.tflite.file.stored import bits_of, index_bytes, numbers_of
 from keras_compress.tflite.probe.probing import check_harmless
+
+Item = TypeVar("Item")
 
 _FLOATS = ("float32", "float16", "float64", "bfloat16")
 # The inputs of an op that are weights, where they are constants.
@@ -69,7 +78,7 @@ def read_report(data: bytes) -> FileReport:
         return _report_of(model, data)
 
 
-def _report_of(model: Any, data: bytes) -> FileReport:
+def _report_of(model: ModelT, data: bytes) -> FileReport:
     values: dict[str, np.ndarray] = {}
     ops: list[OpReport] = []
     tensors: list[TensorReport] = []
@@ -116,7 +125,7 @@ def _report_of(model: Any, data: bytes) -> FileReport:
     )
 
 
-def _kernels(model: Any, graph: Any) -> set[int]:
+def _kernels(model: ModelT, graph: SubGraphT) -> set[int]:
     """The constant tensors of a graph that are weights of its ops."""
     expanded: dict[int, int] = {}
     found = set()
@@ -145,7 +154,7 @@ def _with_neighbours(ops: list[tuple[FloatOp, set[int]]]) -> Iterator[FloatOp]:
         yield dataclasses.replace(op, beside=tuple(beside))
 
 
-def _output_scales(model: Any) -> Iterator[float | None]:
+def _output_scales(model: ModelT) -> Iterator[float | None]:
     graph = model.subgraphs[0]
     source = {
         int(operator.outputs[0]): int(operator.inputs[0])
@@ -158,7 +167,7 @@ def _output_scales(model: Any) -> Iterator[float | None]:
         yield float(scales[0]) if len(scales) else None
 
 
-def _indices(values: Any) -> Any:
+def _indices(values: Sequence[Item] | np.ndarray | None) -> Sequence[Item] | np.ndarray:
     return [] if values is None else values
 
 
@@ -170,20 +179,22 @@ def _names_of(enumeration: str) -> dict[int, str]:
     return {value: name for name, value in members.items() if isinstance(value, int)}
 
 
-def op_name(code: Any) -> str:
+def op_name(code: OperatorCodeT) -> str:
     # Old files keep the code in a byte of its own; whichever is larger is the true one.
     builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
     name = _names_of("BuiltinOperator").get(builtin, f"BUILTIN_{builtin}")
     return text(code.customCode) if name == "CUSTOM" else name
 
 
-def _raw(tensor: Any, buffers: Any) -> np.ndarray:
+def _raw(tensor: TensorT, buffers: Sequence[BufferT]) -> np.ndarray:
     """The bytes of a tensor in the file, none for one that is computed."""
     data = buffers[tensor.buffer].data
     return np.zeros(0, np.uint8) if data is None else np.asarray(data, np.uint8)
 
 
-def _tensor(tensor: Any, buffers: Any, kernel: bool, values: dict[str, np.ndarray]) -> TensorReport:
+def _tensor(
+    tensor: TensorT, buffers: Sequence[BufferT], kernel: bool, values: dict[str, np.ndarray]
+) -> TensorReport:
     name = text(tensor.name)
     dtype = _names_of("TensorType").get(tensor.type, f"type_{tensor.type}").lower()
     shape = tuple(int(size) for size in _indices(tensor.shape))
@@ -192,7 +203,7 @@ def _tensor(tensor: Any, buffers: Any, kernel: bool, values: dict[str, np.ndarra
     axis = None
     quantization = tensor.quantization
     if quantization is not None and len(_indices(quantization.scale)):
-        scales = tuple(float(scale) for scale in quantization.scale)
+        scales = tuple(float(scale) for scale in _indices(quantization.scale))
         zero_points = tuple(int(zero) for zero in _indices(quantization.zeroPoint))
         axis = int(quantization.quantizedDimension) if len(scales) > 1 else None
     raw = _raw(tensor, buffers)
@@ -216,7 +227,9 @@ def _tensor(tensor: Any, buffers: Any, kernel: bool, values: dict[str, np.ndarra
     )
 
 
-def _zero(zero_points: tuple[int, ...], axis: int | None, shape: tuple[int, ...]) -> Any:
+def _zero(
+    zero_points: tuple[int, ...], axis: int | None, shape: tuple[int, ...]
+) -> int | np.ndarray:
     """The numbers that mean 0.0: one, or one for each channel along `axis`."""
     if len(set(zero_points)) < 2 or axis is None:
         return zero_points[0] if zero_points else 0

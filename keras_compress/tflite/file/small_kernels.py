@@ -7,12 +7,12 @@ file. They are rounded here as it rounds the others: symmetrically, by output ch
 from __future__ import annotations
 
 import collections
-from typing import Any
 
 import numpy as np
 
 from keras_compress.tflite.file.flatbuffer import is_stored
 from keras_compress.tflite.file.inspect import op_name
+from keras_compress.tflite.file.schema import ModelT, TensorT
 
 KERNELS = {"CONV_2D": (0, 5), "DEPTHWISE_CONV_2D": (3, 6), "FULLY_CONNECTED": (0, 12)}
 """Op -> the channel axis of its kernel, and the version of the op that takes float activations with
@@ -20,7 +20,7 @@ such a kernel, as the converter writes it.
 """
 
 
-def quantize_small_kernels(model: Any) -> None:
+def quantize_small_kernels(model: ModelT) -> None:
     """Give the float kernels of a `ModelT` of mode "dynamic" int8 too."""
     from ai_edge_litert import schema_py_generated as schema
 
@@ -49,7 +49,7 @@ def quantize_small_kernels(model: Any) -> None:
                 operator.builtinOptions.asymmetricQuantizeInputs = True
 
 
-def _quantize(model: Any, kernel: Any, numbers: np.ndarray, axis: int) -> None:
+def _quantize(model: ModelT, kernel: TensorT, numbers: np.ndarray, axis: int) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
     others = tuple(i for i in range(numbers.ndim) if i != axis)

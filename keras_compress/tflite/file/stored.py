@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+
+from keras_compress.tflite.file.schema import IndexVectorT, SparsityT
 
 # Narrower than a byte: bits, and whether there is a sign. The lowest bits of a byte come first.
 _NARROW = {"int4": (4, True), "uint4": (4, False), "int2": (2, True)}
@@ -25,7 +26,7 @@ def bits_of(dtype: str) -> int:
 
 
 def numbers_of(
-    raw: np.ndarray, dtype: str, shape: tuple[int, ...], sparsity: Any
+    raw: np.ndarray, dtype: str, shape: tuple[int, ...], sparsity: SparsityT | None
 ) -> np.ndarray | None:
     """The numbers of a tensor in its dense shape; None for kinds that are no plain numbers.
 
@@ -39,6 +40,7 @@ def numbers_of(
         ValueError, IndexError: bytes, shape and `sparsity` do not fit each other.
     """
     count = math.prod(shape)
+    numbers: np.ndarray
     if dtype in _NARROW:
         # Sparse ones fill whole bytes too: there can be more numbers than the tensor has.
         numbers = _widened(raw, *_NARROW[dtype])[: count if sparsity is None else None]
@@ -57,13 +59,13 @@ def numbers_of(
 
 def _widened(raw: np.ndarray, bits: int, signed: bool) -> np.ndarray:
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    fields = ((raw[:, None] >> shifts) & (2**bits - 1)).reshape(-1).astype(np.int8)
+    fields: np.ndarray = ((raw[:, None] >> shifts) & (2**bits - 1)).reshape(-1).astype(np.int8)
     if not signed:
         return fields
     return np.where(fields >= 2 ** (bits - 1), fields - 2**bits, fields).astype(np.int8)
 
 
-def _dense(numbers: np.ndarray, shape: tuple[int, ...], sparsity: Any) -> np.ndarray:
+def _dense(numbers: np.ndarray, shape: tuple[int, ...], sparsity: SparsityT) -> np.ndarray:
     """What TFLite's sparse format means: a tree with one level for each axis, in the order of the
     traversal, blocks as further axes below; the stored numbers are its leaves from left to right.
     """
@@ -81,7 +83,7 @@ def _dense(numbers: np.ndarray, shape: tuple[int, ...], sparsity: Any) -> np.nda
             along = np.arange(level.denseSize) * steps[axis]
             places = (places[:, None] + along).reshape(-1)
         else:
-            children = np.diff(_vector(level.arraySegments).astype(np.int64))
+            children: np.ndarray = np.diff(_vector(level.arraySegments).astype(np.int64))
             along = _vector(level.arrayIndices).astype(np.int64) * steps[axis]
             places = np.repeat(places, children) + along
     if places.size and places.min() < 0:
@@ -91,7 +93,7 @@ def _dense(numbers: np.ndarray, shape: tuple[int, ...], sparsity: Any) -> np.nda
     return dense.reshape(shape)
 
 
-def index_bytes(sparsity: Any) -> int:
+def index_bytes(sparsity: SparsityT | None) -> int:
     """Bytes that the file stores to say where the numbers of a sparse tensor belong."""
     levels = [] if sparsity is None else sparsity.dimMetadata or []
     return sum(
@@ -99,7 +101,7 @@ def index_bytes(sparsity: Any) -> int:
     )
 
 
-def _vector(vector: Any) -> np.ndarray:
+def _vector(vector: IndexVectorT | None) -> np.ndarray:
     """The schema leaves out a vector of a dense level, and the values of an empty one."""
     values = None if vector is None else vector.values
     return np.zeros(0, np.uint8) if values is None else np.asarray(values)

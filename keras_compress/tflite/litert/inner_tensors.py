@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from keras_compress.tflite.file.flatbuffer import scale_of, text, unpack
 from keras_compress.tflite.file.inspect import op_name
 from keras_compress.tflite.file.report import MOVING
+from keras_compress.tflite.file.schema import OperatorT, SubGraphT
 from keras_compress.tflite.litert.model import TFLiteModel, real_numbers
 
 
@@ -50,9 +50,9 @@ def computed_tensors(
         if op_name(model.operatorCodes[operator.opcodeIndex]) in MOVING:
             continue
         for index in map(int, operator.outputs):
-            scale = scale_of(graph.tensors[index])
-            if scale is not None and not _is_relabelled(graph, operator, index):
-                scales[index] = scale
+            own = scale_of(graph.tensors[index])
+            if own is not None and not _is_relabelled(graph, operator, index):
+                scales[index] = own
     inputs: dict[str, list[np.ndarray]] = {info.name: [] for info in file.inputs}
     found: dict[int, list[np.ndarray]] = {index: [] for index in scales}
     for batch in rows:
@@ -76,7 +76,7 @@ def computed_tensors(
     )
 
 
-def _is_relabelled(graph: Any, operator: Any, index: int) -> bool:
+def _is_relabelled(graph: SubGraphT, operator: OperatorT, index: int) -> bool:
     """Whether an output of the file only has another integer type than the tensor inside."""
     sources = [graph.tensors[int(i)] for i in operator.inputs]
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def _labels(outputs: Sequence[str], wanted: Mapping[str, Any], y: Any) -> dict[s
     return {output: np.asarray(given[output]) for output in wanted}
 
 
-def _is_keras(metric: Any) -> bool:
+def _is_keras(metric: Any) -> TypeGuard[Any]:
     return all(hasattr(metric, verb) for verb in ("reset_state", "update_state", "result"))
 
 

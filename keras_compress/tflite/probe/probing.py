@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from keras_compress.tflite.child_process import Child, Keeper
 from keras_compress.tflite.file.flatbuffer import described
@@ -87,7 +86,9 @@ def trust(data: bytes) -> None:
     _harmless.update((job, _digest(data)) for job in _RULES)
 
 
-def check_harmless(source: Any, data: bytes, job: str, owner: str) -> None:
+def check_harmless(
+    source: str | os.PathLike[str] | bytes, data: bytes, job: str, owner: str
+) -> None:
     """Returns if `data`, read from `source`, can be worked on in this process.
 
     It is tried once in a process; not at all if `trust` was told of it or its record stands beside
@@ -118,7 +119,7 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _is_recorded(source: Any, digest: str) -> bool:
+def _is_recorded(source: str | os.PathLike[str] | bytes, digest: str) -> bool:
     if not isinstance(source, str | os.PathLike):
         return False
     try:
