@@ -222,6 +222,8 @@ def multiply(call: Call) -> tf.Tensor:
 def _chained(
     call: Call, role: str, combine: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 ) -> tf.Tensor:
+    if len(call.inputs) == len(call.operands) == 2:
+        return call.run()
     first, *others, last = _with_constants(call)
     total = first
     for i, other in enumerate(others, start=1):
@@ -247,6 +249,8 @@ def scaled_residual(call: Call) -> tf.Tensor:
 
 
 def subtract(call: Call) -> tf.Tensor:
+    if len(call.inputs) == 2:
+        return call.run()
     one, other = _with_constants(call)
     return one - other
 
