@@ -7,8 +7,9 @@
 
 Each net is a process of its own: built without pretrained weights at its smallest, trained for a
 few steps with pruning and quantization, exported, run by LiteRT. The table tells whether the file
-is all-integer, what in it is float and whose, how far any layer is from the network's on equal inputs
-(in steps of its scale), how long it took to attach, how much memory attaching took, and the bytes.
+is all-integer, what in it is float and whose, how far any layer is from the network's on equal
+inputs (in steps of its scale), how long it took to attach, how much memory attaching took, and the
+bytes.
 
 `--image` is the side of the images; 32 is the least that all families take but those that need 75.
 Accuracy is no part of it: nothing is learned in a few steps of random data.
