@@ -2,11 +2,15 @@
 it was.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers.kinds import CASES, available
 
 import keras_compress as kc
+from keras_compress.engines.in_place import table
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.in_place.table import ACTIVATIONS, TABLE
 from keras_compress.engines.state import Phase
@@ -86,3 +90,78 @@ def shipped(keras, make, shape, path):
     model.fit(x, y, batch_size=16, verbose=0, epochs=2, callbacks=[compress])
     assert compress.report.export.error is None
     return model, x, float_answers, compress.report.export
+
+
+# --- forms are compared with their layers
+
+
+def left_out(keras, make, shape=(12,)):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, keras.layers.Dense(3)(make(inputs)))
+    engine = InPlace(adapter_of(model), model, None, kc.Quantization())
+    engine.attach()
+    return engine.left_out["quantization"]
+
+
+def test_a_function_called_with_an_argument_that_its_form_does_not_know_is_refused(keras):
+    """A form that ignored it would train another network, without a word."""
+    if keras.__name__ == "keras":
+        pytest.skip("no operation of Keras 3 has such an argument")
+    reasons = left_out(keras, lambda t: tf.nn.silu(keras.layers.Dense(5)(t), beta=4.0))
+    ((path, reason),) = reasons.items()
+    assert path == "tf.nn.silu"
+    assert "its quantized form does not compute the same: it differs by 0." in reason
+
+
+def test_a_wrong_form_is_refused_by_name(keras, monkeypatch):
+    wrong = dataclasses.replace(table.TABLE["Multiply"], form=lambda call: call.inputs[0])
+    monkeypatch.setitem(table.TABLE, "Multiply", wrong)
+
+    def make(inputs):
+        halves = [keras.layers.Dense(4, name=name)(inputs) for name in "ab"]
+        return keras.layers.Multiply(name="gate")(halves)
+
+    reasons = left_out(keras, make)
+    assert list(reasons) == ["gate"]
+    assert reasons["gate"].startswith("its quantized form does not compute the same: it differs by")
+
+
+def test_a_form_that_fails_is_refused_by_name(keras, monkeypatch):
+    def failing(call):
+        raise KeyError("beta")
+
+    wrong = dataclasses.replace(table.TABLE["Multiply"], form=failing)
+    monkeypatch.setitem(table.TABLE, "Multiply", wrong)
+    reasons = left_out(keras, lambda t: keras.layers.Multiply(name="gate")([t, t]))
+    message = "its quantized form fails for these arguments (KeyError: 'beta')"
+    assert reasons == {"gate": message}
+
+
+# --- subclasses
+
+
+def test_a_subclass_that_changes_nothing_is_its_base(keras):
+    class Mine(keras.layers.Dense):
+        """With another constructor."""
+
+        def __init__(self, units=5, **arguments):
+            super().__init__(units, **arguments)
+
+        def get_config(self):
+            return super().get_config()
+
+    assert left_out(keras, lambda t: Mine()(t)) == {}
+
+
+@pytest.mark.parametrize("method", ["call", "build"])
+def test_a_subclass_that_computes_something_else_is_refused(keras, method):
+    def call(self, inputs):
+        return keras.layers.Dense.call(self, inputs)
+
+    def build(self, input_shape):
+        keras.layers.Dense.build(self, input_shape)
+
+    mine = type("Mine", (keras.layers.Dense,), {method: {"call": call, "build": build}[method]})
+    reasons = left_out(keras, lambda t: mine(5, name="mine")(t))
+    assert reasons == {"mine": "Mine is not in the placement table"}
