@@ -13,8 +13,8 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import tensorflow as tf
 
@@ -34,6 +34,7 @@ STORAGE_NAMES = {
     "kernel": ("_kernel", "kernel"),
     "depthwise_kernel": ("depthwise_kernel", "kernel"),
     "pointwise_kernel": ("pointwise_kernel",),
+    "embeddings": ("_embeddings", "embeddings"),
 }
 
 
@@ -47,6 +48,27 @@ class ValidationData:
     batch_size: int | None
     steps: int | None
     """None: all batches there are."""
+
+
+HARMLESS = frozenset(
+    {
+        "__init__", "__doc__", "__module__", "__qualname__", "__annotations__", "__firstlineno__",
+        "__static_attributes__", "__init_subclass__", "__repr__", "get_config", "from_config",
+        "__abstractmethods__", "_abc_impl", "_tf_api_names", "_tf_api_names_v1",
+    }
+)  # fmt: skip
+"""What a class may define and still compute what its base computes."""
+
+
+class GraphCall(NamedTuple):
+    """One call of one operation in a functional graph."""
+
+    operation: KerasOperation
+    inputs: list[KerasTensor]
+    """Flat, however they were passed."""
+    outputs: list[KerasTensor]
+    arguments: Callable[[Sequence[object]], tuple[tuple[Any, ...], dict[str, Any]]]
+    """Other numbers in the place of `inputs` -> the arguments of the call with them."""
 
 
 class Adapter(abc.ABC):
@@ -81,12 +103,8 @@ class Adapter(abc.ABC):
         return cast(KerasModel, self.functional(model))
 
     @abc.abstractmethod
-    def nodes(
-        self, functional: KerasModel
-    ) -> Iterator[tuple[KerasOperation, list[KerasTensor], list[KerasTensor]]]:
-        """(operation, flat input tensors, flat output tensors) of a graph in order of execution,
-        inputs left out.
-        """
+    def nodes(self, functional: KerasModel) -> Iterator[GraphCall]:
+        """The calls of a graph in order of execution, inputs left out."""
 
     @abc.abstractmethod
     def structures(self, model: KerasModel) -> tuple[object, object]:
@@ -97,6 +115,17 @@ class Adapter(abc.ABC):
         """The canonical class name of a layer or bare operation; "" for what is not this Keras'
         own.
         """
+
+    def own_name(self, operation: object) -> str:
+        """The name of Keras' own class that an operation computes as: its own, or the one that a
+        user's class derives from without touching what it computes; "" for any other.
+        """
+        for base in type(operation).__mro__:
+            if self.owns(base.__module__):
+                return base.__name__
+            if not HARMLESS.issuperset(vars(base)):
+                return ""
+        return ""
 
     def is_own(self, thing: object) -> bool:
         """Whether the class of `thing` is Keras' own, not a user's."""

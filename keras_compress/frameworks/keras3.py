@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import keras
 import tensorflow as tf
 
-from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.adapter import Adapter, GraphCall
 from keras_compress.frameworks.protocols import (
     KerasCallbackList,
     KerasModel,
@@ -33,15 +34,15 @@ class Keras3(Adapter):
         # Only a functional model has nodes; there is no public attribute that tells.
         return model if hasattr(model, "_nodes_by_depth") else None
 
-    def nodes(
-        self, functional: KerasModel
-    ) -> Iterator[tuple[KerasOperation, list[KerasTensor], list[KerasTensor]]]:
+    def nodes(self, functional: KerasModel) -> Iterator[GraphCall]:
         # `_nodes_by_depth` is what `Function._run_through_graph` itself walks; `operations` alone
         # has no edges.
         for depth in sorted(functional._nodes_by_depth, reverse=True):
             for node in functional._nodes_by_depth[depth]:
                 if not node.is_input:
-                    yield node.operation, list(node.input_tensors), list(node.outputs)
+                    inputs = list(node.input_tensors)
+                    fill = functools.partial(_filled, node, inputs)
+                    yield GraphCall(node.operation, inputs, list(node.outputs), fill)
 
     def structures(self, model: KerasModel) -> tuple[object, object]:
         functional: Any = self.functional(model)
@@ -50,7 +51,7 @@ class Keras3(Adapter):
         return functional._inputs_struct, functional._outputs_struct
 
     def kind(self, operation: KerasOperation) -> str:
-        return type(operation).__name__ if self.is_own(operation) else ""
+        return self.own_name(operation)
 
     def trusting(self) -> contextlib.AbstractContextManager[None]:
         # The public switch is for good, and for the whole process.
@@ -99,3 +100,11 @@ class Keras3(Adapter):
             callback.best = None
             return True
         return False
+
+
+def _filled(
+    node: Any, inputs: list[KerasTensor], values: Sequence[object]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    # Private: what `Function._run_through_graph` does for every node.
+    given = {id(own): value for own, value in zip(inputs, values, strict=True)}
+    return cast(tuple[tuple[Any, ...], dict[str, Any]], node.arguments.fill_in(given))

@@ -32,7 +32,7 @@ def operations(
     """(path, operation, its outputs) of every call in a functional graph, nested ones laid flat, in
     order of execution.
     """
-    for operation, _, outputs in adapter.nodes(functional):
+    for operation, _, outputs, _ in adapter.nodes(functional):
         path = prefix + operation.name
         inner = adapter.functional(operation)
         if inner is None:
@@ -152,7 +152,7 @@ def _producer(
     adapter: Adapter, functional: KerasModel, tensor: KerasTensor, prefix: str = ""
 ) -> str | None:
     """The path of the operation that gives a tensor of a graph; None for an input."""
-    for operation, _, outputs in adapter.nodes(functional):
+    for operation, _, outputs, _ in adapter.nodes(functional):
         position = next((i for i, output in enumerate(outputs) if output is tensor), None)
         if position is not None:
             inner = adapter.functional(operation)

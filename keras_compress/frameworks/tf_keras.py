@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.adapter import Adapter, GraphCall
 from keras_compress.frameworks.protocols import (
     KerasCallback,
     KerasModel,
-    KerasOperation,
     KerasTensor,
     KerasVariable,
 )
@@ -25,14 +25,46 @@ SYMBOLS = {
     "__operators__.add": "Add",
     "math.add": "Add",
     "add": "Add",
+    "math.subtract": "Subtract",
+    "subtract": "Subtract",
+    "math.multiply": "Multiply",
+    "multiply": "Multiply",
+    "math.truediv": "TrueDivide",
+    "math.divide": "Divide",
+    "math.negative": "Negative",
+    "negative": "Negative",
+    "math.maximum": "Maximum",
+    "maximum": "Maximum",
+    "math.minimum": "Minimum",
+    "minimum": "Minimum",
+    "math.reduce_mean": "Mean",
+    "math.reduce_sum": "Sum",
+    "math.reduce_max": "Max",
+    "linalg.matmul": "Matmul",
+    "math.exp": "Exp",
+    "exp": "Exp",
     "concat": "Concatenate",
+    "stack": "Stack",
+    "split": "Split",
     "reshape": "Reshape",
+    "expand_dims": "ExpandDims",
+    "compat.v1.squeeze": "Squeeze",
+    "squeeze": "Squeeze",
+    "compat.v1.transpose": "Transpose",
+    "transpose": "Transpose",
+    "compat.v1.pad": "Pad",
+    "pad": "Pad",
+    "__operators__.getitem": "GetItem",
     "nn.relu": "Relu",
     "nn.relu6": "Relu6",
     "nn.leaky_relu": "LeakyRelu",
+    "nn.elu": "Elu",
+    "nn.selu": "Selu",
     "nn.softmax": "Softmax",
     "nn.silu": "Silu",
     "nn.swish": "Silu",
+    "nn.gelu": "Gelu",
+    "math.softplus": "Softplus",
     "math.sigmoid": "Sigmoid",
     "nn.sigmoid": "Sigmoid",
     "sigmoid": "Sigmoid",
@@ -53,14 +85,14 @@ class TFKeras(Adapter):
     def functional(self, model: Any) -> KerasModel | None:
         return model if getattr(model, "_is_graph_network", False) else None
 
-    def nodes(
-        self, functional: KerasModel
-    ) -> Iterator[tuple[KerasOperation, list[KerasTensor], list[KerasTensor]]]:
+    def nodes(self, functional: KerasModel) -> Iterator[GraphCall]:
         # `_nodes_by_depth` is what `Functional._run_internal_graph` itself walks.
         for depth in sorted(functional._nodes_by_depth, reverse=True):
             for node in functional._nodes_by_depth[depth]:
                 if not node.is_input:
-                    yield node.layer, list(node.keras_inputs), tf.nest.flatten(node.outputs)
+                    inputs = list(node.keras_inputs)
+                    fill = functools.partial(_filled, node, inputs)
+                    yield GraphCall(node.layer, inputs, tf.nest.flatten(node.outputs), fill)
 
     def structures(self, model: Any) -> tuple[object, object]:
         # `.input` and `.output` flatten a dictionary; the nested form is kept here.
@@ -68,9 +100,9 @@ class TFKeras(Adapter):
 
     def kind(self, operation: Any) -> str:
         name = type(operation).__name__
-        if name == "TFOpLambda":
+        if name in ("TFOpLambda", "SlicingOpLambda"):
             return SYMBOLS.get(operation.symbol, f"TFOpLambda({operation.symbol})")
-        return name if self.is_own(operation) else ""
+        return self.own_name(operation)
 
     def is_compiled(self, model: Any) -> bool:
         return bool(model._is_compiled)
@@ -161,3 +193,14 @@ class TFKeras(Adapter):
             return False
         callback.best = np.inf if callback.monitor_op == np.less else -np.inf
         return True
+
+
+def _filled(
+    node: Any, inputs: list[KerasTensor], values: Sequence[object]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    # Private: what `Functional._run_internal_graph` does for every node. It takes a value off its
+    # list at each use.
+    given: dict[str, list[object]] = {}
+    for own, value in zip(inputs, values, strict=True):
+        given.setdefault(str(id(own)), []).append(value)
+    return cast(tuple[tuple[Any, ...], dict[str, Any]], node.map_arguments(given))

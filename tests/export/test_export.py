@@ -14,9 +14,16 @@ from helpers.nets import small_net, trained_net
 from helpers.replacing import replaced, room_for
 
 import keras_compress as kc
+from keras_compress.engines.in_place import table
 from keras_compress.export import record, writing
 from keras_compress.reports.file import ExportReport, FloatOpReport
 from keras_compress.reports.fit import Report
+
+
+@pytest.fixture(autouse=True)
+def untaught(monkeypatch):
+    """What these tests take for unknown has a row by now."""
+    monkeypatch.delitem(table.ACTIVATIONS, "elu")
 
 
 @pytest.fixture(scope="module")
@@ -112,17 +119,15 @@ def test_an_older_file_survives_an_export_that_fails(trained, tmp_path):
 
 def test_float_ops_are_refused_in_the_finished_file_too(keras, digits, tmp_path):
     """The net below the table: a layer it takes for integer, and the converter does not."""
-    from keras_compress.engines.in_place import table
-
     model = small_net(keras, jit_compile=False)
     layers = keras.layers
     model = keras.Model(model.inputs, layers.ELU(name="elu")(model.get_layer("relu1").output))
     model.compile("sgd", "mse", jit_compile=False)
     path = tmp_path / "net.tflite"
     compress = kc.Compress(quantization=kc.Quantization(), export=kc.Export(path))
-    wrong = {**table.TABLE, "ELU": table.Row()}
+    wrong = {**table.ACTIVATIONS, "elu": table.ActivationRow()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "TABLE", wrong)
+        patch.setattr(table, "ACTIVATIONS", wrong)
         model.fit(digits[0][:32], np.zeros((32, 6, 6, 8)), verbose=0, callbacks=[compress])
     assert "float ops would be left in the integer file: ELU of 'elu'." in (
         compress.report.export.error
@@ -217,9 +222,9 @@ def test_a_layer_of_ones_own_choice_in_float_is_no_leave_for_others(keras, digit
     compress = kc.Compress(
         quantization=kc.Quantization(layers=[*OWN_CHOICE, "backbone/elu"]), export=kc.Export(path)
     )
-    wrong = {**table.TABLE, "ELU": table.Row()}
+    wrong = {**table.ACTIVATIONS, "elu": table.ActivationRow()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "TABLE", wrong)
+        patch.setattr(table, "ACTIVATIONS", wrong)
         model.fit(digits[0][:32], np.zeros((32, 10)), verbose=0, callbacks=[compress])
     assert list(compress.report.left_out["quantization"]) == ["scores"]
     assert "left in the integer file: ELU of 'backbone/elu'. Set" in compress.report.export.error

@@ -114,11 +114,13 @@ class KernelQuantizer:
         never be stale.
         """
 
-    def __call__(self, dtype: tf.DType, as_convolution: bool = False) -> tf.Tensor:
-        """The rounded kernel; `as_convolution`: one of shape (in, out) as (1, 1, in, out)."""
+    def __call__(self, dtype: tf.DType, lifts: int = 0) -> tf.Tensor:
+        """The rounded kernel, with so many axes of length 1 in front."""
         kernel = tf.cast(tf.convert_to_tensor(self.variable), tf.float32)
-        if as_convolution:  # before the rounding: the converter cannot reshape per-channel scales
-            kernel = kernel[None, None]
+        for _ in range(
+            lifts
+        ):  # before the rounding: the converter cannot reshape scales by channel
+            kernel = kernel[None]
         magnitude = self._mode.number(self.magnitude)
         if self._granularity is Granularity.TENSOR:
             rounded = tf.quantization.fake_quant_with_min_max_vars(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasModel, KerasOperation, KerasTensor
@@ -20,6 +21,10 @@ class Node:
     path: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    shapes: tuple[tuple[tuple[int | None, ...], str], ...]
+    """(shape, dtype) of each input."""
+    arguments: Callable[[Sequence[object]], tuple[tuple[Any, ...], dict[str, Any]]]
+    """Numbers in the place of the inputs -> the arguments of this call with them."""
 
 
 class Graph:
@@ -83,8 +88,7 @@ class Graph:
         if id(tensor) not in self._numbers:
             self._numbers[id(tensor)] = len(self._numbers)
             self._keep.append(tensor)
-            dtype = str(getattr(tensor.dtype, "name", tensor.dtype))
-            self.is_floating[self._numbers[id(tensor)]] = "float" in dtype
+            self.is_floating[self._numbers[id(tensor)]] = "float" in _dtype(tensor)
         return self._numbers[id(tensor)]
 
     def _add(self, functional: KerasModel, prefix: str, renamed: dict[int, int]) -> None:
@@ -96,19 +100,19 @@ class Graph:
         def number(tensor: KerasTensor) -> int:
             return renamed[id(tensor)] if id(tensor) in renamed else self._number(tensor)
 
-        for operation, inputs, outputs in self._adapter.nodes(functional):
+        for operation, inputs, outputs, arguments in self._adapter.nodes(functional):
             inner = self._adapter.functional(operation)
             path = prefix + operation.name
             if inner is None:
-                self.nodes.append(
-                    Node(operation, path, tuple(map(number, inputs)), tuple(map(number, outputs)))
-                )
+                numbers = tuple(map(number, inputs)), tuple(map(number, outputs))
+                shapes = tuple((tuple(tensor.shape), _dtype(tensor)) for tensor in inputs)
+                self.nodes.append(Node(operation, path, *numbers, shapes, arguments))
                 continue
             # Each call of a nested model is its own copy of the inner tensors.
             inside = {
                 id(own): number(given) for own, given in zip(inner.inputs, inputs, strict=True)
             }
-            for _, _, produced in self._adapter.nodes(inner):
+            for _, _, produced, _ in self._adapter.nodes(inner):
                 for tensor in produced:
                     inside[id(tensor)] = self._number(_Copy(tensor.dtype))
             self._add(inner, f"{path}/", inside)
@@ -122,3 +126,7 @@ class _Copy:
     """Stands for an inner tensor of one call of a nested model."""
 
     dtype: object
+
+
+def _dtype(tensor: KerasTensor | _Copy) -> str:
+    return str(getattr(tensor.dtype, "name", tensor.dtype))

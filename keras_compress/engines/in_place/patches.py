@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -137,7 +138,7 @@ class PatchedQuantizers(Quantizers):
             if not self.mode.active:
                 return original(*args, **kwargs)
             if is_batch_norm and self.mode.phase is Phase.FROZEN:
-                kwargs["training"] = False
+                args, kwargs = _in_inference(original, args, kwargs)
             with self._swapped(plan):
                 outputs = self._compute(plan, original, args, kwargs)
             if plan.row.output is Output.SHARED and plan.output and self._imitates:
@@ -171,13 +172,14 @@ class PatchedQuantizers(Quantizers):
             exporting=self.mode.exporting,
             quantize=functools.partial(self._inside, plan),
             folded=plan.front is not None or plan.norm is not None,
+            constant=self._constant,
             rescales=plan.rescales,
             offset_on_grid=functools.partial(self._offset_on_grid, plan),
         )
         form = plan.row.form or forms.Call.run
         bare = _bare_activation(plan)
         if bare is not None:
-            form = lambda call: self._activated(plan, bare, call.original, call.args[0])  # noqa: E731
+            form = functools.partial(self._activated_call, plan, bare)
         if self.mode.phase.rounds:
             return form(call)
         if any(self.activations[key].range is not None for key in plan.inner.values()):
@@ -218,8 +220,10 @@ class PatchedQuantizers(Quantizers):
             dtype = tf.as_dtype(getattr(plan.operation, "compute_dtype", tf.float32))
             for kernel, quantizer in self._kernels_of.get(plan.key, {}).items():
                 storage = self._adapter.storage(plan.operation, kernel)
-                lifted = self.mode.exporting and plan.norm is not None and quantizer.rank == 2
-                swaps[storage] = quantizer(dtype, as_convolution=lifted)
+                lifts = 0
+                if self.mode.exporting:
+                    lifts = 2 if plan.norm is not None and quantizer.rank == 2 else plan.row.lifts
+                swaps[storage] = quantizer(dtype, lifts)
             source = self._grid_source(plan)
             if plan.kernels and plan.norm is None and source is not None:
                 bias = self._bias(plan)
@@ -282,6 +286,29 @@ class PatchedQuantizers(Quantizers):
 
         return activation
 
+    def _activated_call(
+        self, plan: OperationPlan, form: forms.ActivationForm, call: forms.Call
+    ) -> tf.Tensor:
+        def function(x: tf.Tensor) -> tf.Tensor:
+            return call.run_on([x])  # with the arguments of this call
+
+        return self._activated(plan, form, function, call.inputs[0])
+
+    def _constant(
+        self, value: object, shape: Sequence[int] | None = None, by_converter: bool = False
+    ) -> tf.Tensor:
+        numbers = functools.partial(forms.number, self._adapter, value, shape)
+        if not self.mode.phase.rounds:
+            return numbers()
+        if by_converter and self.mode.exporting:
+            return self.mode.number(numbers)
+        low, high = (
+            self.mode.number(functools.partial(_end, numbers, by_converter, i)) for i in (0, 1)
+        )
+        return tf.quantization.fake_quant_with_min_max_vars(
+            self.mode.number(numbers), low, high, narrow_range=by_converter
+        )
+
     def _activated(
         self,
         plan: OperationPlan,
@@ -290,7 +317,8 @@ class PatchedQuantizers(Quantizers):
         tensor: tf.Tensor,
     ) -> tf.Tensor:
         quantize = functools.partial(self._inside, plan)
-        return form(forms.ActivationCall(tensor, function, quantize, self.mode.exporting))
+        call = forms.ActivationCall(tensor, function, quantize, self._constant, self.mode.exporting)
+        return form(call)
 
     def kernels_by_path(self) -> Iterator[tuple[str, str, tf.Variable]]:
         paths = {plan.key: plan.path for plan in self.placement.operations}
@@ -351,3 +379,26 @@ def _bare_activation(plan: OperationPlan) -> forms.ActivationForm | None:
     if plan.activation is None or hasattr(plan.operation, "activation"):
         return None
     return plan.activation.form
+
+
+def _end(numbers: Callable[[], tf.Tensor], symmetric: bool, which: int) -> tf.Tensor:
+    """The lower (0) or upper (1) end of the range that holds numbers and zero."""
+    found = tf.stop_gradient(numbers())
+    low, high = tf.minimum(tf.reduce_min(found), 0.0), tf.maximum(tf.reduce_max(found), 0.0)
+    if symmetric:
+        high = tf.maximum(high, -low)
+        low = -high
+    if which == 0:
+        return low
+    return tf.where(high > low, high, low + 1.0)  # nothing but zeros still needs a scale
+
+
+def _in_inference(
+    original: Method, args: tuple[object, ...], kwargs: dict[str, object]
+) -> tuple[tuple[object, ...], dict[str, object]]:
+    """The arguments of a call, with `training=False`, however it was passed."""
+    names = list(inspect.signature(original).parameters)
+    place = names.index("training") if "training" in names else len(args)
+    if place < len(args):
+        return (*args[:place], False, *args[place + 1 :]), kwargs
+    return args, {**kwargs, "training": False}

@@ -6,9 +6,9 @@ import dataclasses
 import itertools
 from collections.abc import Collection
 
+from keras_compress.engines.in_place.form_check import differs
 from keras_compress.engines.in_place.graph import Graph, Node
 from keras_compress.engines.in_place.table import (
-    TABLE,
     ActivationRow,
     Fixed,
     Granularity,
@@ -79,7 +79,10 @@ def place(
     rows: Rows = {}
     left_out: dict[str, str] = {}
     for path, operation in graph.operations():
-        found = known(adapter, operation)
+        nodes = graph.nodes_of[id(operation)]
+        found = known(adapter, nodes)
+        if not isinstance(found, str):
+            found = differs(adapter, nodes, *found) or found
         if allowed is not None and path not in allowed:
             found = reason
         if isinstance(found, str):
@@ -127,7 +130,7 @@ class _Walk:
                 rescaled = sorted({i for keys in calls for i, key in enumerate(keys) if key})
                 plan.rescales = {i: next(numbers) for i in rescaled}
             if len({tuple(keys) for keys in calls}) == 1 and calls[0]:
-                plan.source = plan.inner.get("between", calls[0][0])
+                plan.source = plan.inner.get(plan.row.source or "", calls[0][0])
         outputs = [self._source(tensor) for tensor in self.graph.outputs]
         nonnegative = {
             plan.output
@@ -152,23 +155,22 @@ class _Walk:
         if row.output is Output.JOIN:
             plan.inner["join"] = plan.joined = self._new(f"{plan.key}/join")
         elif row.output is Output.OWN and not self._rounded_later(plan):
-            fixed = activation.output if activation is not None else None
+            fixed = row.output_range if activation is None else activation.output
             plan.output = self._new(f"{plan.key}/output", fixed)
 
     def _fold(self, plan: OperationPlan) -> None:
         """Merge a batch norm with the kernel layer before it, where nothing else sees the tensor
         between.
         """
-        if not plan.kernels or plan.activation is not None:
+        if plan.row.folded is None or plan.activation is not None:
             return
         follower = self.graph.only_consumer(plan.operation)
         if follower is None or not self._is_known(follower):
             return
         after = self.plans[id(follower)]
-        if after.row is TABLE["BatchNormalization"]:
+        if after.row.is_norm:
             plan.norm, after.front = after, plan
-            if plan.row is TABLE["Dense"]:
-                plan.kernels = dict.fromkeys(plan.kernels, Granularity.CHANNEL)
+            plan.kernels[list(plan.kernels)[-1]] = plan.row.folded
 
     def _rounded_later(self, plan: OperationPlan) -> bool:
         """Whether what comes next is part of the same integer op, or rounds this output itself."""
@@ -178,8 +180,8 @@ class _Walk:
         after = self.plans[id(follower)]
         if after.row.output is Output.JOIN:
             return plan.activation is None or plan.activation.output is None
-        if after.row is TABLE["BatchNormalization"]:
-            return bool(plan.kernels) and plan.activation is None
+        if after.row.is_norm:
+            return plan.norm is after
         absorbed = after.activation is not None and after.activation.absorbed
         return (
             absorbed and not after.row.kernels and plan.row.absorbs_relu and plan.activation is None

@@ -30,7 +30,7 @@ def plan_quantization(adapter: Adapter, model: KerasModel, spec: Quantization) -
     operations = dict(graph.operations())
     selected = select("Quantization", spec.layers, operations)
     for path, is_named in selected.items():
-        reason = known(adapter, operations[path])
+        reason = known(adapter, graph.nodes_of[id(operations[path])])
         if is_named and isinstance(reason, str):
             raise ValueError(
                 f"Quantization: `layers` must name layers that can be quantized; {path!r} cannot: "
