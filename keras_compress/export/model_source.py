@@ -14,19 +14,25 @@ from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.export.float_ops import LayersOf
 from keras_compress.export.source import Range
 from keras_compress.frameworks.choose import adapter_of
-from keras_compress.frameworks.inference import inference_function, input_specs
+from keras_compress.frameworks.inference import Shapes, inference_function, input_specs
 from keras_compress.frameworks.naming import Naming
 
 
 class ModelSource:
-    """A Keras model in memory."""
+    """A Keras model in memory.
 
-    def __init__(self, model: Any):
+    Args:
+        input_shape: of inputs that the model leaves free, as in `Export`.
+        masked: bring the weights under their masks now, as they are meant to leave.
+    """
+
+    def __init__(self, model: Any, input_shape: Shapes = None, masked: bool = True):
         self._model = model
+        self._input_shape = input_shape
         self._adapter = adapter_of(model, "export_tflite")
         self.keras = self._adapter.keras
         attached = engine_of(model)
-        if attached is not None:
+        if attached is not None and masked:
             attached.apply_masks()
         # Or one to read a model with that tfmot's wrappers alone have driven.
         wrapped = attached is None and is_wrapped(model, "export_tflite")
@@ -37,12 +43,16 @@ class ModelSource:
         return self.engine is not None and self.engine.phase.rounds
 
     def specs(self, batch_size: int) -> list[tf.TensorSpec]:
-        return input_specs(self._adapter, self._model, batch_size)
+        return input_specs(self._adapter, self._model, batch_size, self._input_shape)
 
     def function(self, batch_size: int, *, quantized: bool, for_file: bool = True) -> Any:
         if self.engine is None:
-            return inference_function(self._adapter, self._model, batch_size)
-        return self.engine.inference_function(batch_size, quantized=quantized, for_file=for_file)
+            return inference_function(
+                self._adapter, self._model, batch_size, input_shape=self._input_shape
+            )
+        return self.engine.inference_function(
+            batch_size, quantized=quantized, for_file=for_file, input_shape=self._input_shape
+        )
 
     def layers_of(self, outputs: Sequence[str], quantized: bool) -> LayersOf:
         engine = self.engine

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_compress.export.float_ops import LayersOf
 from keras_compress.export.layer_by_layer import compare_layers
 from keras_compress.export.rows import rows_to_compare, specs_of
 from keras_compress.reports.file import ExportReport
@@ -34,6 +36,7 @@ def verify(
     contents: FileReport,
     ranges: Sequence[tuple[float, float] | None],
     engine: Any,
+    layers_of: LayersOf,
 ) -> None:
     """Fill in what the file takes and gives, and how far it is from its network, output by output
     and layer by layer.
@@ -43,11 +46,12 @@ def verify(
         data: the file, `contents` what it consists of.
         ranges: of the flat inputs, from which inputs are drawn if no data is given.
         engine: that of a file with its ranges; None of any other.
+        layers_of: which layers a tensor of the file came from.
 
     Raises:
         ConversionError: LiteRT cannot run the file.
     """
-    file = _loaded(data)
+    file = loaded(data, contents, layers_of)
     report.inputs, report.outputs = (
         {info.name: _end(info) for info in ends} for ends in (file.inputs, file.outputs)
     )
@@ -57,19 +61,34 @@ def verify(
         _compare_layers(report, engine, data, rows[: -(-LAYER_SAMPLES // export.batch_size)])
 
 
-def _loaded(data: bytes) -> TFLiteModel:
-    """The file in LiteRT.
+_FAILING = re.compile(r"Node number (\d+) \((\w+)\) failed")
+"""How LiteRT names the op that it cannot run."""
+
+
+def loaded(
+    data: bytes, contents: FileReport, layers_of: LayersOf, run: bool = False
+) -> TFLiteModel:
+    """The file in LiteRT; `run`: which has computed once with it.
 
     Raises:
-        ConversionError: LiteRT cannot run it.
+        ConversionError: LiteRT cannot run it; with the layer, where it tells which op is to blame.
     """
     try:
-        return TFLiteModel(data)
+        file = TFLiteModel(data)
+        if run:
+            file.run_on_zeros()
     except ValueError as error:
+        found = _FAILING.search(str(error))
+        layers: list[str] = []
+        if found and int(found[1]) < len(contents.ops):
+            op = contents.ops[int(found[1])]
+            layers = layers_of(op.output) if op.name == found[2] else []
+        whose = f"{found[2]} of {' and '.join(map(repr, layers))}: " if found and layers else ""
         raise ConversionError(
-            f"LiteRT cannot run the file: {error}",
+            f"LiteRT cannot run the file: {whose}{error}",
             "Use another mode, or replace the layer with that op",
         ) from error
+    return file
 
 
 def _end(info: TensorInfo) -> dict[str, Any]:

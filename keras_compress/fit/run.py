@@ -184,9 +184,11 @@ class Run:
         exports = [m.export for m in self.members if getattr(m, "export", None) is not None]
         for export in exports:
             preflight.check_export(engine, export)
+        updates = self._updates(epoch)
         if engine is None:
             for export in exports:
                 preflight.check_export_of(self.model, engine, export)
+            self._rehearse(exports, updates)
             return
         for callback in self.callbacks.callbacks:
             saves = self.adapter.isinstance(callback, "ModelCheckpoint")
@@ -197,7 +199,6 @@ class Run:
         )
         if let_go is not None:
             self._undo.append(let_go)
-        updates = self._updates(epoch)
         if engine.timetable.has_fractions:
             if updates is None:
                 given = " ".join(str(s) for s in (engine.pruning, engine.quantization) if s)
@@ -214,19 +215,29 @@ class Run:
                 preflight.check_export_of(self.model, engine, export)
             if self.drives and updates is not None and not self._partial:
                 preflight.check_reach(engine, updates)
+            self._rehearse(exports, updates)
             self._recording.begin(engine)
 
+        preflight.check_ranges_are_set(engine)
         if engine.is_placed:
             check()
         else:  # a Sequential without shapes: with the first batch, before it counts
             engine.on_placed = check
-        preflight.check_ranges_are_set(engine)
         engine.begin_fit()
         if not self.drives and engine.quantization is not None:
             self._say(
                 "This fit has no Compress: masks keep to their schedule, quantization stays %s.",
                 engine.phase,
             )
+
+    def _rehearse(self, exports: list[Export], updates: int | None) -> None:
+        """Find before the first step what would fail after the last; not before a fit that has
+        none, whose export comes at once.
+        """
+        for export in exports if updates != 0 else ():
+            seconds = preflight.rehearsed(self.model, export)
+            if seconds is not None:
+                self._say("The export to %s is rehearsed, in %.1f s.", export.path, seconds)
 
     @property
     def _partial(self) -> bool:
@@ -341,7 +352,7 @@ class Run:
         return missed
 
     def _report(self, missed: list[str], export: Export | None) -> Report:
-        source = ModelSource(self.model)
+        source = ModelSource(self.model, export and export.input_shape)
         report = writing.report_on(source, export)
         report.missed = list(missed)
         self._recording.write(report, self.engine)

@@ -11,12 +11,15 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import random
 import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context as tf_context
 
 from keras_compress.frameworks.protocols import (
     KerasCallback,
@@ -125,6 +128,29 @@ class Adapter(abc.ABC):
                     yield from walk(layer, f"{prefix}{layer.name}/")
 
         return walk(model, prefix)
+
+    @contextlib.contextmanager
+    def seeds_kept(self) -> Iterator[None]:
+        """While inside, whoever draws a seed or a random number leaves no trace: afterwards comes
+        what would have come.
+        """
+        generators = list(self.seed_generators())
+        states = [generator.getstate() for generator in generators]
+        numbers = np.random.get_state()
+        try:
+            yield
+        finally:
+            np.random.set_state(numbers)
+            for generator, state in zip(generators, states, strict=True):
+                generator.setstate(state)
+
+    def seed_generators(self) -> Iterator[Any]:
+        """What seeds are drawn from: each has `getstate` and `setstate`."""
+        yield random
+        # Private: eager ops without a seed draw theirs here once `tf.random.set_seed` was called.
+        generator = tf_context.context()._rng
+        if generator is not None:
+            yield generator
 
     def is_input(self, layer: KerasLayer) -> bool:
         return type(layer).__name__ == "InputLayer"
