@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.engine import engine_of
@@ -53,6 +54,22 @@ class ModelSource:
         return self.engine.inference_function(
             batch_size, quantized=quantized, for_file=for_file, input_shape=self._input_shape
         )
+
+    def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+        model, adapter = self._model, self._adapter
+        structure, _ = adapter.structures(model)
+        given = [inputs[name] for name in adapter.flat_names(model)[0]]
+        own = vars(model)
+        history = {"history": own["history"]} if "history" in own else {}
+        try:
+            answers = model.predict(adapter.tree.pack_sequence_as(structure, given), verbose=0)
+        finally:  # tf_keras puts an empty one in the place of that which a `fit` will return
+            own.pop("history", None)
+            own.update(history)
+        flat = [np.asarray(answer) for answer in adapter.tree.flatten(answers)]
+        engine = self.engine
+        names = adapter.flat_names(model)[1] if engine is None else engine.output_names()
+        return dict(zip(names, flat, strict=True)) if len(flat) == len(names) else None
 
     def layers_of(self, outputs: Sequence[str], quantized: bool) -> LayersOf:
         engine = self.engine

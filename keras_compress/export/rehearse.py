@@ -30,7 +30,9 @@ from keras_compress.specs.export import INTEGER_MODES, Export
 from keras_compress.tflite import Conversion, ConversionError, convert, inspect_tflite
 from keras_compress.tflite.conversion.graph_defs import node_of
 
-NOTHING_TRAINED = "Nothing is trained yet: this was the rehearsal, which `rehearse=False` leaves out"
+NOTHING_TRAINED = (
+    "Nothing is trained yet: this was the rehearsal, which `rehearse=False` leaves out"
+)
 
 _passed: set[bytes] = set()
 """What has been rehearsed in this process without an error, as `_key` describes it."""
@@ -63,8 +65,8 @@ def rehearse(model: Any, export: Export) -> Rehearsal:
     with _as_at_the_end(model, export) as source:
         found = _tried(source, export, use_known=True)
         if found.error is not None:
-            ways = _ways_out(source, export, found.error)
-            raise _with_ways(found.error, ways) from found.error
+            ways = _ways_out(source, export)
+            raise _with_ways(found.error, ways) from None
         return found
 
 
@@ -206,14 +208,13 @@ def _one_batch(
 # --- what can be done
 
 
-def _ways_out(source: ModelSource, export: Export, error: ConversionError) -> list[str]:
+def _ways_out(source: ModelSource, export: Export) -> list[str]:
     """What gives a file where this export of the network does not."""
-    ways = []
+    others = _others(source, export)
+    if export.mode not in INTEGER_MODES or export.allow_float_ops:
+        return others
     allowed = dataclasses.replace(export, allow_float_ops=True)
-    if export.mode in INTEGER_MODES and not export.allow_float_ops:
-        if _tried(source, allowed).error is None:
-            ways.append(ALLOW)
-    return ways + _others(source, export)
+    return others if _tried(source, allowed).error else [ALLOW, *others]
 
 
 def _others(source: ModelSource, export: Export) -> list[str]:

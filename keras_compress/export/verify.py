@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from keras_compress.tflite import (
     computed_tensors,
 )
 
+Predict = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray] | None]
+
 logger = logging.getLogger("keras_compress")
 LAYER_SAMPLES = 8  # of them those on which it is compared layer by layer
 
@@ -37,6 +39,7 @@ def verify(
     ranges: Sequence[tuple[float, float] | None],
     engine: Any,
     layers_of: LayersOf,
+    predict: Predict | None,
 ) -> None:
     """Fill in what the file takes and gives, and how far it is from its network, output by output
     and layer by layer.
@@ -47,6 +50,7 @@ def verify(
         ranges: of the flat inputs, from which inputs are drawn if no data is given.
         engine: that of a file with its ranges; None of any other.
         layers_of: which layers a tensor of the file came from.
+        predict: the model's own, of name -> rows; None where the file is of another network.
 
     Raises:
         ConversionError: LiteRT cannot run the file.
@@ -56,7 +60,7 @@ def verify(
         {info.name: _end(info) for info in ends} for ends in (file.inputs, file.outputs)
     )
     rows, report.samples, report.verified_on = rows_to_compare(export, function, ranges)
-    _compare_outputs(report, function, file, contents, rows)
+    _compare_outputs(report, function, file, contents, rows, predict)
     if engine is not None:
         _compare_layers(report, engine, data, rows[: -(-LAYER_SAMPLES // export.batch_size)])
 
@@ -84,8 +88,9 @@ def loaded(
             op = contents.ops[int(found[1])]
             layers = layers_of(op.output) if op.name == found[2] else []
         whose = f"{found[2]} of {' and '.join(map(repr, layers))}: " if found and layers else ""
+        said = " ".join(str(error.__cause__ or error).split())
         raise ConversionError(
-            f"LiteRT cannot run the file: {whose}{error}",
+            f"LiteRT cannot run the file: {whose}{said.rstrip('.')}",
             "Use another mode, or replace the layer with that op",
         ) from error
     return file
@@ -101,7 +106,12 @@ def _end(info: TensorInfo) -> dict[str, Any]:
 
 
 def _compare_outputs(
-    report: ExportReport, function: Any, file: TFLiteModel, contents: FileReport, rows: list[Any]
+    report: ExportReport,
+    function: Any,
+    file: TFLiteModel,
+    contents: FileReport,
+    rows: list[Any],
+    predict: Predict | None,
 ) -> None:
     names = [output.name for output in file.outputs]
     steps = dict(zip(names, contents.output_scales, strict=True))
@@ -114,15 +124,42 @@ def _compare_outputs(
             expected[name].append(outputs[name].numpy())
             answers[name].append(given[name])
     count = report.samples  # the rest fills the last batch
+    of_file = {name: np.concatenate(parts)[:count] for name, parts in answers.items()}
+    scales = {name: step or 1.0 for name, step in steps.items()}  # a float file is as it is
     results = agreement(
-        {name: np.concatenate(parts)[:count] for name, parts in expected.items()},
-        {name: np.concatenate(parts)[:count] for name, parts in answers.items()},
-        {name: step or 1.0 for name, step in steps.items()},  # a float file is compared as it is
+        {name: np.concatenate(parts)[:count] for name, parts in expected.items()}, of_file, scales
     )
     for name, result in results.items():
         report.largest_steps[name] = result.largest_steps
         report.mean_steps[name] = result.mean_steps
         report.argmax_agreement[name] = result.argmax_agreement
+    if predict is not None:
+        _compare_predict(report, predict, rows, of_file, scales)
+
+
+def _compare_predict(
+    report: ExportReport,
+    predict: Predict,
+    rows: list[Any],
+    of_file: Mapping[str, np.ndarray],
+    scales: Mapping[str, float],
+) -> None:
+    """What the user gets of the model beside what the file gives: the network that was traced may
+    be another, as where a `predict_step` of the user's own puts something behind it.
+    """
+    inputs = {name: np.concatenate([batch[name] for batch in rows]) for name in rows[0]}
+    try:
+        answers = predict({name: values[: report.samples] for name, values in inputs.items()})
+    except Exception as error:  # a diagnosis must not cost the file
+        logger.warning("No comparison with `predict`: %s: %s", type(error).__name__, error)
+        return
+    for name, given in of_file.items():
+        answer = None if answers is None else answers[name]
+        if answer is None or answer.shape != given.shape or answer.dtype.kind in "OSU":
+            report.predict_steps[name] = None
+            continue
+        found = agreement({name: answer}, {name: given}, {name: scales[name]})[name]
+        report.predict_steps[name] = found.largest_steps
 
 
 def _compare_layers(report: ExportReport, engine: Any, data: bytes, rows: list[Any]) -> None:

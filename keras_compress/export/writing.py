@@ -182,7 +182,9 @@ def _verify(
     drawn = [source.input_range(i) or ranges.get(i) for i in range(len(specs_of(function)))]
     engine = source.engine if quantized else None
     layers = source.layers_of(contents.outputs, quantized)
-    verify(report, export, function, data, contents, drawn, engine, layers)
+    # A graph has none, and of a model that rounds a float file is another network.
+    predict = source.predict if source.keras is not None and source.rounds == quantized else None
+    verify(report, export, function, data, contents, drawn, engine, layers, predict)
 
 
 def _put_down(report: ExportReport, export: Export, data: bytes) -> None:

@@ -67,22 +67,23 @@ def check_export_of(model: Any, engine: Engine | None, export: Export) -> None:
     left_out = engine.left_out["quantization"]
     if engine.quantization is not None and left_out and not engine.left_by_user:
         what = "; ".join(f"{path} ({reason})" for path, reason in left_out.items())
-        ways, told = WAYS, ""
+        told, ways = "", WAYS
         if export.rehearse:
-            found, ways = look_ahead(model, export)
-            told = f" {_told(found)}"
-        ends = f" What can be done: {listed(ways)}." if ways else ""
+            rehearsal, ways = look_ahead(model, export)
+            told = f"{_told(rehearsal, ways)} "
+        can = f"What can be done: {listed(ways)}. " if ways else ""
         raise ValueError(
             "Export: `allow_float_ops` must be True for an integer file of this model, whose "
-            f"layers would not all be rounded in the training: {what}.{told}{ends} Received: "
+            f"layers would not all be rounded in the training: {what}. {told}{can}Received: "
             "allow_float_ops=False"
         )
 
 
-def _told(found: Rehearsal) -> str:
+def _told(found: Rehearsal, ways: list[str]) -> str:
     """What a file with those layers in it would be."""
     if found.error is not None:
-        return f"With them there would be no file: {found.error.reason}."
+        more = "" if ways else f" {found.error.remedy}."
+        return f"With them there would be no file: {found.error.reason}.{more}"
     anyway = ", ".join(found.rounded_anyway)
     if found.float_ops:
         computing = [op for op in found.float_ops if not op.op.endswith("QUANTIZE")]
@@ -96,18 +97,22 @@ def _told(found: Rehearsal) -> str:
     )
 
 
-def rehearsed(model: Any, export: Export) -> float | None:
-    """Rehearse an export, unless it is to be left out; the seconds that it took, None for none.
+def rehearsed(model: Any, export: Export) -> str | None:
+    """Rehearse an export, unless it is to be left out; what there is to say about that.
 
     Raises:
         ConversionError: there would be no file at the end.
     """
-    adapter = adapter_of(model)
-    if not export.rehearse or (adapter.functional(model) is None and adapter.grows(model)):
+    if not export.rehearse:
         return None
+    adapter = adapter_of(model)
+    if adapter.functional(model) is None and adapter.grows(model):
+        return "is not rehearsed: the model gets its shapes with the first batch"
     begin = time.perf_counter()
     found = rehearse(model, export)
-    return None if found.known else time.perf_counter() - begin
+    if found.known:
+        return "is not rehearsed again: a network of this structure has passed before"
+    return f"is rehearsed: it took {time.perf_counter() - begin:.1f} s"
 
 
 def _check_rows(model: Any, export: Export) -> None:

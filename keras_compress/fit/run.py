@@ -34,6 +34,7 @@ from keras_compress.reports.validation import ValidationReport
 from keras_compress.specs.export import Export
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
+from keras_compress.tflite.conversion.process import start_worker
 
 logger = logging.getLogger("keras_compress")
 
@@ -98,6 +99,8 @@ class Run:
         self.members.append(member)
         self.drives = self.drives or drives
         try:
+            if export is not None and export.rehearse:
+                start_worker()
             self._take_charge(member, pruning, quantization)
         except BaseException:
             self._withdraw()
@@ -235,9 +238,9 @@ class Run:
         none, whose export comes at once.
         """
         for export in exports if updates != 0 else ():
-            seconds = preflight.rehearsed(self.model, export)
-            if seconds is not None:
-                self._say("The export to %s is rehearsed, in %.1f s.", export.path, seconds)
+            said = preflight.rehearsed(self.model, export)
+            if said is not None:
+                self._say("The export to %s %s.", export.path, said)
 
     @property
     def _partial(self) -> bool:
@@ -367,6 +370,7 @@ class Run:
             why = f"the fit ended before {' and '.join(missed)}"
             return ExportReport(export.path, export.mode, skipped=why)
         try:
+            export.check_folder()  # it may be gone by now
             return writing.write_file(source, export)
         except Exception as error:  # a failing export never costs the training
             notes = getattr(error, "__notes__", [])  # what the converter printed

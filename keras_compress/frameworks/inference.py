@@ -57,7 +57,8 @@ def input_specs(
     for spec in given:
         own = tuple(spec.shape[1:])
         shape = shapes.get(spec.name, own)
-        if len(shape) != len(own) or any(b not in (None, a) for a, b in zip(shape, own, strict=True)):
+        fits = len(shape) == len(own)
+        if not fits or any(b not in (None, a) for a, b in zip(shape, own, strict=True)):
             raise ValueError(
                 f"Export: `input_shape` must fit the model's input {spec.name!r} of shape "
                 f"{tuple(spec.shape)}, without the batch. Received: input_shape={input_shape!r}"
