@@ -272,20 +272,20 @@ def drawing(keras):
     return Drawing(name="own")
 
 
-def noisy_net(keras):
+def noisy_net(keras, draws):
     keras.utils.set_random_seed(0)  # before the first layer that will be random
     layers = keras.layers
     between = [
         layers.BatchNormalization(name="norm"),
         layers.ReLU(),
         layers.Dropout(0.3),
-        drawing(keras),
+        *([drawing(keras)] if draws else []),
     ]
     return images_net(keras, layers.GaussianNoise(0.1), between=between, optimizer="adam")
 
 
-def trained(keras, *callbacks):
-    model = noisy_net(keras)
+def trained(keras, *callbacks, draws):
+    model = noisy_net(keras, draws)
     history = train(model, *callbacks, epochs=2, shuffle=True)
     seeds = random.random(), np.random.rand(), float(tf.random.uniform(()))
     return [*model.get_weights(), np.array(history.history["loss"]), np.array(seeds)]
@@ -299,7 +299,7 @@ def assert_equal(one, other):
 def run(keras, tmp_path, rehearse, delay):
     given = {"layers": all_but("own"), "allow_float_ops": True, "rehearse": rehearse}
     callback = compress(tmp_path / "net.tflite", delay=delay, **given)
-    return callback, trained(keras, callback)
+    return callback, trained(keras, callback, draws=True)
 
 
 @pytest.mark.parametrize("delay", [0, 5])
@@ -308,19 +308,19 @@ def test_a_training_is_bit_identical_to_one_without(keras, conversions, delay, t
     assert conversions == []
     callback, found = run(keras, tmp_path, True, delay)
     assert conversions == ["int8"]
-    assert_equal(found[:-1], without[:-1])
+    assert_equal(found, without)
     assert callback.report.export.written
 
 
 def test_a_training_is_bit_identical_to_a_plain_one_until_the_delay(keras, conversions, tmp_path):
-    plain = trained(keras)
-    export = kc.Export(tmp_path / "net.tflite", allow_float_ops=True)
-    quantization = kc.Quantization(delay=9, layers=all_but("own"), calibration_steps=3)
+    plain = trained(keras, draws=False)
+    quantization = kc.Quantization(delay=9)
+    export = kc.Export(tmp_path / "net.tflite")
     callback = kc.Compress(quantization=quantization, export=export, partial=True)
-    found = trained(keras, callback)
+    found = trained(keras, callback, draws=False)
     assert conversions == ["int8"]  # a plan over several fits too
     assert callback.report.export.skipped
-    assert_equal(found, plain)  # the seeds that come after it too
+    assert_equal(found[:-1], plain[:-1])  # what is drawn after the fit comes after its `strip`
 
 
 def test_ranges_phase_and_folder_are_as_before(keras, tmp_path):
@@ -363,7 +363,7 @@ def test_the_weights_are_not_masked_early(keras, conversions, tmp_path):
     train(model, kc.Compress(pruning=half, export=export), Look())
     assert conversions == ["float32"]
     assert seen[0] == 0.0
-    assert seen[1] == pytest.approx(0.5)
+    assert np.mean(kernel.numpy() == 0) == pytest.approx(0.5, abs=0.01)
 
 
 # --- when it is left out
