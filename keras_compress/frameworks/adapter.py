@@ -137,17 +137,18 @@ class Adapter(abc.ABC):
         generators = list(self.seed_generators())
         states = [generator.getstate() for generator in generators]
         numbers = np.random.get_state()
-        # Private: once `tf.random.set_seed` was called, eager ops without a seed get theirs here.
+        # Private, and there only once `tf.random.set_seed` was called: eager ops without a seed get
+        # theirs here.
         # Each seed has a kernel with a state of its own, so the same ones must not be given out
         # twice: others are, while inside.
         eager = tf_context.context()
-        seeds, others = eager._rng, random.Random("seeds_kept")
+        seeds, others = vars(eager).get("_rng"), random.Random("seeds_kept")
         if seeds is not None:
             eager._rng = others
         try:
             yield
         finally:
-            if eager._rng is others:
+            if vars(eager).get("_rng") is others:
                 eager._rng = seeds
             np.random.set_state(numbers)
             for generator, state in zip(generators, states, strict=True):

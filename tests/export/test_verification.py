@@ -394,14 +394,14 @@ def stepping(keras, step):
         x = np.random.default_rng(0).random((16, 4)).astype("float32")
         history = model.fit(x, x[:, :3], batch_size=4, verbose=0, callbacks=[compress])
         assert len(history.history["loss"]) == 1  # `predict` leaves that of the fit
-        return model, compress.report.export
+        return compress.report.export
 
     return trained
 
 
 def test_a_predict_step_of_ones_own_is_told(keras, tmp_path):
     path = tmp_path / "net.tflite"
-    model, report = stepping(keras, lambda answer: answer + 1.0)(path)
+    report = stepping(keras, lambda answer: answer + 1.0)(path)
     assert report.largest_steps["scores"] <= 1  # the network that was traced
     scale = report.outputs["scores"]["scale"]
     assert report.predict_steps["scores"] == pytest.approx(1 / scale, abs=1.01)
@@ -412,7 +412,7 @@ def test_a_predict_step_of_ones_own_is_told(keras, tmp_path):
     "step", [lambda answer: answer[:, 0], lambda answer: (answer, answer), tf.as_string]
 )
 def test_a_predict_of_another_form_is_told(keras, step, tmp_path):
-    _, report = stepping(keras, step)(tmp_path / "net.tflite")
+    report = stepping(keras, step)(tmp_path / "net.tflite")
     assert report.written
     assert report.predict_steps == {"scores": None}
     assert "│ scores, by model.predict │ other form │" in str(report)
@@ -422,7 +422,7 @@ def test_a_predict_that_fails_costs_nothing_but_its_row(keras, tmp_path, caplog)
     def step(answer):
         raise RuntimeError("not today")
 
-    _, report = stepping(keras, step)(tmp_path / "net.tflite")
+    report = stepping(keras, step)(tmp_path / "net.tflite")
     assert report.written
     assert report.predict_steps == {}
     assert "No comparison with `predict`: RuntimeError" in caplog.text

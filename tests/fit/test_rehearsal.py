@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.untouched import untouched
+from tensorflow.python.eager import context as tf_context
 
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
@@ -254,6 +255,13 @@ def test_a_layer_left_out_that_does_nothing_behind_the_input_costs_no_file(keras
     assert max(report.largest_steps.values()) <= 1
 
 
+def test_ranges_that_nobody_has_set_differ_as_set_ones_do(keras, tmp_path):
+    """Between two equal ones the converter makes no op, which there is between two that differ."""
+    model = images_net(keras, keras.layers.GaussianDropout(0.1, name="own"))
+    with pytest.raises(ValueError, match=r"would compute in float: DEQUANTIZE .*QUANTIZE of 'own'"):
+        train(model, compress(tmp_path / "net.tflite"))
+
+
 # --- what it leaves behind
 
 
@@ -323,6 +331,18 @@ def test_a_training_is_bit_identical_to_a_plain_one_until_the_delay(keras, conve
     assert_equal(found[:-1], plain[:-1])  # what is drawn after the fit comes after its `strip`
 
 
+def test_without_a_seed_there_is_none_to_keep(keras, tmp_path, monkeypatch):
+    """As in a script that sets none; TensorFlow has no generator of seeds then."""
+    context = tf_context.context()
+    model = images_net(keras)
+    monkeypatch.delattr(context, "_rng")
+    monkeypatch.setattr(context, "_seed", None)
+    callback = compress(tmp_path / "net.tflite")
+    train(model, callback)
+    assert callback.report.export.written
+    assert not hasattr(context, "_rng")
+
+
 def test_ranges_phase_and_folder_are_as_before(keras, tmp_path):
     seen = []
 
@@ -334,14 +354,20 @@ def test_ranges_phase_and_folder_are_as_before(keras, tmp_path):
                 ranges = [tuple(each) for each in quantizers.ranges().values()]
                 modes = quantizers.mode.phase, quantizers.mode.constants, quantizers.mode.exporting
                 seen.append((set(ranges), engine.phase, *modes, engine.step))
+                seen.append((os.listdir(tmp_path), path.read_bytes()))
 
     path = tmp_path / "net.tflite"
     path.write_bytes(b"an older file")
     stats = {"quantized_input_stats": (0, 255)}  # which gives the input another range for a while
-    train(images_net(keras), compress(path, delay=4, **stats), Look())
-    assert seen == [({fake_quant.UNSEEN}, "off", "off", False, False, 0)] or seen == [
-        ({fake_quant.UNSEEN}, "watching", "watching", False, False, 0)
+    callback = kc.Compress(
+        quantization=kc.Quantization(delay=4, calibration_steps=2), export=kc.Export(path, **stats)
+    )
+    train(images_net(keras), Look(), callback)
+    assert seen == [
+        ({fake_quant.UNSEEN}, "off", "off", False, False, 0),
+        (["net.tflite"], b"an older file"),
     ]
+    assert callback.report.export.written
 
 
 def test_the_weights_are_not_masked_early(keras, conversions, tmp_path):
