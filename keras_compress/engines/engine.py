@@ -20,6 +20,7 @@ from keras_compress.engines.state import Phase
 from keras_compress.engines.timetable import Timetable
 from keras_compress.engines.train_step import TrainStep
 from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.inference import Shapes
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, Method
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
@@ -85,13 +86,19 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def inference_function(
-        self, batch_size: int, *, quantized: bool = True, for_file: bool = True
+        self,
+        batch_size: int,
+        *,
+        quantized: bool = True,
+        for_file: bool = True,
+        input_shape: Shapes = None,
     ) -> Any:
         """The network as it answers now, as a ConcreteFunction of its flat inputs that can leave
         the process and returns name -> tensor.
 
         `quantized=False`: the float network, quantizers off. `for_file`: in the ops that make an
-        integer file; otherwise as the network itself computes.
+        integer file; otherwise as the network itself computes. `input_shape`: of inputs that the
+        model leaves free.
         """
 
     def check_saving(self, path: Any) -> None:  # noqa: B027
@@ -265,6 +272,21 @@ class Engine(abc.ABC):
         if self.quantizers is not None:
             self.quantizers.enter(phase)
             self.adapter.retrace(self.model)
+
+    @contextlib.contextmanager
+    def tracing_in(self, phase: Phase) -> Iterator[None]:
+        """While inside, a network that is traced is that of `phase`; the steps that the model has
+        traced for itself stay, and are not asked for.
+        """
+        if self.quantizers is None:
+            yield
+            return
+        before = self._phase, self.quantizers.mode.phase
+        self._phase = self.quantizers.mode.phase = phase
+        try:
+            yield
+        finally:
+            self._phase, self.quantizers.mode.phase = before
 
     def resolve(self, start: int, updates: int) -> None:
         """Turn every fraction into an update of the fit of `updates` steps that begins after update

@@ -21,14 +21,14 @@ def named(ops: Sequence[FloatOp], layers_of: LayersOf) -> Iterator[FloatOpReport
         yield FloatOpReport(op.op, layers[0] if layers else None, op.tensor)
 
 
-def rounded_anyway(contents: FileReport, layers_of: LayersOf, by_choice: set[str]) -> Iterator[str]:
-    """The layers left out by `layers` that an op computes in integers: the converter takes a layer
-    for quantized whose neighbours are.
+def rounded_anyway(contents: FileReport, layers_of: LayersOf, left_out: set[str]) -> Iterator[str]:
+    """The layers that stay in float in the network and that an op of the file computes in integers:
+    the converter takes a layer for quantized whose neighbours are.
     """
     floats = {op.tensor for op in contents.float_ops}
     computing = [op for op in contents.ops if op.name not in MOVING and op.output not in floats]
     found = {layer for op in computing for layer in layers_of(op.output)}
-    yield from sorted(by_choice & found)
+    yield from sorted(left_out & found)
 
 
 def refuse(ops: Sequence[FloatOp], layers_of: LayersOf, by_choice: set[str], chooses: bool) -> None:
@@ -49,6 +49,7 @@ def refuse(ops: Sequence[FloatOp], layers_of: LayersOf, by_choice: set[str], cho
         grown = len(passing)
         passing |= {op.tensor for op in ops if op.moves and passing.intersection(op.beside)}
     passing |= {op.tensor for op in ops if op.converts and passing.intersection(op.beside)}
+    passing |= _rescaling(ops, layers_of, by_choice)
     refused = [op for op in ops if op.tensor not in passing]
     if not refused:
         return
@@ -60,3 +61,15 @@ def refuse(ops: Sequence[FloatOp], layers_of: LayersOf, by_choice: set[str], cho
         "Set `allow_float_ops=True` to write it all the same"
         + (", or leave these layers out by `layers=`" if chooses else ", or replace these layers"),
     )
+
+
+def _rescaling(ops: Sequence[FloatOp], layers_of: LayersOf, by_choice: set[str]) -> set[str]:
+    """The tensors of pairs that lead to floats and straight back, from one scale to another, on
+    account of layers left out that compute nothing: a Dropout behind an input of the model.
+    """
+    pairs = [op for op in ops if op.converts and not op.beside]
+    found = {op.tensor: layers_of(op.tensor) for op in pairs}
+    back = [found[op.tensor] for op in pairs if op.op == "QUANTIZE"]
+    if not back or not all(layers and by_choice.issuperset(layers) for layers in back):
+        return set()
+    return {tensor for tensor, layers in found.items() if by_choice.issuperset(layers)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from keras_compress.export.float_ops import LayersOf
@@ -98,6 +99,9 @@ class GraphSource:
                 f"{ {spec.name: spec.shape.as_list() for spec in specs} } "
                 f"({str(error).strip().splitlines()[0]})"
             ) from error
+
+    def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+        return None
 
     def layers_of(self, outputs: Sequence[str], quantized: bool) -> LayersOf:
         return lambda tensor: []  # a graph has no layers

@@ -17,6 +17,7 @@ from keras_compress.engines.state import State
 from keras_compress.export.graph_source import GraphSource
 from keras_compress.export.model_source import ModelSource
 from keras_compress.export.source import Source
+from keras_compress.frameworks.inference import Shapes
 from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.tflite.conversion.graph_defs import node_of
 from keras_compress.tflite.conversion.job import frozen
@@ -37,6 +38,7 @@ def source_of_file(
     state: str | os.PathLike[str] | None = None,
     inputs: Inputs = None,
     outputs: Sequence[str] | None = None,
+    input_shape: Shapes = None,
 ) -> Source:
     """What a `.keras`, `.h5` or frozen `.pb` file, or a SavedModel folder, holds.
 
@@ -46,6 +48,7 @@ def source_of_file(
             name with the ending ".npz", if there is one and it is a state.
         inputs, outputs: of a graph, the names of its ends; a dict gives inputs their shapes where
             the graph leaves them open. None: the placeholders, and what nothing reads.
+        input_shape: of a `.keras` or `.h5` file, the shapes that its model leaves free.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
@@ -67,10 +70,13 @@ def source_of_file(
         for name, value in (("inputs", inputs), ("outputs", outputs)):
             if value is not None:
                 raise value_error(OWNER, name, value, f"None for a {suffix} file, which names them")
-        return ModelSource(_keras_model(path, state))
+        return ModelSource(_keras_model(path, state), input_shape)
     if state is not None:
         rule = "None, but for a .keras or .h5 file: a graph holds its own ranges"
         raise value_error(OWNER, "state", os.fspath(state), rule)
+    if input_shape is not None:
+        rule = "None, but for a model of Keras: give shapes with `inputs={name: shape}`"
+        raise value_error("Export", "input_shape", input_shape, rule)
     if path.is_dir() and (path / "saved_model.pb").exists():
         return _saved_model(path, inputs, outputs)
     if path.is_file() and suffix == ".pb":

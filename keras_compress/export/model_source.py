@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.engine import Engine, engine_of
@@ -14,20 +15,26 @@ from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.export.float_ops import LayersOf
 from keras_compress.export.source import Range
 from keras_compress.frameworks.choose import adapter_of
-from keras_compress.frameworks.inference import inference_function, input_specs
+from keras_compress.frameworks.inference import Shapes, inference_function, input_specs
 from keras_compress.frameworks.naming import Naming
 from keras_compress.frameworks.protocols import KerasModel
 
 
 class ModelSource:
-    """A Keras model in memory."""
+    """A Keras model in memory.
 
-    def __init__(self, model: KerasModel):
+    Args:
+        input_shape: of inputs that the model leaves free, as in `Export`.
+        masked: bring the weights under their masks now, as they are meant to leave.
+    """
+
+    def __init__(self, model: KerasModel, input_shape: Shapes = None, masked: bool = True):
         self._model = model
+        self._input_shape = input_shape
         self._adapter = adapter_of(model, "export_tflite")
         self.keras = self._adapter.keras
         attached = engine_of(model)
-        if attached is not None:
+        if attached is not None and masked:
             attached.apply_masks()
         # Or one to read a model with that tfmot's wrappers alone have driven.
         wrapped = attached is None and is_wrapped(model, "export_tflite")
@@ -38,14 +45,34 @@ class ModelSource:
         return self.engine is not None and self.engine.phase.rounds
 
     def specs(self, batch_size: int) -> list[tf.TensorSpec]:
-        return input_specs(self._adapter, self._model, batch_size)
+        return input_specs(self._adapter, self._model, batch_size, self._input_shape)
 
     def function(
         self, batch_size: int, *, quantized: bool, for_file: bool = True
     ) -> tf.types.experimental.ConcreteFunction:
         if self.engine is None:
-            return inference_function(self._adapter, self._model, batch_size)
-        return self.engine.inference_function(batch_size, quantized=quantized, for_file=for_file)
+            return inference_function(
+                self._adapter, self._model, batch_size, input_shape=self._input_shape
+            )
+        return self.engine.inference_function(
+            batch_size, quantized=quantized, for_file=for_file, input_shape=self._input_shape
+        )
+
+    def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+        model, adapter = self._model, self._adapter
+        structure, _ = adapter.structures(model)
+        given = [inputs[name] for name in adapter.flat_names(model)[0]]
+        own = vars(model)
+        history = {"history": own["history"]} if "history" in own else {}
+        try:
+            answers = model.predict(adapter.tree.pack_sequence_as(structure, given), verbose=0)
+        finally:  # tf_keras puts an empty one in the place of that which a `fit` will return
+            own.pop("history", None)
+            own.update(history)
+        flat = [np.asarray(answer) for answer in adapter.tree.flatten(answers)]
+        engine = self.engine
+        names = adapter.flat_names(model)[1] if engine is None else engine.output_names()
+        return dict(zip(names, flat, strict=True)) if len(flat) == len(names) else None
 
     def layers_of(self, outputs: Sequence[str], quantized: bool) -> LayersOf:
         engine = self.engine

@@ -50,7 +50,7 @@ def rows_to_compare(
             count = sum(1 for _ in read_rows(specs, given, field, SAMPLES))
             return list(read_rows(specs, given, field, SAMPLES, export.batch_size)), count, field
     batches = -(-SAMPLES // export.batch_size)
-    rows = list(_drawn(specs, ranges, batches))
+    rows = list(drawn(specs, ranges, batches))
     if None not in ranges:
         source = "inputs drawn inside the watched ranges"
     elif any(ranges):
@@ -60,9 +60,10 @@ def rows_to_compare(
     return rows, batches * export.batch_size, source
 
 
-def _drawn(
+def drawn(
     specs: Sequence[Any], ranges: Sequence[tuple[float, float] | None], batches: int
 ) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of real numbers within the ranges, [0, 1) where there is none, and of 0 and 1."""
     generator = np.random.default_rng(0)
     for _ in range(batches):
         batch = {}

@@ -11,6 +11,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.engine import Engine
@@ -44,6 +45,11 @@ class Source(Protocol):
         self, batch_size: int, *, quantized: bool, for_file: bool = True
     ) -> tf.types.experimental.ConcreteFunction:
         """The network in inference, as `inference_function` describes it: rounding or float."""
+
+    def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+        """What `model.predict` gives for name -> rows, by the names of the outputs; None where
+        there is no model, or where it gives another number of things.
+        """
 
     def layers_of(self, outputs: Sequence[str], quantized: bool) -> LayersOf:
         """For a file with these names of outputs."""

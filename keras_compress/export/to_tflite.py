@@ -61,12 +61,14 @@ def export_tflite(
     export.check_folder()  # before a model is loaded
     export.check_data_files()
     if isinstance(source, str | os.PathLike):
-        network = source_of_file(source, state=state, inputs=inputs, outputs=outputs)
+        network = source_of_file(
+            source, state=state, inputs=inputs, outputs=outputs, input_shape=export.input_shape
+        )
     else:
         for name, value in (("state", state), ("inputs", inputs), ("outputs", outputs)):
             if value is not None:
                 raise value_error(OWNER, name, value, "None for a model, which has its own")
-        network = ModelSource(source)
+        network = ModelSource(source, export.input_shape)
     with _bar() if progress else contextlib.nullcontext() as told:
         written = writing.write_file(network, export, told)
     report = writing.report_on(network, export)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_compress.export.float_ops import LayersOf
 from keras_compress.export.layer_by_layer import compare_layers
 from keras_compress.export.rows import rows_to_compare, specs_of
 from keras_compress.reports.file import ExportReport
@@ -22,6 +24,8 @@ from keras_compress.tflite import (
     computed_tensors,
 )
 
+Predict = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray] | None]
+
 logger = logging.getLogger("keras_compress")
 LAYER_SAMPLES = 8  # of them those on which it is compared layer by layer
 
@@ -34,6 +38,8 @@ def verify(
     contents: FileReport,
     ranges: Sequence[tuple[float, float] | None],
     engine: Any,
+    layers_of: LayersOf,
+    predict: Predict | None,
 ) -> None:
     """Fill in what the file takes and gives, and how far it is from its network, output by output
     and layer by layer.
@@ -43,33 +49,51 @@ def verify(
         data: the file, `contents` what it consists of.
         ranges: of the flat inputs, from which inputs are drawn if no data is given.
         engine: that of a file with its ranges; None of any other.
+        layers_of: which layers a tensor of the file came from.
+        predict: the model's own, of name -> rows; None where the file is of another network.
 
     Raises:
         ConversionError: LiteRT cannot run the file.
     """
-    file = _loaded(data)
+    file = loaded(data, contents, layers_of)
     report.inputs, report.outputs = (
         {info.name: _end(info) for info in ends} for ends in (file.inputs, file.outputs)
     )
     rows, report.samples, report.verified_on = rows_to_compare(export, function, ranges)
-    _compare_outputs(report, function, file, contents, rows)
+    _compare_outputs(report, function, file, contents, rows, predict)
     if engine is not None:
         _compare_layers(report, engine, data, rows[: -(-LAYER_SAMPLES // export.batch_size)])
 
 
-def _loaded(data: bytes) -> TFLiteModel:
-    """The file in LiteRT.
+_FAILING = re.compile(r"Node number (\d+) \((\w+)\) failed")
+"""How LiteRT names the op that it cannot run."""
+
+
+def loaded(
+    data: bytes, contents: FileReport, layers_of: LayersOf, run: bool = False
+) -> TFLiteModel:
+    """The file in LiteRT; `run`: which has computed once with it.
 
     Raises:
-        ConversionError: LiteRT cannot run it.
+        ConversionError: LiteRT cannot run it; with the layer, where it tells which op is to blame.
     """
     try:
-        return TFLiteModel(data)
+        file = TFLiteModel(data)
+        if run:
+            file.run_on_zeros()
     except ValueError as error:
+        found = _FAILING.search(str(error))
+        layers: list[str] = []
+        if found and int(found[1]) < len(contents.ops):
+            op = contents.ops[int(found[1])]
+            layers = layers_of(op.output) if op.name == found[2] else []
+        whose = f"{found[2]} of {' and '.join(map(repr, layers))}: " if found and layers else ""
+        said = " ".join(str(error.__cause__ or error).split())
         raise ConversionError(
-            f"LiteRT cannot run the file: {error}",
+            f"LiteRT cannot run the file: {whose}{said.rstrip('.')}",
             "Use another mode, or replace the layer with that op",
         ) from error
+    return file
 
 
 def _end(info: TensorInfo) -> dict[str, Any]:
@@ -82,7 +106,12 @@ def _end(info: TensorInfo) -> dict[str, Any]:
 
 
 def _compare_outputs(
-    report: ExportReport, function: Any, file: TFLiteModel, contents: FileReport, rows: list[Any]
+    report: ExportReport,
+    function: Any,
+    file: TFLiteModel,
+    contents: FileReport,
+    rows: list[Any],
+    predict: Predict | None,
 ) -> None:
     names = [output.name for output in file.outputs]
     steps = dict(zip(names, contents.output_scales, strict=True))
@@ -95,15 +124,42 @@ def _compare_outputs(
             expected[name].append(outputs[name].numpy())
             answers[name].append(given[name])
     count = report.samples  # the rest fills the last batch
+    of_file = {name: np.concatenate(parts)[:count] for name, parts in answers.items()}
+    scales = {name: step or 1.0 for name, step in steps.items()}  # a float file is as it is
     results = agreement(
-        {name: np.concatenate(parts)[:count] for name, parts in expected.items()},
-        {name: np.concatenate(parts)[:count] for name, parts in answers.items()},
-        {name: step or 1.0 for name, step in steps.items()},  # a float file is compared as it is
+        {name: np.concatenate(parts)[:count] for name, parts in expected.items()}, of_file, scales
     )
     for name, result in results.items():
         report.largest_steps[name] = result.largest_steps
         report.mean_steps[name] = result.mean_steps
         report.argmax_agreement[name] = result.argmax_agreement
+    if predict is not None:
+        _compare_predict(report, predict, rows, of_file, scales)
+
+
+def _compare_predict(
+    report: ExportReport,
+    predict: Predict,
+    rows: list[Any],
+    of_file: Mapping[str, np.ndarray],
+    scales: Mapping[str, float],
+) -> None:
+    """What the user gets of the model beside what the file gives: the network that was traced may
+    be another, as where a `predict_step` of the user's own puts something behind it.
+    """
+    inputs = {name: np.concatenate([batch[name] for batch in rows]) for name in rows[0]}
+    try:
+        answers = predict({name: values[: report.samples] for name, values in inputs.items()})
+    except Exception as error:  # a diagnosis must not cost the file
+        logger.warning("No comparison with `predict`: %s: %s", type(error).__name__, error)
+        return
+    for name, given in of_file.items():
+        answer = None if answers is None else answers[name]
+        if answer is None or answer.shape != given.shape or answer.dtype.kind in "OSU":
+            report.predict_steps[name] = None
+            continue
+        found = agreement({name: answer}, {name: given}, {name: scales[name]})[name]
+        report.predict_steps[name] = found.largest_steps
 
 
 def _compare_layers(report: ExportReport, engine: Any, data: bytes, rows: list[Any]) -> None:

@@ -67,14 +67,14 @@ def write_file(source: Source, export: Export, progress: Progress | None = None)
     ranges = input_ranges(source.specs(export.batch_size), export)
     with source.rounding_inputs(ranges) if quantized and ranges else contextlib.nullcontext():
         function = source.function(export.batch_size, quantized=quantized)
-        how = _conversion(export, function, quantized, ranges)
-        rows = _calibration_rows(export, function, how)
+        how = conversion(export, function, quantized, ranges)
+        rows = calibration_rows(export, function, how)
         data = convert(function, how, representative=rows, progress=progress)
         if export.sparse:
-            _check_sparse(data, export)
+            check_sparse(data, export)
         contents = inspect_tflite(data)
         report = _measured(export, data, contents)
-        report.guessed = tuple(_guessed(function, how, contents, rows is not None))
+        report.guessed = tuple(guessed(function, how, contents, rows is not None))
         if export.mode in INTEGER_MODES:
             _check_float_ops(report, export, source, contents, quantized)
         _verify(report, export, source, function, data, contents, ranges, quantized)
@@ -83,7 +83,7 @@ def write_file(source: Source, export: Export, progress: Progress | None = None)
     return report
 
 
-def _conversion(
+def conversion(
     export: Export, function: Any, quantized: bool, ranges: Mapping[int, Range]
 ) -> Conversion:
     """How the function of an export's network becomes its file."""
@@ -101,7 +101,7 @@ def _conversion(
     )
 
 
-def _calibration_rows(
+def calibration_rows(
     export: Export, function: Any, how: Conversion
 ) -> Iterator[dict[str, np.ndarray]] | None:
     """The data to calibrate on, where that is done."""
@@ -134,11 +134,27 @@ def _check_float_ops(
     """
     layers = source.layers_of(contents.outputs, quantized)
     engine = source.engine if quantized else None
-    by_choice = set() if engine is None else engine.float_by_choice()
+    left_out = set() if engine is None else set(engine.left_out["quantization"])
     report.float_ops = tuple(named(contents.float_ops, layers))
-    report.rounded_anyway = tuple(rounded_anyway(contents, layers, by_choice))
+    report.rounded_anyway = tuple(rounded_anyway(contents, layers, left_out))
     if not export.allow_float_ops:
+        by_choice = set() if engine is None else engine.float_by_choice()
         refuse(contents.float_ops, layers, by_choice, chooses=engine is not None)
+
+
+def unknown_ops(data: bytes, export: Export) -> list[str]:
+    """The ops of a file that LiteRT does not know.
+
+    Raises:
+        ConversionError: C files are asked of such.
+    """
+    unknown = custom_ops(unpack(data, "export_tflite"))
+    if unknown and export.c_array:
+        raise ConversionError(
+            f"no C files are written of ops that LiteRT does not have: {', '.join(unknown)}",
+            "Leave `c_array` out",
+        )
+    return unknown
 
 
 def _verify(
@@ -157,19 +173,18 @@ def _verify(
         ConversionError: LiteRT cannot, though it knows every op; or C files are asked of ops that
             it does not know.
     """
-    unknown = custom_ops(unpack(data, "export_tflite"))
+    unknown = unknown_ops(data, export)
     if unknown:
         report.verified_on = f"nothing: LiteRT does not have {', '.join(unknown)}"
-        if export.c_array:
-            raise ConversionError(
-                f"no C files are written of ops that LiteRT does not have: {', '.join(unknown)}",
-                "Leave `c_array` out",
-            )
         return
     if quantized:
         function = source.function(export.batch_size, quantized=True, for_file=False)
     drawn = [source.input_range(i) or ranges.get(i) for i in range(len(specs_of(function)))]
-    verify(report, export, function, data, contents, drawn, source.engine if quantized else None)
+    engine = source.engine if quantized else None
+    layers = source.layers_of(contents.outputs, quantized)
+    # A graph has none, and of a model that rounds a float file is another network.
+    predict = source.predict if source.keras is not None and source.rounds == quantized else None
+    verify(report, export, function, data, contents, drawn, engine, layers, predict)
 
 
 def _put_down(report: ExportReport, export: Export, data: bytes) -> None:
@@ -180,7 +195,7 @@ def _put_down(report: ExportReport, export: Export, data: bytes) -> None:
     forget_record(export.path)
 
 
-def _guessed(
+def guessed(
     function: Any, how: Conversion, contents: FileReport, calibrated: bool
 ) -> Iterator[str]:
     """The tensors that have the default range, because nobody knew theirs."""
@@ -199,7 +214,7 @@ def _guessed(
             yield tensor.name
 
 
-def _check_sparse(data: bytes, export: Export) -> None:
+def check_sparse(data: bytes, export: Export) -> None:
     """Refuse a sparse file that LiteRT cannot run.
 
     Raises:

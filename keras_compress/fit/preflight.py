@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 from keras_compress.engines.engine import Engine, engine_inside
 from keras_compress.engines.train_step import LOG_NAMES
 from keras_compress.export.input_ranges import check_calibrated, input_ranges
+from keras_compress.export.rehearse import WAYS, Rehearsal, listed, look_ahead, rehearse
 from keras_compress.export.rows import CALIBRATION_SAMPLES, SAMPLES, read_rows
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
@@ -54,7 +56,9 @@ def check_export(engine: Engine | None, export: Export) -> None:
 
 
 def check_export_of(model: Any, engine: Engine | None, export: Export) -> None:
-    """Refuse an export that does not fit the built model: its data, or layers left in float."""
+    """Refuse an export whose data do not fit the built model, or that would leave layers in float
+    though nobody said so.
+    """
     _check_rows(model, export)
     if export.mode != "int8" or export.allow_float_ops or engine is None:
         return
@@ -63,12 +67,52 @@ def check_export_of(model: Any, engine: Engine | None, export: Export) -> None:
     left_out = engine.left_out["quantization"]
     if engine.quantization is not None and left_out and not engine.left_by_user:
         what = "; ".join(f"{path} ({reason})" for path, reason in left_out.items())
+        told, ways = "", WAYS
+        if export.rehearse:
+            rehearsal, ways = look_ahead(model, export)
+            told = f"{_told(rehearsal, ways)} "
+        can = f"What can be done: {listed(ways)}. " if ways else ""
         raise ValueError(
             "Export: `allow_float_ops` must be True for an integer file of this model, whose "
-            "layers would not all be "
-            f"integer: {what}. Leave them out by `Quantization(layers=...)` if that is meant. "
-            "Received: allow_float_ops=False"
+            f"layers would not all be rounded in the training: {what}. {told}{can}Received: "
+            "allow_float_ops=False"
         )
+
+
+def _told(found: Rehearsal, ways: list[str]) -> str:
+    """What a file with those layers in it would be."""
+    if found.error is not None:
+        more = "" if ways else f" {found.error.remedy}."
+        return f"With them there would be no file: {found.error.reason}.{more}"
+    anyway = ", ".join(found.rounded_anyway)
+    if found.float_ops:
+        computing = [op for op in found.float_ops if not op.op.endswith("QUANTIZE")]
+        ops = ", ".join(dict.fromkeys(map(str, computing or found.float_ops)))
+        also = f", and its report list as `rounded_anyway`: {anyway}" if anyway else ""
+        return f"The file would compute in float: {ops}{also}."
+    listing = f"; its report would list as `rounded_anyway`: {anyway}" if anyway else ""
+    return (
+        "The file would be all-integer all the same, because the converter takes for quantized "
+        f"what stands between rounded tensors{listing}."
+    )
+
+
+def rehearsed(model: Any, export: Export) -> str | None:
+    """Rehearse an export, unless it is to be left out; what there is to say about that.
+
+    Raises:
+        ConversionError: there would be no file at the end.
+    """
+    if not export.rehearse:
+        return None
+    adapter = adapter_of(model)
+    if adapter.functional(model) is None and adapter.grows(model):
+        return "is not rehearsed: the model gets its shapes with the first batch"
+    begin = time.perf_counter()
+    found = rehearse(model, export)
+    if found.known:
+        return "is not rehearsed again: a network of this structure has passed before"
+    return f"is rehearsed: it took {time.perf_counter() - begin:.1f} s"
 
 
 def _check_rows(model: Any, export: Export) -> None:
@@ -81,7 +125,7 @@ def _check_rows(model: Any, export: Export) -> None:
     adapter = adapter_of(model)
     if adapter.functional(model) is None and adapter.grows(model):
         return  # a Sequential that gets its inputs with the first batch
-    specs = input_specs(adapter, model, export.batch_size)
+    specs = input_specs(adapter, model, export.batch_size, export.input_shape)
     input_ranges(specs, export)
     sizes = {"representative_dataset": CALIBRATION_SAMPLES, "verify_data": SAMPLES}
     for field, samples in sizes.items():

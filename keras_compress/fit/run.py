@@ -35,6 +35,7 @@ from keras_compress.reports.validation import ValidationReport
 from keras_compress.specs.export import Export
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
+from keras_compress.tflite.conversion.process import start_worker
 
 logger = logging.getLogger("keras_compress")
 
@@ -99,6 +100,8 @@ class Run:
         self.members.append(member)
         self.drives = self.drives or drives
         try:
+            if export is not None and export.rehearse:
+                start_worker()
             self._take_charge(member, pruning, quantization)
         except BaseException:
             self._withdraw()
@@ -185,9 +188,11 @@ class Run:
         exports = [m.export for m in self.members if getattr(m, "export", None) is not None]
         for export in exports:
             preflight.check_export(engine, export)
+        updates = self._updates(epoch)
         if engine is None:
             for export in exports:
                 preflight.check_export_of(self.model, engine, export)
+            self._rehearse(exports, updates)
             return
         for callback in self.callbacks.callbacks:
             saves = self.adapter.isinstance(callback, "ModelCheckpoint")
@@ -198,7 +203,6 @@ class Run:
         )
         if let_go is not None:
             self._undo.append(let_go)
-        updates = self._updates(epoch)
         if engine.timetable.has_fractions:
             if updates is None:
                 given = " ".join(str(s) for s in (engine.pruning, engine.quantization) if s)
@@ -215,19 +219,29 @@ class Run:
                 preflight.check_export_of(self.model, engine, export)
             if self.drives and updates is not None and not self._partial:
                 preflight.check_reach(engine, updates)
+            self._rehearse(exports, updates)
             self._recording.begin(engine)
 
+        preflight.check_ranges_are_set(engine)
         if engine.is_placed:
             check()
         else:  # a Sequential without shapes: with the first batch, before it counts
             engine.on_placed = check
-        preflight.check_ranges_are_set(engine)
         engine.begin_fit()
         if not self.drives and engine.quantization is not None:
             self._say(
                 "This fit has no Compress: masks keep to their schedule, quantization stays %s.",
                 engine.phase,
             )
+
+    def _rehearse(self, exports: list[Export], updates: int | None) -> None:
+        """Find before the first step what would fail after the last; not before a fit that has
+        none, whose export comes at once.
+        """
+        for export in exports if updates != 0 else ():
+            said = preflight.rehearsed(self.model, export)
+            if said is not None:
+                self._say("The export to %s %s.", export.path, said)
 
     @property
     def _partial(self) -> bool:
@@ -342,7 +356,7 @@ class Run:
         return missed
 
     def _report(self, missed: list[str], export: Export | None) -> Report:
-        source = ModelSource(self.model)
+        source = ModelSource(self.model, None if export is None else export.input_shape)
         report = writing.report_on(source, export)
         report.missed = list(missed)
         self._recording.write(report, self.engine)
@@ -357,6 +371,7 @@ class Run:
             why = f"the fit ended before {' and '.join(missed)}"
             return ExportReport(export.path, export.mode, skipped=why)
         try:
+            export.check_folder()  # it may be gone by now
             return writing.write_file(source, export)
         except Exception as error:  # a failing export never costs the training
             notes = getattr(error, "__notes__", [])  # what the converter printed

@@ -11,12 +11,15 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import random
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context as tf_context
 
 from keras_compress.frameworks.protocols import (
     KerasCallback,
@@ -154,6 +157,35 @@ class Adapter(abc.ABC):
                     yield from walk(layer, f"{prefix}{layer.name}/")
 
         return walk(model, prefix)
+
+    @contextlib.contextmanager
+    def seeds_kept(self) -> Iterator[None]:
+        """While inside, whoever draws a seed or a random number leaves no trace: afterwards comes
+        what would have come.
+        """
+        generators = list(self.seed_generators())
+        states = [generator.getstate() for generator in generators]
+        numbers = np.random.get_state()
+        # Private, and there only once `tf.random.set_seed` was called: eager ops without a seed get
+        # theirs here.
+        # Each seed has a kernel with a state of its own, so the same ones must not be given out
+        # twice: others are, while inside.
+        eager = tf_context.context()
+        seeds, others = vars(eager).get("_rng"), random.Random("seeds_kept")
+        if seeds is not None:
+            eager._rng = others
+        try:
+            yield
+        finally:
+            if vars(eager).get("_rng") is others:
+                eager._rng = seeds
+            np.random.set_state(numbers)
+            for generator, state in zip(generators, states, strict=True):
+                generator.setstate(state)
+
+    def seed_generators(self) -> Iterator[Any]:
+        """What seeds are drawn from: each has `getstate` and `setstate`."""
+        yield random
 
     def is_input(self, layer: KerasLayer) -> bool:
         return type(layer).__name__ == "InputLayer"

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import tensorflow as tf
 
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.naming import Naming
 from keras_compress.frameworks.protocols import KerasModel
 
+Shapes = Sequence[int] | Mapping[str, Sequence[int]] | None
+"""The shape of the only input without the batch, or those of some by their names."""
+
 
 def inference_function(
-    adapter: Adapter, model: KerasModel, batch_size: int, output_names: list[str] | None = None
+    adapter: Adapter,
+    model: KerasModel,
+    batch_size: int,
+    output_names: list[str] | None = None,
+    input_shape: Shapes = None,
 ) -> tf.types.experimental.ConcreteFunction:
     """The model in inference, as a ConcreteFunction of its flat inputs that returns name -> tensor.
 
-    Every shape is fixed, the batch to `batch_size`; names and order are the model's own, but for
-    `output_names` where they are given. It computes in float32 whatever the policy of the model is.
+    Every shape is fixed, the batch to `batch_size`, what else is free to `input_shape`; names and
+    order are the model's own, but for `output_names` where they are given. It computes in float32
+    whatever the policy of the model is.
 
     Raises:
-        ValueError: the model is subclassed, or an input has a free dimension besides the batch.
+        ValueError: the model is subclassed, an input has a free dimension besides the batch, or
+            `input_shape` does not fit it.
     """
-    specs = input_specs(adapter, model, batch_size)
+    specs = input_specs(adapter, model, batch_size, input_shape)
     output_names = output_names or adapter.flat_names(model)[1]
 
     def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -31,20 +42,51 @@ def inference_function(
         return tf.function(answer, autograph=False).get_concrete_function(*specs)
 
 
-def input_specs(adapter: Adapter, model: KerasModel, batch_size: int) -> list[tf.TensorSpec]:
+def input_specs(
+    adapter: Adapter, model: KerasModel, batch_size: int, input_shape: Shapes = None
+) -> list[tf.TensorSpec]:
     """The flat inputs of that function. Raises ValueError as it does."""
     if adapter.functional(model) is None:
         raise ValueError(
             "Export: the model must be Sequential or functional, and built, so that its inputs are "
             f"known. Received: model={type(model).__name__}"
         )
+    given = adapter.input_specs(model)
+    shapes = _by_name(input_shape, [spec.name for spec in given])
     specs = []
-    for spec in adapter.input_specs(model):
-        shape = (batch_size, *spec.shape[1:])
+    for spec in given:
+        own = tuple(spec.shape[1:])
+        shape = shapes.get(spec.name, own)
+        fits = len(shape) == len(own)
+        if not fits or any(b not in (None, a) for a, b in zip(shape, own, strict=True)):
+            raise ValueError(
+                f"Export: `input_shape` must fit the model's input {spec.name!r} of shape "
+                f"{tuple(spec.shape)}, without the batch. Received: input_shape={input_shape!r}"
+            )
         if None in shape:
             raise ValueError(
-                "Export: every dimension of an input but the batch must be fixed. "
+                "Export: every dimension of an input but the batch must be fixed; give its shape "
+                f"with `input_shape={{{spec.name!r}: shape}}`. "
                 f"Received: input {spec.name!r} of shape {tuple(spec.shape)}"
             )
-        specs.append(tf.TensorSpec(shape, spec.dtype, spec.name))
+        specs.append(tf.TensorSpec((batch_size, *shape), spec.dtype, spec.name))
     return specs
+
+
+def _by_name(input_shape: Shapes, names: list[str]) -> dict[str, tuple[int, ...]]:
+    """Name of an input -> the shape given for it."""
+    if input_shape is None:
+        return {}
+    if isinstance(input_shape, Mapping):
+        if not set(input_shape) <= set(names):
+            raise ValueError(
+                f"Export: `input_shape` must be for inputs of the model, {names}. "
+                f"Received: input_shape={input_shape!r}"
+            )
+        return {name: tuple(shape) for name, shape in input_shape.items()}
+    if len(names) != 1:
+        raise ValueError(
+            "Export: `input_shape` must be a dict of input name -> shape for a model of several "
+            f"inputs, {names}. Received: input_shape={input_shape!r}"
+        )
+    return {names[0]: tuple(input_shape)}

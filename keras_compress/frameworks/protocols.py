@@ -158,6 +158,8 @@ class KerasModel(KerasLayer, Protocol):
 
     def fit(self, *args: object, **kwargs: object) -> object: ...
 
+    def predict(self, x: object, *, verbose: int = 1) -> object: ...
+
     def evaluate(self, *args: object, **kwargs: object) -> dict[str, Any]:
         """With `return_dict=True`, as it is asked here."""
 

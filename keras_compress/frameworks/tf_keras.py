@@ -124,6 +124,13 @@ class TFKeras(Adapter):
         )
         return scope
 
+    def seed_generators(self) -> Iterator[Any]:
+        yield from super().seed_generators()
+        # Private: where `tf_keras.utils.set_random_seed` puts what initializers and layers ask.
+        generator = getattr(tf_keras.src.backend._SEED_GENERATOR, "generator", None)
+        if generator is not None:
+            yield generator
+
     def end_names(self, model: Any) -> tuple[list[str], list[str]]:
         return list(model.input_names), list(model.output_names)
 

@@ -77,6 +77,11 @@ class ExportReport:
         largest_steps: per output, the largest difference between the network and the file run by
             LiteRT, in steps of the output's scale; of a float output as it is, with no unit.
         mean_steps: per output, the mean difference over all elements, likewise.
+        predict_steps: per output, the largest difference between what `model.predict` gives, as the
+            user calls it, and the file, likewise: a `predict_step` of one's own counts, and so does
+            a mixed policy. None where `predict` gives something of another form; empty where the
+            model is not the network of the file (a float file of one that rounds), where there is
+            no Keras model, and where `predict` failed, which is logged.
         argmax_agreement: per output, the share of equal decisions, in [0, 1]; None for an output
             without classes.
         layers: layer by layer on equal inputs, worst first; empty where this is not known: of files
@@ -103,6 +108,7 @@ class ExportReport:
     samples: int = 0
     largest_steps: dict[str, float] = dataclasses.field(default_factory=dict)
     mean_steps: dict[str, float] = dataclasses.field(default_factory=dict)
+    predict_steps: dict[str, float | None] = dataclasses.field(default_factory=dict)
     argmax_agreement: dict[str, float | None] = dataclasses.field(default_factory=dict)
     layers: list[LayerAgreement] = dataclasses.field(default_factory=list)
     layer_samples: int = 0
@@ -188,6 +194,9 @@ def _agreements(report: ExportReport) -> str:
         same = report.argmax_agreement.get(name)
         steps = _steps(largest, report.mean_steps.get(name, math.nan))
         rows.append((name, *steps, "-" if same is None else f"{same:.1%}"))
+    for name, found in report.predict_steps.items():
+        cell = "other form" if found is None else f"{found:.3g}"
+        rows.append((f"{name}, by model.predict", cell, "-", "-"))
     return table(("output", "largest", "mean", "equal decisions"), rows)
 
 

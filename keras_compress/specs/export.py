@@ -23,6 +23,9 @@ INTEGER_MODES = ("int8", "int16x8")
 InputStats = tuple[float, float] | dict[str, tuple[float, float]] | str | None
 """(mean, std) of all inputs, those of each by its name, or "auto"."""
 
+InputShape = tuple[int, ...] | dict[str, tuple[int, ...]] | None
+"""The shape of the only input without the batch, or those of some by their names."""
+
 _DATA_FIELDS = ("representative_dataset", "verify_data")
 
 
@@ -61,6 +64,15 @@ class Export:
         c_array: write a pair of C files beside it, for firmware: `.h` and `.cc` in the place of
             ".tflite".
         batch_size: the file's fixed batch size, int >= 1.
+        input_shape: the shape in the file, without the batch, of inputs that the model leaves free,
+            as `(None, None, 3)`: a dict of input name -> shape, or one shape for a single input. It
+            has to fit what the model does fix. Everything done for the file (verification too) is
+            done with it.
+        rehearse: convert the network once before the first step of a `fit`, as it will be at its
+            end, and let LiteRT run it, so that what cannot become a file is an error before the
+            training and not a line in its report. It costs a conversion, seconds mostly, and is
+            left out where a network of the same structure has been rehearsed in this process. Of
+            no meaning to `export_tflite`.
         timeout: seconds that the conversion may take, above 0.
 
     Raises:
@@ -83,6 +95,8 @@ class Export:
     sparse: bool = False
     c_array: bool = False
     batch_size: int = 1
+    input_shape: InputShape = dataclasses.field(default=None, hash=False)
+    rehearse: bool = True
     timeout: int | float = 600
 
     def __post_init__(self) -> None:
@@ -98,10 +112,11 @@ class Export:
             set_field(self, name, checks.check_data(owner, name, getattr(self, name)))
         set_field(self, "quantized_input_stats", _check_stats(owner, self))
         set_field(self, "default_ranges_stats", _check_default_range(owner, self))
-        for name in ("allow_float_ops", "allow_custom_ops", "sparse", "c_array"):
+        for name in ("allow_float_ops", "allow_custom_ops", "sparse", "c_array", "rehearse"):
             checks.check_bool(owner, name, getattr(self, name))
         batch_size = checks.check_int(owner, "batch_size", self.batch_size, minimum=1)
         set_field(self, "batch_size", batch_size)
+        set_field(self, "input_shape", _check_shapes(owner, self.input_shape))
         seconds = checks.check_positive(owner, "timeout", self.timeout, what="seconds")
         set_field(self, "timeout", seconds)
 
@@ -162,7 +177,7 @@ class Export:
         """A plain dict of plain values, without data, that `from_config` reads back equal."""
         names = [field.name for field in dataclasses.fields(self)]
         config = {name: getattr(self, name) for name in names if name not in _DATA_FIELDS}
-        for name in ("quantized_input_stats", "default_ranges_stats"):
+        for name in ("quantized_input_stats", "default_ranges_stats", "input_shape"):
             value = config[name]
             if isinstance(value, dict):
                 config[name] = {key: list(pair) for key, pair in value.items()}
@@ -201,6 +216,26 @@ def _stats(owner: str, name: str, value: object) -> tuple[float, float]:
         rule = "(mean, std) with a mean in [0, 255] and a std above 0"
         raise checks.value_error(owner, name, value, rule)
     return mean, std
+
+
+def _check_shapes(owner: str, value: object) -> InputShape:
+    """The shapes of inputs with tuples of plain ints in them."""
+    name = "input_shape"
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _shape(owner, f"{name}[{key!r}]", each) for key, each in value.items()}
+    return _shape(owner, name, value)
+
+
+def _shape(owner: str, name: str, value: object) -> tuple[int, ...]:
+    rule = "a shape without the batch, ints >= 1"
+    if not isinstance(value, list | tuple) or not all(map(checks.is_int, value)):
+        also = "" if "[" in name else ", or a dict of input name -> shape"
+        raise checks.type_error(owner, name, value, rule + also)
+    if any(size < 1 for size in value):
+        raise checks.value_error(owner, name, value, rule)
+    return tuple(map(int, value))
 
 
 def _check_default_range(owner: str, export: Export) -> tuple[float, float] | None:

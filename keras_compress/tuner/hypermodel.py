@@ -28,7 +28,7 @@ from keras_compress.reports.validation import ValidationReport
 from keras_compress.specs.export import Export
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
-from keras_compress.tflite import load_tflite
+from keras_compress.tflite import ConversionError, load_tflite
 from keras_compress.tflite.litert.latency import latency_ms
 from keras_compress.tuner import baseline, bridge
 from keras_compress.tuner.memory import forget_graphs
@@ -208,7 +208,10 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
             export=Export(str(folder / FILE), **self.export),
             verbose=self.verbose,
         )
-        model.fit(*args, **kwargs, callbacks=[*given, compress])
+        try:
+            model.fit(*args, **kwargs, callbacks=[*given, compress])
+        except ConversionError as error:  # of the rehearsal, once for trials of one structure
+            raise keras_tuner.errors.FailedTrialError(f"No file: {error}") from error
         metrics = self._metrics(cast(Report, compress.report), folder, floats)
         save_weights(model, folder / WEIGHTS)
         save_state(model, folder / STATE)

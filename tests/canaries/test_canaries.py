@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from tensorflow.python.eager import context as tf_context
 from tensorflow.python.framework import ops
 
 X, Y = np.ones((8, 3), "float32"), np.ones((8, 2), "float32")
@@ -1042,6 +1043,39 @@ def test_tflite_the_new_converter_takes_default_ranges_among_its_arguments(produ
     assert "default_ranges_stats" not in arguments
     flags = convert.build_conversion_flags(**arguments, default_ranges_stats=(-2.0, 3.0))
     assert (flags.default_ranges_min, flags.default_ranges_max) == (-2.0, 3.0)
+
+
+def test_tensorflow_draws_the_seeds_of_eager_ops_from_one_generator():
+    context = tf_context.context()
+    tf.random.set_seed(3)
+    first = float(tf.random.uniform(()))
+    state = context._rng.getstate()
+    tf.random.uniform(())
+    assert context._rng.getstate() != state
+    tf.random.set_seed(3)
+    assert float(tf.random.uniform(())) == first
+
+
+def test_tf_keras_draws_seeds_from_a_generator_of_its_own():
+    tf_keras.utils.set_random_seed(0)
+    generator = tf_keras.src.backend._SEED_GENERATOR.generator
+    state = generator.getstate()
+    tf_keras.initializers.GlorotUniform()((2, 2))
+    assert generator.getstate() != state
+
+
+def test_autograph_lets_an_error_pass_that_asks_for_it():
+    class AsItIsError(RuntimeError):
+        ag_pass_through = True
+
+        def __init__(self, one, other):
+            super().__init__(one + other)
+
+    def failing():
+        raise AsItIsError("one", "other")
+
+    with pytest.raises(AsItIsError, match=r"^oneother$"):
+        tf.function(failing)()
 
 
 def test_tflite_the_names_of_places_come_from_one_function():

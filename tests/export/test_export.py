@@ -118,17 +118,25 @@ def test_an_older_file_survives_an_export_that_fails(trained, tmp_path):
 
 
 def test_float_ops_are_refused_in_the_finished_file_too(keras, digits, tmp_path):
-    """The net below the table: a layer it takes for integer, and the converter does not."""
+    """The net below the table: a layer it takes for integer, and the converter does not, which the
+    rehearsal tells before.
+    """
     model = small_net(keras, jit_compile=False)
     layers = keras.layers
     model = keras.Model(model.inputs, layers.ELU(name="elu")(model.get_layer("relu1").output))
     model.compile("sgd", "mse", jit_compile=False)
     path = tmp_path / "net.tflite"
-    compress = kc.Compress(quantization=kc.Quantization(), export=kc.Export(path))
+    rehearsed, compress = (
+        kc.Compress(quantization=kc.Quantization(), export=kc.Export(path, rehearse=rehearse))
+        for rehearse in (True, False)
+    )
+    data = digits[0][:32], np.zeros((32, 6, 6, 8))
     wrong = {**table.ACTIVATIONS, "elu": table.ActivationRow()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table, "ACTIVATIONS", wrong)
-        model.fit(digits[0][:32], np.zeros((32, 6, 6, 8)), verbose=0, callbacks=[compress])
+        with pytest.raises(kc.ConversionError, match="in the integer file: ELU of 'elu'"):
+            model.fit(*data, verbose=0, callbacks=[rehearsed])
+        model.fit(*data, verbose=0, callbacks=[compress])
     assert "float ops would be left in the integer file: ELU of 'elu'." in (
         compress.report.export.error
     )
@@ -220,7 +228,8 @@ def test_a_layer_of_ones_own_choice_in_float_is_no_leave_for_others(keras, digit
     model = with_elu(keras)
     path = tmp_path / "net.tflite"
     compress = kc.Compress(
-        quantization=kc.Quantization(layers=[*OWN_CHOICE, "backbone/elu"]), export=kc.Export(path)
+        quantization=kc.Quantization(layers=[*OWN_CHOICE, "backbone/elu"]),
+        export=kc.Export(path, rehearse=False),
     )
     wrong = {**table.ACTIVATIONS, "elu": table.ActivationRow()}
     with pytest.MonkeyPatch.context() as patch:

@@ -363,3 +363,76 @@ def test_layer_by_layer_what_fills_the_last_batch_does_not_count(rounded, digits
     assert one.keys() == padded.keys()
     assert any(one.values())
     assert padded == pytest.approx(one)
+
+
+# --- what `predict` gives
+
+
+def test_predict_is_what_the_file_gives(rounded, digits, tmp_path):
+    report = kc.export_tflite(rounded, kc.Export(tmp_path / "net.tflite", batch_size=3))
+    answers = rounded.predict(digits[2], verbose=0)
+    assert report.predict_steps.keys() == report.largest_steps.keys() == {"scores"}
+    assert report.predict_steps["scores"] <= 1
+    assert "│ scores, by model.predict │" in str(report)
+    np.testing.assert_array_equal(rounded.predict(digits[2], verbose=0), answers)
+
+
+def stepping(keras, step):
+    """A quantized fit of a functional model whose `predict_step` is `step(its own answer)`."""
+
+    class Stepping(keras.Model):
+        def predict_step(self, data):
+            return step(super().predict_step(data))
+
+    def trained(path, **export):
+        keras.utils.set_random_seed(0)
+        inputs = keras.layers.Input((4,), name="x")
+        model = Stepping(inputs, keras.layers.Dense(3, name="scores")(inputs))
+        model.compile("sgd", "mse", jit_compile=False)
+        given = kc.Export(path, **export)
+        compress = kc.Compress(quantization=kc.Quantization(delay=1), export=given)
+        x = np.random.default_rng(0).random((16, 4)).astype("float32")
+        history = model.fit(x, x[:, :3], batch_size=4, verbose=0, callbacks=[compress])
+        assert len(history.history["loss"]) == 1  # `predict` leaves that of the fit
+        return compress.report.export
+
+    return trained
+
+
+def test_a_predict_step_of_ones_own_is_told(keras, tmp_path):
+    path = tmp_path / "net.tflite"
+    report = stepping(keras, lambda answer: answer + 1.0)(path)
+    assert report.largest_steps["scores"] <= 1  # the network that was traced
+    scale = report.outputs["scores"]["scale"]
+    assert report.predict_steps["scores"] == pytest.approx(1 / scale, abs=1.01)
+    assert f"│ scores, by model.predict │ {report.predict_steps['scores']:>7.3g} │" in str(report)
+
+
+@pytest.mark.parametrize(
+    "step", [lambda answer: answer[:, 0], lambda answer: (answer, answer), tf.as_string]
+)
+def test_a_predict_of_another_form_is_told(keras, step, tmp_path):
+    report = stepping(keras, step)(tmp_path / "net.tflite")
+    assert report.written
+    assert report.predict_steps == {"scores": None}
+    assert "│ scores, by model.predict │ other form │" in str(report)
+
+
+def test_a_predict_that_fails_costs_nothing_but_its_row(keras, tmp_path, caplog):
+    def step(answer):
+        raise RuntimeError("not today")
+
+    report = stepping(keras, step)(tmp_path / "net.tflite")
+    assert report.written
+    assert report.predict_steps == {}
+    assert "No comparison with `predict`: RuntimeError" in caplog.text
+
+
+def test_predict_is_compared_where_it_is_the_network_of_the_file(rounded, digits, tmp_path):
+    path = tmp_path / "net.tflite"
+    assert kc.export_tflite(rounded, kc.Export(path, mode="float32")).predict_steps == {}
+    plain = kc.strip(rounded)
+    report = kc.export_tflite(plain, kc.Export(path, mode="float32"))
+    assert report.predict_steps["scores"] < 1e-5
+    after = kc.Export(path, representative_dataset=digits[0][:64])
+    assert 0 < kc.export_tflite(plain, after).predict_steps["scores"] < 40

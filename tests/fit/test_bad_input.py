@@ -248,8 +248,8 @@ def test_a_free_dimension_has_no_file(keras, tmp_path):
     model = compile_net(keras.Model(given, x))
     export = kc.Export(tmp_path / "net.tflite", mode="float32")
     message = (
-        "Export: every dimension of an input but the batch must be fixed. "
-        "Received: input 'given' of shape (None, None, 4)"
+        "Export: every dimension of an input but the batch must be fixed; give its shape with "
+        "`input_shape={'given': shape}`. Received: input 'given' of shape (None, None, 4)"
     )
     compress = kc.Compress(pruning=PRUNING, export=export)
     with untouched(model), pytest.raises(ValueError, match=is_exactly(message)):
@@ -740,9 +740,12 @@ def bent(keras):
 
 FLOAT_OPS = (
     "Export: `allow_float_ops` must be True for an integer file of this model, whose layers would "
-    "not all be integer: bent (activation 'elu' is not in the placement table); scaled (Rescaling "
-    "is not in the placement table). Leave them out by `Quantization(layers=...)` if that is "
-    "meant. Received: allow_float_ops=False"
+    "not all be rounded in the training: bent (activation 'elu' is not in the placement table); "
+    "scaled (Rescaling is not in the placement table). The file would compute in float: ELU of "
+    "'bent', MUL of 'scaled'. What can be done: leave them out by `Quantization(layers=...)`; say "
+    "`Export(allow_float_ops=True)`; or give no `quantization`, and "
+    "`Export(representative_dataset=..., allow_float_ops=True)`, which quantizes after the "
+    "training. Received: allow_float_ops=False"
 )
 
 
@@ -876,7 +879,7 @@ def test_a_failing_export_costs_nothing_but_the_file(keras, failure, tmp_path, m
     path.write_bytes(b"an older file")
     model = dense_net(keras)
     timeout = 0.001 if failure == "too slow" else 600
-    export = kc.Export(path, timeout=timeout)
+    export = kc.Export(path, timeout=timeout, rehearse=False)  # which would find it before
     compress = kc.Compress(pruning=PRUNING, quantization=QUANTIZATION, export=export)
     others = [gone(keras, folder)] if failure == "folder gone" else []
     with monkeypatch.context() as patched:

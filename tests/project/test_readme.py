@@ -30,7 +30,7 @@ def section(title):
 def test_the_python_of_the_readme_runs(keras, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 16
+    assert len(blocks) == 17
     source = "\n".join(blocks)
     if keras.__name__ == "tf_keras":
         source = source.replace("import keras\n", "import tf_keras as keras\n")
@@ -53,7 +53,7 @@ def test_the_python_of_the_readme_runs(keras, tmp_path, monkeypatch, capsys):
     assert float(accuracy.group()) > 0.8
     written = {path.name for path in tmp_path.iterdir()}
     integers = {"", "_float_ends", "_int8", "_int16x8", "_trained", "_uint8", "_guess", "_micro"}
-    floats = {"_float32", "_float16", "_dynamic", "_saved", "_sparse"}
+    floats = {"_float32", "_float16", "_dynamic", "_saved", "_sparse", "_fixed"}
     files = {f"digits{name}.tflite": name in integers for name in integers | floats}
     assert written >= {*files, "digits.keras", "digits.npz", "digits.weights.h5", "digits.png"}
     assert written >= {"digits_micro.h", "digits_micro.cc", "digits_saved_model"}
@@ -94,6 +94,7 @@ def test_the_report_in_the_readme_is_one_that_is_printed():
     }
     export.largest_steps, export.mean_steps = {"digit": 0.0}, {"digit": 0.0}
     export.argmax_agreement = {"digit": 1.0}
+    export.predict_steps = {"digit": 0.0}
     export.layers = [
         LayerAgreement("conv2d", "output", 1.0, 0.000868),
         LayerAgreement("digit", "before", 0.0, 0.0),

@@ -45,6 +45,8 @@ ROUND_TRIPS = [
         timeout=0.5,
     ),
     Export(pathlib.Path("lenet.tflite"), mode="float32"),
+    Export("lenet.tflite", input_shape={"image": (224, 224, 3), "state": []}, rehearse=False),
+    Export("lenet.tflite", input_shape=[28, 28, 1]),
 ]
 
 
@@ -166,6 +168,7 @@ class Uncopyable:
 def test_statistics_by_name_are_hashed_and_handed_out_as_a_copy():
     export = Export("a.tflite", quantized_input_stats={"image": (0, 255)})
     assert hash(export) == hash(Export("a.tflite"))
+    assert hash(Export("a.tflite", input_shape={"x": (2,)})) == hash(Export("a.tflite"))
     export.get_config()["quantized_input_stats"]["image"][0] = 9
     assert export.quantized_input_stats == {"image": (0.0, 255.0)}
 
@@ -521,6 +524,35 @@ REFUSED = [
         lambda: Export("a.tflite", allow_float_ops=1),
         TypeError,
         "Export: `allow_float_ops` must be True or False. Received: allow_float_ops=1",
+    ),
+    (
+        lambda: Export("a.tflite", rehearse="no"),
+        TypeError,
+        "Export: `rehearse` must be True or False. Received: rehearse='no'",
+    ),
+    (
+        lambda: Export("a.tflite", input_shape=224),
+        TypeError,
+        "Export: `input_shape` must be a shape without the batch, ints >= 1, or a dict of input "
+        "name -> shape. Received: input_shape=224",
+    ),
+    (
+        lambda: Export("a.tflite", input_shape=(None, 3)),
+        TypeError,
+        "Export: `input_shape` must be a shape without the batch, ints >= 1, or a dict of input "
+        "name -> shape. Received: input_shape=(None, 3)",
+    ),
+    (
+        lambda: Export("a.tflite", input_shape={"x": (2.0,)}),
+        TypeError,
+        "Export: `input_shape['x']` must be a shape without the batch, ints >= 1. "
+        "Received: input_shape['x']=(2.0,)",
+    ),
+    (
+        lambda: Export("a.tflite", input_shape={"x": (0, 3)}),
+        ValueError,
+        "Export: `input_shape['x']` must be a shape without the batch, ints >= 1. "
+        "Received: input_shape['x']=(0, 3)",
     ),
     (
         lambda: Export("a.tflite", batch_size=None),

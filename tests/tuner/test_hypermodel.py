@@ -504,6 +504,33 @@ def test_a_search_in_which_no_trial_succeeds_raises(keras3, data, tmp_path, monk
     assert reason in trial.message
 
 
+def test_trials_of_one_structure_share_a_rehearsal(keras, data, tmp_path, monkeypatch):
+    """Whose failure fails the trial before it is trained."""
+    from keras_compress.export import rehearse
+
+    monkeypatch.setattr(rehearse, "_passed", set())
+    convert, tried = rehearse.convert, []
+
+    def counting(*arguments, **named):
+        tried.append(arguments)
+        if len(tried) == 1:
+            raise kc.ConversionError("no converter today", "Try again")
+        return convert(*arguments, **named)
+
+    monkeypatch.setattr(rehearse, "convert", counting)
+    monkeypatch.setattr(rehearse, "_ways_out", lambda *_: [])
+    fits = []
+    hypermodel = CompressionHyperModel(
+        builder(keras, fits), **{**SHORT, "final_sparsity": [0.25, 0.5, 0.75]}
+    )
+    tuner = keras_tuner.GridSearch(hypermodel, BEST_FILE, directory=str(tmp_path))
+    tuner.search(**data, epochs=1)
+    failed, *done = tuner.oracle.trials.values()
+    assert (failed.status, {trial.status for trial in done}) == ("FAILED", {"COMPLETED"})
+    assert "No file: The TFLite conversion failed: no converter today. Try again" in failed.message
+    assert (len(fits), len(tried)) == (3, 2)  # what failed is not taken for known
+
+
 @pytest.mark.parametrize("keras", ["tf_keras"], indirect=True)
 def test_a_model_that_is_too_large_fails_its_trial(keras, data, tmp_path):
     hypermodel = CompressionHyperModel(builder(keras), **SHORT)

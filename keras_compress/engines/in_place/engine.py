@@ -73,16 +73,28 @@ class InPlace(Engine):
         return export
 
     def inference_function(
-        self, batch_size: int, *, quantized: bool = True, for_file: bool = True
+        self,
+        batch_size: int,
+        *,
+        quantized: bool = True,
+        for_file: bool = True,
+        input_shape: inference.Shapes = None,
     ) -> tf.types.experimental.ConcreteFunction:
+        trace = functools.partial(
+            inference.inference_function,
+            self.adapter,
+            self.model,
+            batch_size,
+            input_shape=input_shape,
+        )
         if self.quantizers is None:
-            return inference.inference_function(self.adapter, self.model, batch_size)
+            return trace()
         mode = self.quantizers.mode
         before = mode.phase
         try:
             if not quantized:
                 mode.phase = Phase.OFF
             with self.quantizers.leaving_the_process(exporting=for_file):
-                return inference.inference_function(self.adapter, self.model, batch_size)
+                return trace()
         finally:
             mode.phase = before

@@ -326,13 +326,18 @@ class Tfmot(Engine):
         return plain_copy(self.adapter, self.model, self._separable(), masks)
 
     def inference_function(
-        self, batch_size: int, *, quantized: bool = True, for_file: bool = True
+        self,
+        batch_size: int,
+        *,
+        quantized: bool = True,
+        for_file: bool = True,
+        input_shape: inference.Shapes = None,
     ) -> tf.types.experimental.ConcreteFunction:
-        adapter = self.adapter
         if self.quantizers is None or not quantized or not self.phase.rounds:
-            return inference.inference_function(adapter, self.plain_copy(), batch_size)
-        names = self.output_names()
-        return inference.inference_function(adapter, self.model, batch_size, output_names=names)
+            model, names = self.plain_copy(), None
+        else:
+            model, names = self.model, self.output_names()
+        return inference.inference_function(self.adapter, model, batch_size, names, input_shape)
 
 
 def reader(adapter: Adapter, model: KerasModel) -> Tfmot:

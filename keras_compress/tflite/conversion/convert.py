@@ -38,6 +38,9 @@ class ConversionError(RuntimeError):
         chatter: what the converter printed, for a bug report; may be long, may be empty.
     """
 
+    ag_pass_through = True
+    """Asks AutoGraph, through whose frames one may come, for it as it is: it makes others anew."""
+
     def __init__(self, reason: str, remedy: str, chatter: str = "") -> None:
         super().__init__(f"The TFLite conversion failed: {reason}. {remedy}")
         self.reason = reason

@@ -139,6 +139,14 @@ class Session:
         self._lock.release()
 
 
+def start_worker() -> None:
+    """Starts the worker, if there is none: it loads TensorFlow while its parent does something
+    else.
+    """
+    with _keeper.lock:
+        _keeper.running()
+
+
 def stop_worker() -> None:
     """Ends the worker, if there is one; the next conversion starts a new one."""
     with _keeper.lock:
