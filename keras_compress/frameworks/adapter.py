@@ -13,7 +13,7 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import tensorflow as tf
@@ -195,6 +195,20 @@ class Adapter(abc.ABC):
     @abc.abstractmethod
     def tf_variable(self, variable: KerasVariable) -> tf.Variable:
         """The TensorFlow variable behind a Keras variable, free of any autocast scope."""
+
+    @abc.abstractmethod
+    def loss_lists(self, layer: KerasOperation) -> list[list[tf.Tensor]]:
+        """The lists in which a layer keeps the losses that its last calls added."""
+
+    @contextlib.contextmanager
+    def putting_losses_back(self, layers: Iterable[KerasOperation]) -> Iterator[None]:
+        """While inside, calls of these layers leave no losses behind."""
+        before = [(own, list(own)) for layer in layers for own in self.loss_lists(layer)]
+        try:
+            yield
+        finally:
+            for own, losses in before:
+                own[:] = losses
 
     @abc.abstractmethod
     def log_value(self, value: tf.Tensor) -> tf.Tensor:

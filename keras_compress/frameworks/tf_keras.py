@@ -133,6 +133,11 @@ class TFKeras(Adapter):
         # Under a mixed policy the kernel is an AutoCastVariable around the stored one.
         return getattr(variable, "_variable", variable)
 
+    def loss_lists(self, layer: Any) -> list[list[tf.Tensor]]:
+        # Private: the public `losses` is a new list, which also has those of the weights. What a
+        # call adds is kept per thread, as replicas have one each.
+        return [layer._eager_losses] if isinstance(layer, tf_keras.layers.Layer) else []
+
     def log_value(self, value: tf.Tensor) -> tf.Tensor:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         return value if replicas == 1 else value / replicas  # tf_keras sums logs over replicas

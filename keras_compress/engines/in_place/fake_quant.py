@@ -11,6 +11,8 @@ References:
 
 from __future__ import annotations
 
+from typing import cast
+
 import tensorflow as tf
 
 from keras_compress.engines.in_place.table import Fixed, Granularity
@@ -64,6 +66,22 @@ class ActivationQuantizer:
         middle = tf.round(-low / scale) - 2.0 ** (self._bits - 1)  # the int8 zero point, negated
         away = tf.sign(tensor / scale + middle)
         return tensor + tf.stop_gradient(away * scale * 1e-3)
+
+    @property
+    def seen_in_graph(self) -> bool:
+        """Whether what it has seen in this step is known in a graph under trace only."""
+        here = tf.compat.v1.get_default_graph()
+        return self._seen is not None and getattr(self._seen[2], "graph", None) is here
+
+    @property
+    def seen(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """The range before this step, and that of what it has seen in it."""
+        _, old, batch = cast(tuple[int, tf.Tensor, tf.Tensor], self._seen)
+        return old, batch
+
+    def see(self, old: tf.Tensor, batch: tf.Tensor) -> None:
+        """Take the numbers of `seen`, from outside of the graph that they were known in."""
+        self._seen = (self._mode.trace, old, batch)
 
     def scale(self) -> tf.Tensor:
         """The step between two integers, a scalar."""
@@ -119,7 +137,9 @@ class KernelQuantizer:
         kernel = tf.cast(tf.convert_to_tensor(self.variable), tf.float32)
         if as_convolution:  # before the rounding: the converter cannot reshape per-channel scales
             kernel = kernel[None, None]
-        magnitude = self._mode.number(self.magnitude)
+        return tf.cast(self._rounded(kernel, self._mode.number(self.magnitude)), dtype)
+
+    def _rounded(self, kernel: tf.Tensor, magnitude: tf.Tensor) -> tf.Tensor:
         if self._granularity is Granularity.TENSOR:
             rounded = tf.quantization.fake_quant_with_min_max_vars(
                 kernel, -magnitude, magnitude, num_bits=self._bits, narrow_range=True
@@ -130,7 +150,7 @@ class KernelQuantizer:
                 flat, -magnitude, magnitude, num_bits=self._bits, narrow_range=True
             )
             rounded = tf.reshape(rounded, kernel.shape)
-        return tf.cast(rounded, dtype)
+        return rounded
 
     @property
     def rank(self) -> int:
@@ -144,8 +164,10 @@ class KernelQuantizer:
         """The largest magnitude, () or (channels,)."""
         if self.frozen is not None:
             return tf.convert_to_tensor(self.frozen)
-        kernel = tf.stop_gradient(tf.convert_to_tensor(self.variable))
-        sizes = tf.abs(tf.cast(kernel, tf.float32))
+        return self._magnitude_of(tf.convert_to_tensor(self.variable))
+
+    def _magnitude_of(self, kernel: tf.Tensor) -> tf.Tensor:
+        sizes = tf.abs(tf.cast(tf.stop_gradient(kernel), tf.float32))
         overall = tf.reduce_max(sizes)
         # A kernel of nothing but zeros still needs a scale.
         overall = tf.where(overall > 0.0, overall, 1.0)

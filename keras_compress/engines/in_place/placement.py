@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from keras_compress.engines.in_place.graph import Graph, Node
 from keras_compress.engines.in_place.table import (
@@ -16,6 +16,7 @@ from keras_compress.engines.in_place.table import (
     Row,
     known,
 )
+from keras_compress.engines.in_place.unit import Unit
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasOperation
 
@@ -50,6 +51,8 @@ class OperationPlan:
     """The batch norm behind that becomes part of this layer."""
     front: OperationPlan | None = None
     """The layer that this batch norm becomes part of."""
+    unit: Unit | None = None
+    """What the table does not know, quantized inside by its ops."""
 
 
 @dataclasses.dataclass
@@ -70,23 +73,34 @@ class Placement:
 
 
 def place(
-    graph: Graph, adapter: Adapter, allowed: Collection[str] | None, reason: str = ""
+    graph: Graph,
+    adapter: Adapter,
+    allowed: Collection[str] | None,
+    reason: str = "",
+    units: Mapping[str, Unit] | None = None,
 ) -> Placement:
     """Decide for every operation of a graph what is rounded, and with which range.
 
     `allowed`: the paths that may be quantized (None: all); the others stay in float, with `reason`.
+    `units`: what is quantized inside by its ops.
     """
+    units = units or {}
     rows: Rows = {}
     left_out: dict[str, str] = {}
     for path, operation in graph.operations():
         found = known(adapter, operation)
+        if path in units:
+            found = units[path].row, units[path].activation
         if allowed is not None and path not in allowed:
             found = reason
         if isinstance(found, str):
             left_out[path] = found
         else:
             rows[id(operation)] = found
-    return _Walk(graph, adapter, rows).placement(left_out)
+    walk = _Walk(graph, adapter, rows)
+    for plan in walk.plans.values():
+        plan.unit = units.get(plan.path) if id(plan.operation) in rows else None
+    return walk.placement(left_out)
 
 
 class _Walk:
@@ -177,6 +191,8 @@ class _Walk:
             return False
         after = self.plans[id(follower)]
         if after.row.output is Output.JOIN:
+            if plan.unit is not None and plan.unit.plan.keeps_output:
+                return False
             return plan.activation is None or plan.activation.output is None
         if after.row is TABLE["BatchNormalization"]:
             return bool(plan.kernels) and plan.activation is None

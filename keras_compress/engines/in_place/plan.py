@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from keras_compress.engines.in_place.graph import Graph
 from keras_compress.engines.in_place.placement import Placement, place
 from keras_compress.engines.in_place.table import known
+from keras_compress.engines.in_place.unit import Unit, find_units
 from keras_compress.engines.layers_argument import LEFT_BY_USER, select
 from keras_compress.frameworks.adapter import Adapter
-from keras_compress.frameworks.protocols import KerasModel
+from keras_compress.frameworks.protocols import KerasModel, KerasOperation
 from keras_compress.specs.quantization import Quantization
 
 
@@ -29,15 +32,20 @@ def plan_quantization(adapter: Adapter, model: KerasModel, spec: Quantization) -
     graph = Graph(adapter, model)
     operations = dict(graph.operations())
     selected = select("Quantization", spec.layers, operations)
+    unknown = {path: _unknown(adapter, operations[path]) for path in selected}
+    units, refused = _units(adapter, model, graph, {p: r for p, r in unknown.items() if r})
     for path, is_named in selected.items():
-        reason = known(adapter, operations[path])
-        if is_named and isinstance(reason, str):
+        reason = refused.get(path)
+        if is_named and reason is not None:
             raise ValueError(
                 f"Quantization: `layers` must name layers that can be quantized; {path!r} cannot: "
                 f"{reason}. Received: layers containing {path!r}"
             )
     allowed = None if spec.layers is None else set(selected)
-    placement = place(graph, adapter, allowed, LEFT_BY_USER)
+    placement = place(graph, adapter, allowed, LEFT_BY_USER, units)
+    placement.left_out.update(
+        {path: reason for path, reason in refused.items() if path in placement.left_out}
+    )
     if len(placement.left_out) == len(operations):
         raise ValueError(
             "Quantization: `layers` must leave something to quantize; nothing in this model can "
@@ -45,6 +53,27 @@ def plan_quantization(adapter: Adapter, model: KerasModel, spec: Quantization) -
             f"Received: layers={spec.layers!r}; left out: {placement.left_out}"
         )
     return placement
+
+
+def _unknown(adapter: Adapter, operation: KerasOperation) -> str | None:
+    """Why an operation is not in the table; None if it is."""
+    found = known(adapter, operation)
+    return found if isinstance(found, str) else None
+
+
+def _units(
+    adapter: Adapter, model: KerasModel, graph: Graph, unknown: Mapping[str, str]
+) -> tuple[dict[str, Unit], dict[str, str]]:
+    """What is quantized inside by its ops, by path; and why the others are not."""
+    operations = dict(graph.operations())
+    found = find_units(adapter, model, {path: operations[path] for path in unknown})
+    units = {path: unit for path, unit in found.items() if isinstance(unit, Unit)}
+    refused = {
+        path: f"{reason}; inside: {found.get(path, 'it is not called in inference')}"
+        for path, reason in unknown.items()
+        if path not in units
+    }
+    return units, refused
 
 
 def paths(adapter: Adapter, model: KerasModel) -> list[str]:

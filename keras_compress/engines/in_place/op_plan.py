@@ -1,0 +1,553 @@
+"""What is rounded inside a layer: the plan over a dry trace of its call, by the table of ops.
+
+Everything is told by position in the data flow that the outputs need, since names and even types of
+ops differ between traces of one layer: Keras picks by static shape, and a batch of 1 is one.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_compress.engines.in_place.graph import Node
+from keras_compress.engines.in_place.ops import COMPOSITES, OPS, Op, rule_of
+from keras_compress.engines.in_place.table import (
+    TABLE,
+    ActivationRow,
+    Fixed,
+    Granularity,
+    Output,
+    Row,
+)
+from keras_compress.frameworks.graph_capture import DryTrace, is_eager
+
+OUTPUT = "output"
+"""The rounding of what the layer gives, which is made outside of it."""
+
+LARGEST_CONSTANT = 1e4
+"""Above that a constant is there to drown what it is added to, as masks do."""
+
+UNCOUNTED = ("Const", "Placeholder")
+"""Made or not, depending on what the graph holds already."""
+_SHAPES = ("Shape", "ShapeN", "Size", "Rank")
+
+
+class Refused(Exception):  # noqa: N818
+    """The inside of a layer cannot be quantized; the message is the reason."""
+
+
+@dataclasses.dataclass(eq=False)
+class LeafCall:
+    """One call of a layer of the table inside of one that it does not know."""
+
+    layer: Any
+    kind: str
+    row: Row
+    activation: ActivationRow | None
+    input: tf.Tensor
+    outputs: list[tf.Tensor]
+    first: int
+    last: int
+    """Its ops are those at [first, last) of the trace."""
+
+    @property
+    def rule(self) -> Op:
+        """What it is among ops."""
+        activation = self.activation or ActivationRow()
+        return Op(
+            self.row.output,
+            self.kind,
+            absorbs_relu=self.row.absorbs_relu,
+            absorbed=activation.absorbed,
+            fixed=activation.output,
+        )
+
+    @property
+    def is_norm(self) -> bool:
+        return self.row is TABLE["BatchNormalization"]
+
+    def roles(self) -> dict[str, Fixed | None]:
+        """Its quantizers inside, by role."""
+        node = Node(self.layer, self.kind, (0,), tuple(range(1, len(self.outputs) + 1)))
+        return self.row.inner(node) | dict(self.activation.inner if self.activation else ())
+
+
+@dataclasses.dataclass
+class LeafPlan:
+    """How one call of a leaf is done."""
+
+    call: LeafCall
+    inner: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Role -> label."""
+    folded: bool = False
+    """A batch norm that the kernel before it takes in."""
+    output: str | None = None
+    """The label of what rounds its output."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A kernel as its op meets it."""
+
+    label: str
+    granularity: Granularity
+    tensor: tf.Tensor
+    """Of the dry trace."""
+
+
+@dataclasses.dataclass
+class OpPlan:
+    """What is rounded inside a layer.
+
+    A place is (position of an op among those that count, number of its input or output). A label
+    is the name of a rounding, `OUTPUT` for that of the layer's output.
+    """
+
+    trace: DryTrace
+    counted: list[tf.Operation]
+    ranges: dict[str, Fixed | None] = dataclasses.field(default_factory=dict)
+    points: dict[tuple[int, int], str] = dataclasses.field(default_factory=dict)
+    """Outputs of ops, rounded when they are used."""
+    edges: dict[tuple[int, int], tuple[str, bool]] = dataclasses.field(default_factory=dict)
+    """Inputs of ops that are rounded for this op alone; whether they have a range already."""
+    kernels: dict[tuple[int, int], Kernel] = dataclasses.field(default_factory=dict)
+    constants: dict[tuple[int, int], tf.Tensor] = dataclasses.field(default_factory=dict)
+    """Inputs that depend on weights and constants only, rounded over their own range."""
+    shared: set[str] = dataclasses.field(default_factory=set)
+    leaves: list[LeafPlan | None] = dataclasses.field(default_factory=list)
+    """Per call; None for one that gives its input back."""
+    moves: bool = False
+    """It only moves the numbers of its first input."""
+    fixed: Fixed | None = None
+    """The range that the integer kernel of its last op prescribes."""
+    keeps_output: bool = False
+    """The rounding of its output is used inside too."""
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """What every trace of the layer has in common."""
+        kernels = tuple(kernel.label for kernel in self.kernels.values())
+        return tuple(self.ranges.items()), kernels, self.moves, self.fixed, self.keeps_output
+
+
+@dataclasses.dataclass(eq=False)
+class _Step:
+    """An op, a leaf or a composite."""
+
+    rule: Op
+    inputs: list[tuple[int, tf.Tensor]]
+    """(number, tensor) of the floating ones."""
+    output: tf.Tensor
+    outputs: list[tf.Tensor]
+    position: int | None = None
+    """Among the counted ops; None of a leaf or a composite."""
+    leaf: LeafPlan | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class _Range:
+    """One range, over however many tensors."""
+
+    fixed: Fixed | None = None
+    label: str | None = None
+
+
+def plan_ops(
+    trace: DryTrace,
+    given: Sequence[tf.Tensor],
+    leaves: Sequence[LeafCall | None],
+) -> OpPlan:
+    """Decide what is rounded inside of a layer whose call was traced.
+
+    Args:
+        given: the flat tensors among its arguments.
+        leaves: the calls of known layers in it, in order; None for one that gave its input back.
+
+    Raises:
+        Refused: it cannot be done; the reason.
+    """
+    return _Planner(trace, given, leaves).plan()
+
+
+class _Planner:
+    def __init__(
+        self, trace: DryTrace, given: Sequence[tf.Tensor], leaves: Sequence[LeafCall | None]
+    ):
+        self.trace = trace
+        self.given = [trace.inner(tensor) for tensor in given]
+        for leaf in leaves:
+            if leaf is not None:
+                leaf.input = trace.inner(leaf.input)
+        every = trace.operations()
+        inside = {i for leaf in leaves if leaf for i in range(leaf.first, leaf.last)}
+        counted = [
+            op for i, op in enumerate(every) if i not in inside and op.type not in UNCOUNTED
+        ]
+        self.result = OpPlan(trace, counted)
+        self.result.leaves = [leaf and LeafPlan(leaf) for leaf in leaves]
+        self.position = {op.name: i for i, op in enumerate(counted)}
+        needed = self._needed()
+        self.data = self._data(every)
+        self.steps: list[_Step] = []
+        self._edges: list[tuple[_Step, int, _Range, bool]] = []
+        self._gather(every, inside, needed)
+        self.maker = {t.ref(): step for step in self.steps for t in step.outputs}
+        self.users: dict[Any, list[tuple[_Step | None, int]]] = collections.defaultdict(list)
+        for step in self.steps:
+            for i, tensor in step.inputs:
+                self.users[tensor.ref()].append((step, i))
+        for tensor in trace.outputs:
+            self.users[tensor.ref()].append((None, 0))
+        self.output = _Range(label=OUTPUT)
+
+    # --- reading the trace
+
+    def _needed(self) -> set[str]:
+        """The names of the ops that the outputs depend on: recurrent layers make others too."""
+        seen: set[str] = set()
+        todo = [tensor.op for tensor in self.trace.outputs if self.trace.holds(tensor)]
+        while todo:
+            op = todo.pop()
+            if op.name not in seen:
+                seen.add(op.name)
+                todo += [tensor.op for tensor in op.inputs]
+        return seen
+
+    def _data(self, every: Sequence[tf.Operation]) -> set[Any]:
+        """The tensors that depend on more than weights, constants and shapes."""
+        data: set[Any] = set()
+        given = {tensor.ref() for tensor in self.given}
+        for op in every:
+            if op.type == "Placeholder":
+                outer = self.trace.outer(op.outputs[0])
+                depends = outer is None or op.outputs[0].ref() in given or not is_eager(outer)
+            elif op.type in _SHAPES or op.type in ("Const", "VarHandleOp", "ReadVariableOp"):
+                depends = False
+            elif not op.inputs or "Random" in op.type:
+                depends = True
+            else:
+                depends = any(tensor.ref() in data for tensor in op.inputs)
+            if depends:
+                data.update(tensor.ref() for tensor in op.outputs)
+        for leaf in self.result.leaves:
+            if leaf is not None:
+                data.update(tensor.ref() for tensor in leaf.call.outputs)
+        return data
+
+    def _gather(self, every: Sequence[tf.Operation], inside: set[int], needed: set[str]) -> None:
+        """Make the steps, in order of the trace."""
+        leaves = {leaf.call.first: leaf for leaf in self.result.leaves if leaf is not None}
+        composites = self._composites(every, inside, needed)
+        for i, op in enumerate(every):
+            leaf = leaves.get(i)
+            if leaf is not None and any(t.op.name in needed for t in leaf.call.outputs):
+                call = leaf.call
+                step = _Step(call.rule, [(0, call.input)], call.outputs[0], call.outputs, leaf=leaf)
+                self.steps.append(step)
+            if i in inside or op.name not in needed or op.type in UNCOUNTED:
+                continue
+            if op.name in composites:
+                step = composites[op.name]
+                if step is not None:
+                    self.steps.append(step)
+                continue
+            self._add(op)
+
+    def _add(self, op: tf.Operation) -> None:
+        floats = [t for t in op.outputs if self._is_number(t)]
+        hides = op.type in OPS and OPS[op.type].hides
+        if not floats and not hides:
+            return
+        rule = rule_of(op)
+        if isinstance(rule, str):
+            raise Refused(rule)
+        inputs = [(i, t) for i, t in enumerate(op.inputs) if t.dtype.is_floating]
+        if op.type == "IdentityN":  # one for each of its tensors
+            for i, tensor in inputs:
+                output = op.outputs[i]
+                self.steps.append(_Step(rule, [(i, tensor)], output, [output], None))
+            return
+        numbers = [t for _, t in inputs if self._is_number(t)]
+        if rule.output is Output.SAME and not numbers:
+            rule = dataclasses.replace(rule, output=Output.OWN, keeps_channels=False)  # of a table
+        elif op.type == "Mul" and any(self._is_one(t) for _, t in inputs):
+            rule = OPS["Identity"]
+        self.steps.append(_Step(rule, inputs, floats[0], floats, self.position[op.name]))
+
+    def _is_number(self, tensor: tf.Tensor) -> bool:
+        return tensor.dtype.is_floating and tensor.ref() in self.data
+
+    def _is_one(self, tensor: tf.Tensor) -> bool:
+        value = None if self._is_number(tensor) else tf.get_static_value(tensor)
+        return value is not None and bool(np.all(value == 1.0))
+
+    def _composites(
+        self, every: Sequence[tf.Operation], inside: set[int], needed: set[str]
+    ) -> dict[str, _Step | None]:
+        """Op -> the composite that it completes, None for others of its ops."""
+        scopes: dict[str, list[tf.Operation]] = collections.defaultdict(list)
+        for i, op in enumerate(every):
+            if i in inside or op.name not in needed:
+                continue
+            parts = op.name.split("/")[:-1]
+            for depth, part in enumerate(parts, start=1):
+                if part.rstrip("_0123456789") in COMPOSITES:
+                    scopes["/".join(parts[:depth])].append(op)
+                    break
+        found: dict[str, _Step | None] = {}
+        for scope, members in scopes.items():
+            names = {op.name for op in members}
+            read = [t for op in members for t in op.inputs if t.op.name not in names]
+            inputs = {t.ref(): t for t in read if self._is_number(t)}
+            (last,) = [op for op in members if self._leaves(op, names, every)] or [members[-1]]
+            row = COMPOSITES[scope.rpartition("/")[2].rstrip("_0123456789")]
+            rule = dataclasses.replace(row, name=scope.rpartition("/")[2].rstrip("_0123456789"))
+            found.update(dict.fromkeys(names))
+            outputs = list(last.outputs)
+            found[last.name] = _Step(
+                rule,
+                list(enumerate(inputs.values())),
+                outputs[0],
+                outputs,
+            )
+        return found
+
+    def _leaves(self, op: tf.Operation, names: set[str], every: Sequence[tf.Operation]) -> bool:
+        """Whether what an op computes is used outside of its composite."""
+        ends = {tensor.ref() for tensor in self.trace.outputs}
+        mine = {tensor.ref() for tensor in op.outputs}
+        return bool(mine & ends) or any(
+            tensor.ref() in mine
+            for other in every
+            if other.name not in names
+            for tensor in other.inputs
+        )
+
+    # --- deciding
+
+    def plan(self) -> OpPlan:
+        for step in self.steps:
+            self._check(step)
+        ranges = self._ranges()
+        self._label(ranges)
+        self._operands()
+        plan = self.result
+        plan.keeps_output = OUTPUT in (
+            *plan.points.values(),
+            *(label for label, _ in plan.edges.values()),
+            *(leaf.output for leaf in plan.leaves if leaf is not None),
+        )
+        self._ends()
+        return plan
+
+    def _check(self, step: _Step) -> None:
+        for _, tensor in step.inputs:
+            value = None if self._is_number(tensor) else tf.get_static_value(tensor)
+            if value is not None and value.size and np.abs(value).max() > LARGEST_CONSTANT:
+                raise Refused(
+                    f"a constant of {np.abs(value).max():.0e} (a mask?), for which no 8 bits have "
+                    "room"
+                )
+
+    def _ranges(self) -> dict[_Step, _Range]:
+        """The range of every step whose output is rounded, or whose inputs are over it."""
+        found: dict[_Step, _Range] = {}
+        wanted: dict[_Step, _Range] = {}
+        sources: dict[_Step, _Step | None] = {}
+        for step in reversed(self.steps):
+            rule = step.rule
+            if rule.output is Output.SAME or self._is_absorbed(step):
+                continue
+            if step in wanted:
+                found[step] = wanted[step]
+            elif rule.fixed is None and self._reaches_end(step.output):
+                found[step] = self.output
+            elif rule.output is Output.SHARED:
+                sources[step], _ = self._root(step.inputs[0][1])
+            else:
+                found[step] = _Range(rule.fixed)
+            if rule.output is not Output.JOIN:
+                continue
+            for i, tensor in step.inputs:
+                root, alone = self._root(tensor)
+                mine = root is not None and alone and not self._is_absorbed(root)
+                if mine and root.rule.fixed is None and root.rule.output is not Output.SHARED:
+                    wanted[root] = found[step]
+                elif step.position is not None:
+                    self._edges.append((step, i, found[step], self._is_number(tensor)))
+        for step in self.steps:
+            if step in sources:
+                source = sources[step]
+                found[step] = found[source] if source in found else _Range()
+        return found
+
+    def _label(self, ranges: dict[_Step, _Range]) -> None:
+        plan = self.result
+        number = 0
+
+        def label(name: str, fixed: Fixed | None) -> str:
+            nonlocal number
+            new = f"{number}.{name}"
+            number += 1
+            plan.ranges[new] = fixed
+            return new
+
+        for step in self.steps:
+            if step.leaf is not None:
+                call = step.leaf.call
+                for role, fixed in call.roles().items():
+                    step.leaf.inner[role] = label(f"{call.kind}.{role}", fixed)
+            own = ranges.get(step)
+            if own is None:
+                continue
+            direct = [user for user, _ in self.users[step.output.ref()]] == [None]
+            if direct and step.rule.output is not Output.JOIN:
+                continue  # rounded outside, and nowhere else
+            if own.label is None:
+                own.label = label(self._name(step), own.fixed)
+            if step.rule.output is Output.SHARED:
+                plan.shared.add(own.label)
+            if step.rule.output is Output.JOIN:
+                continue  # its inputs are rounded
+            if step.leaf is not None:
+                step.leaf.output = own.label
+            else:
+                op = step.output.op
+                plan.points[self.position[op.name], step.output.value_index] = own.label
+        for step, i, own, has_range in self._edges:
+            if own.label is None:
+                own.label = label(self._name(step), own.fixed)
+            plan.edges[step.position, i] = (own.label, has_range)
+
+    def _name(self, step: _Step) -> str:
+        return step.rule.name or str(step.output.op.type)
+
+    def _operands(self) -> None:
+        """Kernels, and what else depends on weights only."""
+        plan = self.result
+        count = 0
+        for step in self.steps:
+            if step.position is None:
+                continue
+            constant = [(i, t) for i, t in step.inputs if not self._is_number(t)]
+            for i, tensor in constant:
+                place = (step.position, i)
+                if step.rule.kernel is not None:
+                    grain = step.rule.kernel if i == 1 else Granularity.TENSOR
+                    label = f"{count}.{self._name(step)}"
+                    plan.kernels[place] = Kernel(label, grain, tensor)
+                    count += 1
+                elif step.rule.output is Output.OWN and not self._is_bias(step):
+                    plan.constants[place] = tensor
+            norm = self._behind(step)
+            if norm is not None and norm.leaf is not None and norm.leaf.call.is_norm:
+                norm.leaf.folded = self._is_sum_of_products(step)
+
+    def _ends(self) -> None:
+        plan = self.result
+        roots = [self._root(tensor)[0] for tensor in self.trace.outputs if self._is_number(tensor)]
+        if not roots:
+            raise Refused("it gives no floats that depend on its inputs")
+        fixed = {root.rule.fixed if root is not None else None for root in roots}
+        if len(fixed) == 1:
+            (plan.fixed,) = fixed
+        if all(root is None for root in roots):
+            starts = {self._start(t).ref() for t in self.trace.outputs if self._is_number(t)}
+            plan.moves = starts == {self.given[0].ref()}
+
+    # --- the data flow
+
+    def _is_absorbed(self, step: _Step) -> bool:
+        """Whether what comes next is part of the same integer op."""
+        after = self._behind(step)
+        if after is None:
+            return False
+        if self._is_sum_of_products(step):
+            norm = after.leaf is not None and after.leaf.call.is_norm
+            return after.rule.absorbed or norm or self._is_bias(after)
+        return step.rule.absorbs_relu and step.rule.kernel is None and after.rule.absorbed
+
+    def _behind(self, step: _Step) -> _Step | None:
+        """The only step that uses what one computes, perhaps after others passed it on."""
+        tensor = step.output
+        while len(self.users[tensor.ref()]) == 1:
+            user, _ = self.users[tensor.ref()][0]
+            if user is None or not user.rule.keeps_channels:
+                return user
+            if user.output.shape.rank is None or tensor.shape.rank is None:
+                return None
+            if user.output.shape[-1] != tensor.shape[-1]:
+                return None
+            tensor = user.output
+        return None
+
+    def _front(self, tensor: tf.Tensor) -> _Step | None:
+        """The step that computed a tensor, before others passed it on to a single user each."""
+        step = self.maker.get(tensor.ref())
+        while step is not None and step.rule.keeps_channels:
+            if len(self.users[step.inputs[0][1].ref()]) != 1:
+                return None
+            step = self.maker.get(step.inputs[0][1].ref())
+        return step
+
+    def _is_sum_of_products(self, step: _Step) -> bool:
+        """Whether it is an integer op with a kernel, its bias included."""
+        if step.rule.kernel is not None:
+            return any(not self._is_number(tensor) for _, tensor in step.inputs)
+        return self._is_bias(step)
+
+    def _is_bias(self, step: _Step) -> bool:
+        """Whether it adds a number per channel to what a kernel alone computed."""
+        if not step.rule.adds or len(step.inputs) != 2:
+            return False
+        constant = [t for _, t in step.inputs if not self._is_number(t)]
+        if len(constant) != 1:
+            return False
+        (numbers,) = [t for _, t in step.inputs if self._is_number(t)]
+        if len(self.users[numbers.ref()]) != 1:
+            return False
+        shape = constant[0].shape
+        if shape.rank is None or shape.rank == 0 or shape[-1] != numbers.shape[-1]:
+            return False
+        if any(size != 1 for size in shape[:-1]):
+            return False
+        front = self._front(numbers)
+        if front is None or front.rule.kernel is None or not self._is_sum_of_products(front):
+            return False
+        return self._behind(front) is step
+
+    def _reaches_end(self, tensor: tf.Tensor) -> bool:
+        """Whether a tensor is given away, perhaps after others moved it."""
+        return any(
+            user is None
+            or (user.rule.output is Output.SAME and any(map(self._reaches_end, user.outputs)))
+            for user, _ in self.users[tensor.ref()]
+        )
+
+    def _root(self, tensor: tf.Tensor) -> tuple[_Step | None, bool]:
+        """The step that computed a tensor before others moved it, None for an input or a constant;
+        and whether nobody else sees it on the way.
+        """
+        alone = len(self.users[tensor.ref()]) == 1
+        step = self.maker.get(tensor.ref())
+        while step is not None and step.rule.output is Output.SAME:
+            tensor = self._moved(step)
+            alone = alone and len(self.users[tensor.ref()]) == 1
+            step = self.maker.get(tensor.ref())
+        return step, alone
+
+    def _start(self, tensor: tf.Tensor) -> tf.Tensor:
+        """What a tensor was before others moved it."""
+        step = self.maker.get(tensor.ref())
+        while step is not None and step.rule.output is Output.SAME:
+            tensor = self._moved(step)
+            step = self.maker.get(tensor.ref())
+        return tensor
+
+    def _moved(self, step: _Step) -> tf.Tensor:
+        return next(t for _, t in step.inputs if self._is_number(t))
