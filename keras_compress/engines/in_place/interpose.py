@@ -123,8 +123,7 @@ class Units:
             raise ValueError(
                 f"Quantization: {plan.path!r} must compute in training as it does in inference, or "
                 "be left out by `layers`; what only training does belongs into a Keras layer, as "
-                f"Dropout is. Received: a layer that rounds {sorted(dry.ranges)} here and "
-                f"{sorted(plan.unit.plan.ranges)} in inference"
+                f"Dropout is. Received: a layer that rounds {_difference(dry, plan.unit.plan)}"
             )
         real = _Real(self, plan, dry)
         with self.insides.running(real), OpHook(real.make).on(tf.compat.v1.get_default_graph()):
@@ -346,3 +345,11 @@ class _Real:
             f"Quantization: {self._plan.path!r} must compute the same whenever it is traced, or be "
             f"left out by `layers`. Received: {found} where {expected} was before"
         )
+
+
+def _difference(one: OpPlan, other: OpPlan) -> str:
+    """Where two plans part, in words."""
+    for here, there in itertools.zip_longest(one.ranges, other.ranges, fillvalue="nothing"):
+        if here != there:
+            return f"{here} where inference rounds {there}"
+    return "the same ops otherwise than in inference"

@@ -292,7 +292,7 @@ class _Planner:
         """Op -> the composite that it completes, None for others of its ops."""
         scopes: dict[str, list[tf.Operation]] = collections.defaultdict(list)
         for i, op in enumerate(every):
-            if i in inside or op.name not in needed:
+            if i in inside or op.name not in needed or op.type in UNCOUNTED:
                 continue
             parts = op.name.split("/")[:-1]
             for depth, part in enumerate(parts, start=1):
@@ -304,9 +304,12 @@ class _Planner:
             names = {op.name for op in members}
             read = [t for op in members for t in op.inputs if t.op.name not in names]
             inputs = {t.ref(): t for t in read if self._is_number(t)}
-            (last,) = [op for op in members if self._leaves(op, names, every)] or [members[-1]]
-            row = COMPOSITES[scope.rpartition("/")[2].rstrip("_0123456789")]
-            rule = dataclasses.replace(row, name=scope.rpartition("/")[2].rstrip("_0123456789"))
+            ends = [op for op in members if self._leaves(op, names, every)]
+            if len(ends) != 1:
+                continue  # somebody looks inside: by its ops
+            (last,) = ends
+            name = scope.rpartition("/")[2].rstrip("_0123456789")
+            rule = dataclasses.replace(COMPOSITES[name], name=name)
             found.update(dict.fromkeys(names))
             outputs = list(last.outputs)
             found[last.name] = _Step(
@@ -514,12 +517,20 @@ class _Planner:
         shape = constant[0].shape
         if shape.rank is None or shape.rank == 0 or shape[-1] != numbers.shape[-1]:
             return False
-        if any(size != 1 for size in shape[:-1]):
+        if any(size != 1 for size in shape[:-1]) or not self._is_stored(constant[0]):
             return False
         front = self._front(numbers)
         if front is None or front.rule.kernel is None or not self._is_sum_of_products(front):
             return False
         return self._behind(front) is step
+
+    def _is_stored(self, tensor: tf.Tensor) -> bool:
+        """Whether a constant is a weight or a number as it stands, not computed: an initial state
+        looks like a bias where the batch is 1.
+        """
+        while tensor.op.type in OPS and OPS[tensor.op.type].keeps_channels:
+            tensor = tensor.op.inputs[0]
+        return tensor.op.type in ("Const", "Placeholder", "ReadVariableOp")
 
     def _reaches_end(self, tensor: tf.Tensor) -> bool:
         """Whether a tensor is given away, perhaps after others moved it."""
