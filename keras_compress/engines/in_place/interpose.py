@@ -255,7 +255,7 @@ class _Real:
             own = [self._used(tensor) for tensor in inputs]
             if self._units.mode.phase.follows or self._units.mode.phase.rounds:
                 own = [self._input((position, i), tensor) for i, tensor in enumerate(own)]
-            op = self._made(original, dry.counted[position], own)
+            op = self._made(original, position, own)
         for i, tensor in enumerate(op.outputs):
             label = dry.points.get((position, i))
             if label is not None:
@@ -264,11 +264,13 @@ class _Real:
         return op
 
     def _made(
-        self, original: Callable[..., Any], there: tf.Operation, inputs: Sequence[tf.Tensor]
+        self, original: Callable[..., Any], position: int, inputs: Sequence[tf.Tensor]
     ) -> Any:
+        there = self._dry.counted[position]
         row = OPS.get(there.type)
-        if self._units.mode.exporting and row is not None and row.in_file is not None:
-            return row.in_file(there, inputs[0]).op
+        other = None if row is None or position in self._dry.composed else row.in_file
+        if self._units.mode.exporting and other is not None:
+            return other(there, inputs[0]).op
         return original(inputs)
 
     def _input(self, place: tuple[int, int], tensor: tf.Tensor) -> tf.Tensor:

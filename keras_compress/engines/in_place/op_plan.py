@@ -118,7 +118,8 @@ class OpPlan:
     kernels: dict[tuple[int, int], Kernel] = dataclasses.field(default_factory=dict)
     constants: dict[tuple[int, int], tf.Tensor] = dataclasses.field(default_factory=dict)
     """Inputs that depend on weights and constants only, rounded over their own range."""
-    shared: set[str] = dataclasses.field(default_factory=set)
+    composed: set[int] = dataclasses.field(default_factory=set)
+    """Positions of the ops that are part of a composite, which stay what they are."""
     leaves: list[LeafPlan | None] = dataclasses.field(default_factory=list)
     """Per call; None for one that gives its input back."""
     moves: bool = False
@@ -311,6 +312,7 @@ class _Planner:
             name = scope.rpartition("/")[2].rstrip("_0123456789")
             rule = dataclasses.replace(COMPOSITES[name], name=name)
             found.update(dict.fromkeys(names))
+            self.result.composed |= {self.position[own] for own in names}
             outputs = list(last.outputs)
             found[last.name] = _Step(
                 rule,
@@ -413,8 +415,6 @@ class _Planner:
                 continue  # rounded outside, and nowhere else
             if own.label is None:
                 own.label = label(self._name(step), own.fixed)
-            if step.rule.output is Output.SHARED:
-                plan.shared.add(own.label)
             if step.rule.output is Output.JOIN:
                 continue  # its inputs are rounded
             if step.leaf is not None:
