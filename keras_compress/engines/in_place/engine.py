@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from keras_compress.engines.engine import Engine
@@ -58,9 +60,23 @@ class InPlace(Engine):
         if spec is self.quantization and isinstance(self.quantizers, PatchedQuantizers):
             placement = self.quantizers.placement
         else:
-            placement = plan.plan_quantization(self.adapter, self.model, spec)
+            with self._in_float():  # units are found by tracing the model
+                placement = plan.plan_quantization(self.adapter, self.model, spec)
         paths = [each.path for each in placement.operations]
         return [path for path in paths if path not in placement.left_out]
+
+    @contextlib.contextmanager
+    def _in_float(self) -> Iterator[None]:
+        """While inside, traces are those of the plain network."""
+        if self.quantizers is None:
+            yield
+            return
+        mode = self.quantizers.mode
+        before, mode.phase = mode.phase, Phase.OFF
+        try:
+            yield
+        finally:
+            mode.phase = before
 
     def _patched_export(self, original: Method) -> Method:
         @functools.wraps(original)

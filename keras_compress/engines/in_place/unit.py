@@ -211,7 +211,8 @@ def find_units(
                 wrap_method(operation, "call", functools.partial(noting, path, operation))
             )
         specs = [tf.TensorSpec(spec.shape, spec.dtype) for spec in adapter.input_specs(model)]
-        tf.function(answer, autograph=False).get_concrete_function(*specs)
+        with adapter.putting_losses_back([model, *(layer for _, layer in adapter.layers(model))]):
+            tf.function(answer, autograph=False).get_concrete_function(*specs)
     finally:
         while undo:
             undo.pop()()

@@ -1,0 +1,430 @@
+"""What the placement table does not know: quantized inside by its TensorFlow ops."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers.unit_layers import layers_of
+from helpers.untouched import untouched
+
+import keras_compress as kc
+from keras_compress.engines.engine import engine_of
+from keras_compress.engines.state import Phase
+
+ROWS, BATCH = 64, 16
+STEPS = ROWS // BATCH  # per epoch
+VECTOR, SEQUENCE, IMAGE = (12,), (5, 8), (8, 8, 3)
+
+
+def data(shape, seed=0):
+    x = np.random.default_rng(seed).normal(0.3, 1.0, (ROWS, *shape)).astype("float32")
+    return x, (np.arange(ROWS) % 4).astype("int32")
+
+
+def net(keras, shape, body, **compile_arguments):
+    """table | `body` | table, compiled."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    given = keras.Input(shape, name="given")
+    x = body(layers, layers_of(keras), given)
+    if len(x.shape) > 2:
+        x = layers.Flatten(name="flat")(x)
+    model = keras.Model(given, layers.Dense(4, activation="softmax", name="head")(x))
+    arguments = {"jit_compile": False, **compile_arguments}
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", **arguments)
+    return model
+
+
+def fit(model, shape, *callbacks, epochs=2, **arguments):
+    x, y = data(shape)
+    given = {"batch_size": BATCH, "shuffle": False, "verbose": 0, **arguments}
+    return model.fit(x, y, epochs=epochs, callbacks=list(callbacks), **given)
+
+
+def shipped(keras, shape, body, path, *, epochs=4, layers=None, **compile_arguments):
+    """A net trained over the switch and exported; its model, report, and steps between both."""
+    model = net(keras, shape, body, **compile_arguments)
+    compress = kc.Compress(
+        quantization=kc.Quantization(delay=2 * STEPS, calibration_steps=STEPS, layers=layers),
+        export=kc.Export(path, verify_data=data(shape)[0]),
+        verbose=0,
+    )
+    fit(model, shape, compress, epochs=epochs)
+    report = compress.report
+    assert report.export.error is None
+    assert report.switched_at == 2 * STEPS + 1
+    x = data(shape, seed=1)[0]
+    network, file = model.predict(x, verbose=0), kc.load_tflite(path).predict(x)
+    return model, report, np.abs(network - file) * 256
+
+
+# --- the bodies: what stands between two layers of the table
+
+
+def custom(layers, own, x):
+    return own.Blend(10, name="blend")(layers.Dense(12, activation="relu", name="front")(x))
+
+
+def function(layers, own, x):
+    x = layers.Dense(12, activation="relu", name="front")(x)
+    return layers.Lambda(lambda t: tf.nn.tanh(t) * 2.0 - t, name="bent")(x)
+
+
+def residual(layers, own, x):
+    x = layers.Dense(10, name="front")(x)
+    return layers.ReLU(name="relu")(layers.Add(name="sum")([x, own.Blend(10, name="blend")(x)]))
+
+
+def concatenating(layers, own, x):
+    x = layers.Dense(10, name="front")(x)
+    return layers.Concatenate(name="both")([x, own.Blend(6, name="blend")(x)])
+
+
+def joining_inside(layers, own, x):
+    x = layers.Dense(8, name="front")(x)
+    return layers.Lambda(lambda t: tf.concat([t, tf.nn.sigmoid(t), t * 2.0], -1), name="join")(x)
+
+
+def self_attention(layers, own, x):
+    x = layers.Dense(8, name="front")(x)
+    return layers.MultiHeadAttention(2, 4, name="attend")(x, x)
+
+
+def cross_attention(layers, own, x):
+    one = layers.Dense(8, name="front")(x)
+    other = layers.Dense(8, activation="relu", name="side")(x)
+    return layers.MultiHeadAttention(2, 4, name="attend")(one, value=other)
+
+
+def time_distributed(layers, own, x):
+    x = layers.Dense(8, name="front")(x)
+    return layers.TimeDistributed(layers.Dense(7, activation="relu"), name="each")(x)
+
+
+def user_activation(layers, own, x):
+    def bent(t):
+        return tf.nn.relu(t) * 1.2 + tf.nn.sigmoid(t)
+
+    return layers.Dense(8, activation=bent, name="users")(layers.Dense(8, name="front")(x))
+
+
+def layers_below(layers, own, x):
+    return own.Below(6, name="below")(layers.Conv2D(4, 3, name="front")(x))
+
+
+def only_moving(layers, own, x):
+    x = layers.Dense(8, name="front")(x)
+    return layers.Lambda(lambda t: tf.transpose(t, (0, 2, 1))[:, :4], name="moved")(x)
+
+
+def composite(layers, own, x):
+    x = layers.Dense(8, name="front")(x)
+    return layers.Lambda(lambda t: tf.nn.gelu(t) - t, name="gelu")(x)
+
+
+def unrolled(kind):
+    def body(layers, own, x):
+        x = layers.Dense(6, name="front")(x)
+        return getattr(layers, kind)(5, unroll=True, name="recurrent")(x)
+
+    return body
+
+
+def called_twice(layers, own, x):
+    blend = own.Blend(10, name="blend")
+    return blend(blend(layers.Dense(10, name="front")(x)))
+
+
+SEAMS = {
+    "custom-layer": (VECTOR, custom, 1),
+    "lambda": (VECTOR, function, 1),
+    "residual": (VECTOR, residual, 2),
+    "concatenating": (VECTOR, concatenating, 2),
+    "joining-inside": (VECTOR, joining_inside, 2),
+    "self-attention": (SEQUENCE, self_attention, 5),
+    "cross-attention": (SEQUENCE, cross_attention, 5),
+    "time-distributed": (SEQUENCE, time_distributed, 3),
+    "user-activation": (VECTOR, user_activation, 5),
+    "layers-below": (IMAGE, layers_below, 4),
+    "only-moving": (SEQUENCE, only_moving, 1),
+    "gelu": (VECTOR, composite, 2),
+    "called-twice": (VECTOR, called_twice, 5),
+    "gru": (SEQUENCE, unrolled("GRU"), 5),
+    "lstm": (SEQUENCE, unrolled("LSTM"), 5),
+}
+
+
+@pytest.mark.parametrize("case", SEAMS)
+def test_a_unit_between_layers_of_the_table_ships_as_integers(keras, case, tmp_path):
+    shape, body, most = SEAMS[case]
+    path = tmp_path / "net.tflite"
+    model, report, steps = shipped(keras, shape, body, path)
+    assert not report.left_out
+    contents = kc.inspect_tflite(path)
+    assert contents.all_integer, contents.float_ops
+    assert steps.max() <= most
+    assert steps.mean() <= 0.7
+    assert report.export.largest_steps["head"] <= most
+
+
+def weights_after(model):
+    return [*model.get_weights(), *(np.asarray(v) for v in slots(model))]
+
+
+def slots(model):
+    variables = model.optimizer.variables
+    return [v.numpy() for v in (variables() if callable(variables) else variables)]
+
+
+@pytest.mark.parametrize("phase", [Phase.OFF, Phase.WATCHING])
+@pytest.mark.parametrize("case", ["custom-layer", "self-attention", "layers-below", "lstm"])
+def test_while_off_and_while_watching_training_is_the_plain_one_to_the_last_bit(keras, case, phase):
+    shape, body, _ = SEAMS[case]
+    plain, model = net(keras, shape, body), net(keras, shape, body)
+    seen = 2 * STEPS if phase is Phase.WATCHING else 0
+    quantization = kc.Quantization(delay=2 * STEPS, calibration_steps=seen)
+    compress = kc.Compress(quantization=quantization, verbose=0)
+    history = [fit(m, shape, *c).history["loss"] for m, c in ((plain, ()), (model, (compress,)))]
+    assert int(engine_of(model).quantizers.observed.numpy()) == seen
+    assert history[0] == history[1]
+    for expected, found in zip(weights_after(plain), weights_after(model), strict=True):
+        np.testing.assert_array_equal(expected, found)
+
+
+def test_once_on_the_inside_is_rounded_and_its_kernel_trains(keras):
+    model = net(keras, VECTOR, custom)
+    compress = kc.Compress(quantization=kc.Quantization(delay=STEPS), verbose=0)
+    fit(model, VECTOR, compress, epochs=1)
+    engine, mix = engine_of(model), model.get_layer("blend").mix.numpy()
+    before = {key: value.copy() for key, value in engine.quantizers.ranges().items()}
+    fit(model, VECTOR, compress, epochs=1)
+    assert engine.phase is Phase.ON
+    after = engine.quantizers.ranges()
+    inside = [key for key in after if key.endswith((".Add", ".Mul", ".Mean", ".Relu"))]
+    assert len(inside) == 3  # the ReLU, the product, the mean; the sum is rounded as the output
+    assert not any(np.array_equal(before[key], after[key]) for key in inside)
+    assert not np.array_equal(mix, model.get_layer("blend").mix.numpy())
+    # Two integer steps of its rounded kernel apart, the float network answers otherwise.
+    x = data(VECTOR)[0]
+    rounded = model.predict(x, verbose=0)
+    engine.set_phase(Phase.OFF)
+    assert np.abs(rounded - model.predict(x, verbose=0)).max() > 1e-4
+
+
+def test_kernels_inside_are_reported_by_the_path_of_their_layer(keras, tmp_path):
+    _, report, _ = shipped(keras, IMAGE, layers_below, tmp_path / "net.tflite")
+    rows = {row.path: row for row in report.layers}
+    assert list(rows) == ["front", "below/first", "below/second", "head"] or set(rows) == {
+        "front",
+        "below/first",
+        "below/second",
+        "head",
+    }
+    assert rows["below/first"].kernel == "kernel"
+    assert rows["below/first"].shape == (3, 3, 4, 6)
+    assert rows["below/first"].bits == 8
+    low, high = rows["below/first"].scale
+    assert 0 < low < high
+
+
+def test_batch_norm_inside_keeps_its_statistics_moving_until_the_freeze(keras):
+    model = net(keras, IMAGE, layers_below)
+    quantization = kc.Quantization(delay=STEPS, freeze_step=2 * STEPS)
+    compress = kc.Compress(quantization=quantization, partial=True, verbose=0)
+    norm = model.get_layer("below").norm
+    means = [norm.moving_mean.numpy()]
+    for _ in range(3):
+        fit(model, IMAGE, compress, epochs=1)
+        means.append(norm.moving_mean.numpy())
+    assert engine_of(model).phase is Phase.FROZEN
+    assert not np.array_equal(means[0], means[1])
+    assert not np.array_equal(means[1], means[2])
+    np.testing.assert_array_equal(means[2], means[3])
+
+
+def test_losses_of_a_unit_count_once(keras):
+    """The dry trace must leave none behind."""
+    model = net(keras, IMAGE, layers_below)
+    fit(model, IMAGE, kc.Compress(quantization=kc.Quantization(), verbose=0), epochs=1)
+    x = data(IMAGE)[0][:BATCH]
+    counted = []
+
+    def losses():
+        @tf.function(autograph=False)
+        def step(batch):
+            model(batch, training=False)
+            counted.append(len(model.losses))
+            return tf.add_n(model.losses)
+
+        return float(step(x))
+
+    rounded = losses()
+    engine_of(model).set_phase(Phase.OFF)
+    plain = losses()
+    assert counted == [2, 2]
+    assert rounded == pytest.approx(plain, rel=0.05)
+
+
+@pytest.mark.parametrize("case", ["custom-layer", "layers-below", "called-twice"])
+def test_eager_training_rounds_as_a_graph_does(keras, case):
+    shape, body, _ = SEAMS[case]
+
+    def ranges(**arguments):
+        model = net(keras, shape, body, **arguments)
+        spec = kc.Quantization(delay=2, calibration_steps=2)
+        compress = kc.Compress(quantization=spec, verbose=0)
+        fit(model, shape, compress, epochs=1)
+        return engine_of(model).quantizers.ranges(), model.get_weights()
+
+    (graph, weights), (eager, others) = ranges(), ranges(run_eagerly=True)
+    assert list(graph) == list(eager)
+    for key, value in graph.items():
+        np.testing.assert_allclose(value, eager[key], rtol=1e-2, atol=1e-2, err_msg=key)
+    for one, other in zip(weights, others, strict=True):
+        np.testing.assert_allclose(one, other, atol=0.02)
+
+
+# --- what cannot be done
+
+
+def looping(layers, own, x):
+    return layers.LSTM(5, name="bad")(layers.Dense(6, name="front")(x))
+
+
+def branching(layers, own, x):
+    def call(t):
+        return tf.cond(tf.reduce_sum(t) > 0, lambda: t * 2.0, lambda: t)
+
+    return layers.Lambda(call, name="bad")(layers.Dense(8, name="front")(x))
+
+
+def opaque(layers, own, x):
+    helper = tf.function(lambda t: t * 2.0)
+    return layers.Lambda(lambda t: helper(t), name="bad")(layers.Dense(8, name="front")(x))
+
+
+def cubic(layers, own, x):
+    x = layers.Reshape((8, 8, 3, 1), name="lifted")(x)
+    return layers.Conv3D(2, 2, name="bad")(x)
+
+
+def masking(layers, own, x):
+    def call(t):
+        return tf.nn.softmax(t + tf.constant([0.0] * 7 + [-1e9]))
+
+    return layers.Lambda(call, name="bad")(layers.Dense(8, name="front")(x))
+
+
+def without_a_row(layers, own, x):
+    x = layers.Dense(8, name="front")(x)
+    return layers.Lambda(lambda t: tf.math.digamma(tf.abs(t) + 1.0), name="bad")(x)
+
+
+REFUSED = {
+    "a loop": (SEQUENCE, looping, "a loop|a function of its own"),
+    "a branch": (VECTOR, branching, "a branch that the data decides"),
+    "an opaque function": (VECTOR, opaque, "a function of its own"),
+    "a convolution in three dimensions": (IMAGE, cubic, "Conv3D: no scale per channel"),
+    "a mask": (VECTOR, masking, "a constant of 1e\\+09"),
+    "an unknown op": (VECTOR, without_a_row, "Digamma is not in the table of ops"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_rounded_inside_is_refused_before_the_first_step(keras, case, tmp_path):
+    shape, body, reason = REFUSED[case]
+    model = net(keras, shape, body)
+    compress = kc.Compress(
+        quantization=kc.Quantization(delay=1), export=kc.Export(tmp_path / "net.tflite")
+    )
+    with untouched(model), pytest.raises(ValueError, match=f"bad .*({reason})"):
+        fit(model, shape, compress)
+    named = kc.Compress(quantization=kc.Quantization(layers=["front", "bad"]))
+    with untouched(model), pytest.raises(ValueError, match=f"'bad' cannot: .*({reason})"):
+        fit(model, shape, named)
+
+
+@pytest.mark.parametrize("case", ["custom-layer", "layers-below"])
+def test_a_unit_left_out_by_layers_stays_in_float(keras, case, tmp_path):
+    shape, body, _ = SEAMS[case]
+    model = net(keras, shape, body)
+    compress = kc.Compress(quantization=kc.Quantization(layers=["front", "head"]), verbose=0)
+    fit(model, shape, compress)
+    (left,) = compress.report.left_out["quantization"]
+    assert left in ("blend", "below")
+    assert not [key for key in engine_of(model).quantizers.ranges() if key.count("/") > 1 or "." in key]
+
+
+def test_a_unit_is_chosen_by_its_path(keras):
+    model = net(keras, VECTOR, custom)
+    compress = kc.Compress(quantization=kc.Quantization(layers=["blend"]), verbose=0)
+    fit(model, VECTOR, compress)
+    assert set(compress.report.left_out["quantization"]) == {"front", "head"}
+    assert [row.path for row in compress.report.layers] == ["blend"]
+    assert [row.kernel for row in compress.report.layers] == ["mix"]
+
+
+def test_what_only_training_computes_is_an_error_that_names_the_layer(keras):
+    class Noisy(keras.layers.Layer):
+        def call(self, x, training=None):
+            return tf.nn.relu(x * 1.5) * 2.0 if training else x * 2.0
+
+    def body(layers, own, x):
+        return Noisy(name="noisy")(layers.Dense(8, name="front")(x))
+
+    model = net(keras, VECTOR, body)
+    compress = kc.Compress(quantization=kc.Quantization(delay=1), verbose=0)
+    with pytest.raises(ValueError, match="'noisy' must compute in training as it does in inference"):
+        fit(model, VECTOR, compress)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model")
+@pytest.mark.parametrize("case", ["custom-layer", "layers-below", "self-attention"])
+def test_state_and_weights_bring_a_unit_back(keras, case, tmp_path):
+    shape, body, _ = SEAMS[case]
+    model = net(keras, shape, body)
+    fit(model, shape, kc.Compress(quantization=kc.Quantization(delay=2), verbose=0))
+    kc.save_state(model, tmp_path / "state.npz")
+    x = data(shape)[0]
+    again = net(keras, shape, body)
+    again.set_weights(model.get_weights())
+    kc.load_state(again, tmp_path / "state.npz")
+    np.testing.assert_array_equal(model.predict(x, verbose=0), again.predict(x, verbose=0))
+
+
+def test_strip_gives_the_plain_layer_with_the_trained_weights(keras, tmp_path):
+    model, _, _ = shipped(keras, VECTOR, custom, tmp_path / "net.tflite")
+    plain = kc.strip(model)
+    assert type(plain.get_layer("blend")) is type(model.get_layer("blend"))
+    engine_of(model).set_phase(Phase.OFF)
+    x = data(VECTOR)[0]
+    np.testing.assert_array_equal(plain.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+def test_verification_layer_by_layer_compares_what_a_unit_gives(keras, tmp_path):
+    _, report, _ = shipped(keras, VECTOR, custom, tmp_path / "net.tflite")
+    found = {layer.path: layer.largest_steps for layer in report.export.layers}
+    assert set(found) == {"front", "blend", "head"}
+    assert max(found.values()) <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["custom-layer", "layers-below", "self-attention"])
+def test_units_under_xla(keras, case, tmp_path):
+    shape, body, most = SEAMS[case]
+    path = tmp_path / "net.tflite"
+    _, _, steps = shipped(keras, shape, body, path, jit_compile=True)
+    assert kc.inspect_tflite(path).all_integer
+    assert steps.max() <= most
+
+
+@pytest.mark.parametrize("case", ["custom-layer", "self-attention"])
+def test_units_under_a_mixed_policy(keras, case, tmp_path):
+    shape, body, most = SEAMS[case]
+    path = tmp_path / "net.tflite"
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        _, _, steps = shipped(keras, shape, body, path)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert kc.inspect_tflite(path).all_integer
+    assert steps.max() <= most + 2  # float16 has some 3 digits
