@@ -80,6 +80,13 @@ class Adapter(abc.ABC):
         """`functional` of a model that is known to have one."""
         return cast(KerasModel, self.functional(model))
 
+    def graph_inside(self, operation: KerasOperation) -> KerasModel | None:
+        """The functional graph that an operation of a graph runs; None for one that computes by a
+        `call` of its own, whatever graph it has.
+        """
+        own = type(operation).call  # type: ignore[attr-defined]
+        return self.functional(operation) if self.owns(getattr(own, "__module__", "")) else None
+
     @abc.abstractmethod
     def nodes(
         self, functional: KerasModel

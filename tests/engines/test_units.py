@@ -129,6 +129,10 @@ def unrolled(kind):
     return body
 
 
+def a_call_of_its_own(layers, own, x):
+    return own.gated(8, name="gated")(layers.Dense(8, name="front")(x))
+
+
 def called_twice(layers, own, x):
     blend = own.Blend(10, name="blend")
     return blend(blend(layers.Dense(10, name="front")(x)))
@@ -147,6 +151,7 @@ SEAMS = {
     "layers-below": (IMAGE, layers_below, 4),
     "only-moving": (SEQUENCE, only_moving, 1),
     "gelu": (VECTOR, composite, 2),
+    "functional-with-a-call-of-its-own": (VECTOR, a_call_of_its_own, 2),
     "called-twice": (VECTOR, called_twice, 5),
     "gru": (SEQUENCE, unrolled("GRU"), 5),
     "lstm": (SEQUENCE, unrolled("LSTM"), 5),

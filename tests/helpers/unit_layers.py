@@ -60,4 +60,15 @@ def layers_of(keras):
         def get_config(self):
             return {**super().get_config(), "channels": self.channels}
 
-    return types.SimpleNamespace(Blend=Blend, Below=Below)
+    class Gated(keras.Model):
+        """A functional model that computes more than its graph."""
+
+        def call(self, inputs, training=None, mask=None):
+            return super().call(inputs, training=training) * tf.sigmoid(inputs)
+
+    def gated(size, **arguments):
+        given = keras.Input((size,))
+        inner = layers.Dense(size, activation="relu", name="inner")(given)
+        return Gated(given, inner, **arguments)
+
+    return types.SimpleNamespace(Blend=Blend, Below=Below, gated=gated)

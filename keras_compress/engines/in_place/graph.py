@@ -97,7 +97,7 @@ class Graph:
             return renamed[id(tensor)] if id(tensor) in renamed else self._number(tensor)
 
         for operation, inputs, outputs in self._adapter.nodes(functional):
-            inner = self._adapter.functional(operation)
+            inner = self._adapter.graph_inside(operation)
             path = prefix + operation.name
             if inner is None:
                 self.nodes.append(
