@@ -108,6 +108,20 @@ def is_eager(tensor: object) -> bool:
     return isinstance(tensor, _EAGER)
 
 
+class StandIn:
+    """Other ops in the place of one, for the function that wanted to make it: it reads the outputs,
+    and, for a tape that nobody asks (tf_keras' Lambda has one), inputs and attributes.
+    """
+
+    def __init__(self, op: tf.Operation, inputs: Sequence[tf.Tensor], outputs: Sequence[tf.Tensor]):
+        self._op = op
+        self.inputs = list(inputs)
+        self.outputs = list(outputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._op, name)
+
+
 class OpHook:
     """Stands in for what makes the ops of a graph under trace, on one thread, while it is entered.
 

@@ -39,15 +39,22 @@ def tokens(t):
     return tf.reshape(t, (-1, 16, 8))
 
 
+def there_and_back(t):
+    none = [[0, 0], [0, 0]]
+    return tf.batch_to_space(tf.space_to_batch(t, [2, 2], none) * 0.5, [2, 2], none)
+
+
 TAKEN = {
-    "MatMul": lambda t: tf.matmul(rows(t), W["dense"]),
+    "MatMul": lambda t: tf.reshape(tf.matmul(rows(t), W["dense"]), (-1, 16, 5)),
     "BatchMatMulV2": lambda t: tf.matmul(tokens(t), tokens(t) * 0.5, transpose_b=True),
     "Einsum": lambda t: tf.einsum("btc,cd->btd", tokens(t), W["dense"]),
     "Conv2D": lambda t: tf.nn.conv2d(t, W["conv"], 1, "SAME"),
     "DepthwiseConv2dNative": lambda t: tf.nn.depthwise_conv2d(t, W["depth"], (1, 1, 1, 1), "SAME"),
     "AddV2": lambda t: t + W["row"],
     "Add": lambda t: raw("Add", x=t, y=W["row"]),
-    "BiasAdd": lambda t: tf.nn.bias_add(tf.matmul(rows(t), W["dense"]), W["row"][:5]),
+    "BiasAdd": lambda t: tf.reshape(
+        tf.nn.bias_add(tf.matmul(rows(t), W["dense"]), W["row"][:5]), (-1, 16, 5)
+    ),
     "AddN": lambda t: tf.add_n([t, t * 0.5]),
     "Sub": lambda t: W["row"] - t,
     "Mul": lambda t: t * W["row"],
@@ -71,22 +78,19 @@ TAKEN = {
     "Rsqrt": lambda t: tf.math.rsqrt(tf.abs(t) + 1.0),
     "Abs": lambda t: tf.abs(t),
     "ConcatV2": lambda t: tf.concat([t, tf.sigmoid(t)], -1),
-    "Pack": lambda t: tf.stack([t, t * 0.5], 1),
-    "Maximum": lambda t: tf.maximum(t, t * -0.5),
+    "Pack": lambda t: tf.stack([t, t * 0.45], 1),
+    "Maximum": lambda t: tf.maximum(t, t * -0.55),
     "Minimum": lambda t: tf.minimum(t, 0.25),
     "SelectV2": lambda t: tf.where(t > 0.0, t * 1.5, t * 0.1),
     "Identity": lambda t: tf.identity(t) * 0.5,
     "IdentityN": lambda t: tf.nn.silu(t),
     "StopGradient": lambda t: tf.stop_gradient(t) * 0.5,
     "EnsureShape": lambda t: tf.ensure_shape(t, (None, 4, 4, 8)) * 0.5,
-    "Cast": lambda t: tf.cast(tf.cast(t, tf.float64), tf.float32) * 0.5,
     "Reshape": lambda t: tf.reshape(t, (-1, 2, 8, 8)) * 0.5,
     "ExpandDims": lambda t: tf.expand_dims(t, 1) * 0.5,
     "Squeeze": lambda t: tf.squeeze(t[:, :1], 1) * 0.5,
-    "BatchToSpaceND": lambda t: tf.batch_to_space(
-        tf.space_to_batch(t, [2, 2], [[0, 0], [0, 0]]) * 0.5, [2, 2], [[0, 0], [0, 0]]
-    ),
-    "SpaceToBatchND": lambda t: tf.space_to_batch(t, [2, 2], [[0, 0], [0, 0]]) * 0.5,
+    "BatchToSpaceND": lambda t: there_and_back(t),
+    "SpaceToBatchND": lambda t: there_and_back(t),
     "StridedSlice": lambda t: t[:, ::2] * 0.5,
     "Slice": lambda t: tf.slice(t, (0, 1, 0, 0), (-1, 2, 4, 8)) * 0.5,
     "Transpose": lambda t: tf.transpose(t, (0, 3, 1, 2)) * 0.5,
@@ -142,8 +146,7 @@ def network(keras, functions):
     for name, function in functions.items():
         if keras is keras3:
             shape = tuple(function(tf.ones((2, 4, 4, 8))).shape)
-            batch = shape[0] == 2
-            arguments = {"output_shape": shape[1:]} if batch else {"output_shape": (None, *shape[1:])}
+            arguments = {"output_shape": shape[1:]}
         else:
             arguments = {}
         made.append(layers.Lambda(function, name=name, **arguments)(x))
@@ -195,7 +198,6 @@ def test_an_op_ships_as_integers_and_stays_the_function_it_was(keras, group, tmp
         assert not isinstance(unit, str), (name, unit)
         assert name in [op.type for op in unit.plan.counted]
     x = np.random.default_rng(0).uniform(-1.0, 1.0, (32, 4, 4, 8)).astype("float32")
-    y = [np.zeros((32, *shape[1:]), "float32") for shape in (o.shape for o in model.outputs)]
     before = model.predict(x, verbose=0)
     path = tmp_path / "ops.tflite"
     compress = kc.Compress(

@@ -218,12 +218,7 @@ def test_once_on_the_inside_is_rounded_and_its_kernel_trains(keras):
 def test_kernels_inside_are_reported_by_the_path_of_their_layer(keras, tmp_path):
     _, report, _ = shipped(keras, IMAGE, layers_below, tmp_path / "net.tflite")
     rows = {row.path: row for row in report.layers}
-    assert list(rows) == ["front", "below/first", "below/second", "head"] or set(rows) == {
-        "front",
-        "below/first",
-        "below/second",
-        "head",
-    }
+    assert set(rows) == {"front", "below/first", "below/second", "head"}
     assert rows["below/first"].kernel == "kernel"
     assert rows["below/first"].shape == (3, 3, 4, 6)
     assert rows["below/first"].bits == 8
@@ -343,7 +338,7 @@ def test_what_cannot_be_rounded_inside_is_refused_before_the_first_step(keras, c
     )
     with untouched(model), pytest.raises(ValueError, match=f"bad .*({reason})"):
         fit(model, shape, compress)
-    named = kc.Compress(quantization=kc.Quantization(layers=["front", "bad"]))
+    named = kc.Compress(quantization=kc.Quantization(layers=["head", "bad"]))
     with untouched(model), pytest.raises(ValueError, match=f"'bad' cannot: .*({reason})"):
         fit(model, shape, named)
 
@@ -354,9 +349,9 @@ def test_a_unit_left_out_by_layers_stays_in_float(keras, case, tmp_path):
     model = net(keras, shape, body)
     compress = kc.Compress(quantization=kc.Quantization(layers=["front", "head"]), verbose=0)
     fit(model, shape, compress)
-    (left,) = compress.report.left_out["quantization"]
-    assert left in ("blend", "below")
-    assert not [key for key in engine_of(model).quantizers.ranges() if key.count("/") > 1 or "." in key]
+    assert compress.report.left_out["quantization"].keys() & {"blend", "below"}
+    assert not [key for key in engine_of(model).quantizers.ranges() if "." in key]
+    assert {row.path for row in compress.report.layers} == {"front", "head"}
 
 
 def test_a_unit_is_chosen_by_its_path(keras):

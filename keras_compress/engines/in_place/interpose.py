@@ -32,7 +32,7 @@ from keras_compress.engines.in_place.unit import Insides, Unit, only_number, ten
 from keras_compress.engines.quantizers import Mode
 from keras_compress.engines.state import Phase
 from keras_compress.frameworks.adapter import Adapter
-from keras_compress.frameworks.graph_capture import DryTrace, OpHook
+from keras_compress.frameworks.graph_capture import DryTrace, OpHook, StandIn
 from keras_compress.frameworks.protocols import KerasLayer, Method
 
 RunLeaf = Callable[[OperationPlan, Method, tuple[Any, ...], dict[str, Any]], Any]
@@ -270,7 +270,9 @@ class _Real:
         row = OPS.get(there.type)
         other = None if row is None or position in self._dry.composed else row.in_file
         if self._units.mode.exporting and other is not None:
-            return other(there, inputs[0]).op
+            outputs = other(there, inputs)
+            if outputs:
+                return StandIn(there, inputs, outputs)
         return original(inputs)
 
     def _input(self, place: tuple[int, int], tensor: tf.Tensor) -> tf.Tensor:

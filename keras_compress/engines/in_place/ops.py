@@ -10,8 +10,9 @@ row. An op without a row is refused, and so is one with a reason.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.in_place.table import UNIT, Fixed, Granularity, Output
@@ -42,8 +43,9 @@ class Op:
     fixed: Fixed | None = None
     refuses: Callable[[tf.Operation], str | None] = lambda op: None
     """The reason why this one cannot be done, or None."""
-    in_file: Callable[[tf.Operation, tf.Tensor], tf.Tensor] | None = None
-    """The same by ops that have integer kernels, for a file. (its op, its input) -> its output."""
+    in_file: Callable[[tf.Operation, Sequence[tf.Tensor]], Sequence[tf.Tensor]] | None = None
+    """The same by ops that have integer kernels, for a file. (its op, its inputs) -> its outputs,
+    none where the op itself will do."""
 
 
 def _refused(reason: str, hides: bool = False) -> Op:
@@ -71,17 +73,49 @@ def _two(op: tf.Operation) -> str | None:
     return None if len(op.inputs) <= 2 else "a sum of more than two tensors at once"
 
 
-def _negated(op: tf.Operation, x: tf.Tensor) -> tf.Tensor:
-    return x * tf.constant(-1.0, x.dtype)
+Tensors = Sequence[tf.Tensor]
 
 
-def _squared(op: tf.Operation, x: tf.Tensor) -> tf.Tensor:
-    return x * x
+def _negated(op: tf.Operation, inputs: Tensors) -> Tensors:
+    return [inputs[0] * tf.constant(-1.0, inputs[0].dtype)]
 
 
-def _as_prelu(op: tf.Operation, x: tf.Tensor) -> tf.Tensor:
+def _squared(op: tf.Operation, inputs: Tensors) -> Tensors:
+    return [inputs[0] * inputs[0]]
+
+
+def _added(op: tf.Operation, inputs: Tensors) -> Tensors:
+    return [inputs[0] + inputs[1]] if len(inputs) == 2 else [tf.identity(inputs[0])]
+
+
+def _as_prelu(op: tf.Operation, inputs: Tensors) -> Tensors:
+    (x,) = inputs
     slopes = tf.fill((1,) * (x.shape.rank - 1), -op.get_attr("alpha"))
-    return tf.nn.relu(x) + slopes * tf.nn.relu(-x)
+    return [tf.nn.relu(x) + slopes * tf.nn.relu(-x)]
+
+
+def _gathered(op: tf.Operation, inputs: Tensors) -> Tensors:
+    x = inputs[0]
+    for axis in np.atleast_1d(tf.get_static_value(inputs[1])):
+        x = tf.gather(x, list(reversed(range(x.shape[axis]))), axis=int(axis))
+    return [x]
+
+
+def _sliced(op: tf.Operation, inputs: Tensors) -> Tensors:
+    """By slices, if a part is not used: the converter gives a scale to what is used only."""
+    if all(tensor.consumers() for tensor in op.outputs):
+        return []
+    x = inputs[1] if op.type == "Split" else inputs[0]
+    if op.type == "Unpack":
+        axis = op.get_attr("axis")
+        return [tf.gather(x, i, axis=axis) for i in range(len(op.outputs))]
+    axis = int(tf.get_static_value(inputs[0] if op.type == "Split" else inputs[2]))
+    parts, begin = [], 0
+    for tensor in op.outputs:
+        size = int(tensor.shape[axis])
+        parts.append(tf.gather(x, list(range(begin, begin + size)), axis=axis))
+        begin += size
+    return parts
 
 
 _MOVES = Op(output=Output.SAME)
@@ -112,7 +146,7 @@ OPS: dict[str, Op] = {
     "Add": _ADD,
     "AddV2": _ADD,
     "BiasAdd": _ADD,
-    "AddN": dataclasses.replace(_ADD, refuses=_two),
+    "AddN": dataclasses.replace(_ADD, refuses=_two, in_file=_added),
     "Sub": Op(absorbs_relu=True),
     "Mul": _COMPUTES,
     "SquaredDifference": _COMPUTES,
@@ -171,14 +205,14 @@ OPS: dict[str, Op] = {
     "Pad": _MOVES,
     "PadV2": dataclasses.replace(_MOVES, refuses=_padded_with_zero),
     "MirrorPad": _MOVES,
-    "Split": _MOVES,
-    "SplitV": _MOVES,
-    "Unpack": _MOVES,
+    "Split": dataclasses.replace(_MOVES, in_file=_sliced),
+    "SplitV": dataclasses.replace(_MOVES, in_file=_sliced),
+    "Unpack": dataclasses.replace(_MOVES, in_file=_sliced),
     "Tile": _MOVES,
     "BroadcastTo": _MOVES,
     "DepthToSpace": _MOVES,
     "SpaceToDepth": _MOVES,
-    "ReverseV2": _MOVES,
+    "ReverseV2": dataclasses.replace(_MOVES, in_file=_gathered),
     "ResizeNearestNeighbor": _MOVES,
     # What has an inside that no rounding reaches.
     "While": _LOOP,
