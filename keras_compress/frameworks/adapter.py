@@ -208,8 +208,8 @@ class Adapter(abc.ABC):
         """The lists in which a layer keeps the losses that its last calls added."""
 
     @contextlib.contextmanager
-    def putting_losses_back(self, layers: Iterable[KerasOperation]) -> Iterator[None]:
-        """While inside, calls of these layers leave no losses behind."""
+    def traceless(self, layers: Iterable[KerasOperation]) -> Iterator[None]:
+        """While inside, calls of these layers leave nothing behind: no losses, no used seeds."""
         before = [(own, list(own)) for layer in layers for own in self.loss_lists(layer)]
         try:
             yield

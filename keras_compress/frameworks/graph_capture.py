@@ -126,8 +126,8 @@ class OpHook:
     """Stands in for what makes the ops of a graph under trace, on one thread, while it is entered.
 
     `make(original, type, inputs)` makes the op, by calling `original(inputs)`, perhaps with other
-    inputs. Replicas of a strategy are traced to one graph by threads of their own, in turns, so each
-    thread has its own; they may overlap, and leave in any order.
+    inputs. Replicas of a strategy are traced to one graph by threads of their own, in turns, so
+    each thread has its own; they may overlap, and leave in any order.
     """
 
     def __init__(self, make: Callable[[Callable[..., Any], str, Sequence[tf.Tensor]], Any]):

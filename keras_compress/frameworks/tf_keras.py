@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -137,6 +137,19 @@ class TFKeras(Adapter):
         # Private: the public `losses` is a new list, which also has those of the weights. What a
         # call adds is kept per thread, as replicas have one each.
         return [layer._eager_losses] if isinstance(layer, tf_keras.layers.Layer) else []
+
+    @contextlib.contextmanager
+    def traceless(self, layers: Iterable[KerasOperation]) -> Iterator[None]:
+        layers = list(layers)
+        # Private: a random layer counts its seed on at every trace, so that no two draw alike.
+        generators = [own for layer in layers if (own := vars(layer).get("_random_generator"))]
+        seeds = [generator._seed for generator in generators]
+        try:
+            with super().traceless(layers):
+                yield
+        finally:
+            for generator, seed in zip(generators, seeds, strict=True):
+                generator._seed = seed
 
     def log_value(self, value: tf.Tensor) -> tf.Tensor:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync

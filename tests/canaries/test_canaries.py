@@ -1147,3 +1147,10 @@ def test_keras_a_layer_keeps_the_losses_of_its_calls_in_a_list(keras):
     assert len(kept) == 1
     kept.clear()
     assert not layer.losses
+
+
+def test_tf_keras_a_random_layer_counts_its_seed_on_at_every_trace():
+    layer = tf_keras.layers.Dropout(0.5, seed=7)
+    layer.build((None, 3))
+    tf.function(lambda x: layer(x, training=True)).get_concrete_function(tf.ones((2, 3)))
+    assert vars(layer)["_random_generator"]._seed == 8

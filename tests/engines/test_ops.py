@@ -1,4 +1,4 @@
-"""Every row of the table of TensorFlow ops: integer in the file and the function it was, or refused.
+"""Every row of the table of TensorFlow ops: integer in the file and its own function, or refused.
 
 One network holds many ops, each in a Lambda of its own between a layer of the table and an output,
 so that a single file shows them all.
@@ -10,13 +10,12 @@ import pytest
 import tensorflow as tf
 
 import keras_compress as kc
-from keras_compress.engines.engine import engine_of
 from keras_compress.engines.in_place.graph import Graph
 from keras_compress.engines.in_place.ops import COMPOSITES, OPS
 from keras_compress.engines.in_place.unit import find_units
 from keras_compress.frameworks.choose import adapter_of
 
-# Each keeps to one graph of ops: (function of a tensor (batch, 4, 4, 8), and weights of fitting shapes).
+# Constants for the functions of a tensor (batch, 4, 4, 8) below.
 W = {
     "dense": np.random.default_rng(1).normal(size=(8, 5)).astype("float32") / 3,
     "conv": np.random.default_rng(2).normal(size=(3, 3, 8, 5)).astype("float32") / 9,
@@ -96,10 +95,9 @@ TAKEN = {
     "Transpose": lambda t: tf.transpose(t, (0, 3, 1, 2)) * 0.5,
     "GatherV2": lambda t: tf.gather(t, [2, 0], axis=1) * 0.5,
     "Pad": lambda t: tf.pad(t, [[0, 0], [1, 1], [0, 0], [0, 0]]) * 0.5,
-    "PadV2": lambda t: raw(
-        "PadV2", input=t, paddings=[[0, 0], [1, 1], [0, 0], [0, 0]], constant_values=0.0
-    )
-    * 0.5,
+    "PadV2": lambda t: (
+        raw("PadV2", input=t, paddings=[[0, 0], [1, 1], [0, 0], [0, 0]], constant_values=0.0) * 0.5
+    ),
     "MirrorPad": lambda t: tf.pad(t, [[0, 0], [1, 1], [0, 0], [0, 0]], "REFLECT") * 0.5,
     "Split": lambda t: tf.split(t, 2, -1)[1] * 0.5,
     "SplitV": lambda t: tf.split(t, [3, 5], -1)[1] * 0.5,
@@ -125,7 +123,9 @@ REFUSED = {
     "AddN": lambda t: tf.add_n([t, t * 0.5, t * 0.25]),
     "Cast": lambda t: tf.cast(t > 0.0, tf.float32) * t,
     "PadV2": lambda t: tf.pad(t, [[0, 0], [1, 1], [0, 0], [0, 0]], constant_values=3.0),
-    "StatelessWhile": lambda t: tf.while_loop(lambda i, u: i < 3, lambda i, u: (i + 1, u * 0.5), (0, t))[1],
+    "StatelessWhile": lambda t: tf.while_loop(
+        lambda i, u: i < 3, lambda i, u: (i + 1, u * 0.5), (0, t)
+    )[1],
     "StatelessIf": lambda t: tf.cond(tf.reduce_sum(t) > 0, lambda: t * 2.0, lambda: t),
     "StatelessCase": lambda t: tf.switch_case(
         tf.cast(tf.reduce_sum(t) > 0, tf.int32), [lambda: t * 2.0, lambda: t]

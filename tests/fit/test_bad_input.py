@@ -726,15 +726,20 @@ def test_a_file_of_other_data_is_refused(keras, tmp_path):
 
 
 def bent(keras):
-    """Two layers that the placement table does not know."""
-    return [keras.layers.Activation("elu", name="bent"), keras.layers.Rescaling(2.0, name="scaled")]
+    """Two layers that neither the placement table nor the table of ops knows."""
+    layers = keras.layers
+    return [
+        layers.Lambda(lambda x: tf.sqrt(tf.abs(x) + 1.0), name="bent"),
+        layers.Lambda(lambda x: x / (tf.abs(x) + 1.0), name="scaled"),
+    ]
 
 
 FLOAT_OPS = (
     "Export: `allow_float_ops` must be True for an integer file of this model, whose layers would "
-    "not all be integer: bent (activation 'elu' is not in the placement table); scaled (Rescaling "
-    "is not in the placement table). Leave them out by `Quantization(layers=...)` if that is "
-    "meant. Received: allow_float_ops=False"
+    "not all be integer: bent (Lambda is not in the placement table; inside: TensorFlow's Sqrt: "
+    "LiteRT has no integer kernel for it); scaled (Lambda is not in the placement table; inside: "
+    "TensorFlow's RealDiv: LiteRT has no integer division; multiply by the reciprocal). Leave them "
+    "out by `Quantization(layers=...)` if that is meant. Received: allow_float_ops=False"
 )
 
 

@@ -35,9 +35,7 @@ def layers_of(keras):
         def __init__(self, channels, **arguments):
             super().__init__(**arguments)
             self.channels = channels
-            self.first = layers.Conv2D(
-                channels, 3, padding="same", use_bias=False, name="first"
-            )
+            self.first = layers.Conv2D(channels, 3, padding="same", use_bias=False, name="first")
             self.norm = layers.BatchNormalization(name="norm")
             self.drop = layers.Dropout(0.25, seed=7, name="drop")
             self.second = layers.Conv2D(

@@ -1,8 +1,8 @@
 """A unit run: its own call, in the graph that is being traced, with rounded inputs put in as each
 op is made.
 
-The call is traced dry first, and planned. Then the n-th op that it makes is compared with the n-th of
-the dry trace. What is rounded is so when it is first used, not when it is made: the gradient tape
+The call is traced dry first, and planned. Then the n-th op that it makes is compared with the n-th
+of the dry trace. What is rounded is so when it is first used, not when it is made: the gradient tape
 learns of an op only after its maker has returned.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,8 +19,8 @@ import tensorflow as tf
 from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer
 from keras_compress.engines.in_place.forms import SMALLEST_EXCESS
 from keras_compress.engines.in_place.op_plan import (
-    UNCOUNTED,
     OUTPUT,
+    UNCOUNTED,
     Kernel,
     LeafPlan,
     OpPlan,
@@ -34,6 +35,8 @@ from keras_compress.engines.state import Phase
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.graph_capture import DryTrace, OpHook, StandIn
 from keras_compress.frameworks.protocols import KerasLayer, Method
+
+logger = logging.getLogger("keras_compress")
 
 RunLeaf = Callable[[OperationPlan, Method, tuple[Any, ...], dict[str, Any]], Any]
 """How the call of a layer of the table is done."""
@@ -95,6 +98,7 @@ class Units:
                 self._kernel_keys[plan.key, kernel.label] = key
         taken = max((n for plan in plans for n in plan.rescales.values()), default=0)
         self._numbers = itertools.count(taken + 1)
+        self._is_warned = False
         self._excess: dict[tuple[str, tuple[int, int]], int] = {}
 
     def patch(self) -> list[Callable[[], None]]:
@@ -134,7 +138,16 @@ class Units:
     def _run_eagerly(
         self, plan: OperationPlan, original: Method, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """As a function, traced anew at each call: eagerly there is no op to put anything before."""
+        """As a function, traced anew at each call: eagerly no op is made that inputs could be put
+        into.
+        """
+        if self._mode.updating and not self._is_warned:
+            self._is_warned = True
+            logger.warning(
+                "Quantization: %r is quantized inside by its TensorFlow ops, which without "
+                "`run_eagerly` are found once; eagerly they are at every step, which is slow.",
+                plan.path,
+            )
         given = tensors_of((args, kwargs))
         layers = [layer for _, layer in self.insides.below[id(plan.operation)]]
         lists = [own for layer in layers for own in self._adapter.loss_lists(layer)]
@@ -242,9 +255,7 @@ class _Real:
         self._rounded: dict[int, tf.Tensor] = {}
         self._keep: list[tf.Tensor] = []  # ids are theirs only while they live
 
-    def make(
-        self, original: Callable[..., Any], op_type: str, inputs: Sequence[tf.Tensor]
-    ) -> Any:
+    def make(self, original: Callable[..., Any], op_type: str, inputs: Sequence[tf.Tensor]) -> Any:
         if self._busy or op_type in UNCOUNTED:
             return original(inputs)
         position, dry = self._count, self._dry

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -186,9 +186,7 @@ class _Planner:
                 leaf.input = trace.inner(leaf.input)
         every = trace.operations()
         inside = {i for leaf in leaves if leaf for i in range(leaf.first, leaf.last)}
-        counted = [
-            op for i, op in enumerate(every) if i not in inside and op.type not in UNCOUNTED
-        ]
+        counted = [op for i, op in enumerate(every) if i not in inside and op.type not in UNCOUNTED]
         self.result = OpPlan(trace, counted)
         self.result.leaves = [leaf and LeafPlan(leaf) for leaf in leaves]
         self.position = {op.name: i for i, op in enumerate(counted)}

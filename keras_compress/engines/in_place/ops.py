@@ -3,8 +3,8 @@ one row each.
 
 The rules are those of `table.py`, one level lower: what moves numbers keeps their scale, what joins
 needs one scale for all, what computes has a range of its own. What only computes with weights and
-constants is a kernel or a constant, and what gives no floats (shapes, comparisons, indices) needs no
-row. An op without a row is refused, and so is one with a reason.
+constants is a kernel or a constant, and what gives no floats (shapes, comparisons, indices) needs
+no row. An op without a row is refused, and so is one with a reason.
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ _ADD = Op(name="Add", adds=True, absorbs_relu=True)
 _COMPUTES = Op()
 _LOOP = _refused("a loop, whose inside stays in float", hides=True)
 _BRANCH = _refused("a branch that the data decides, whose inside stays in float", hides=True)
-_OPAQUE = _refused("a function of its own (@tf.function), into which no rounding reaches", hides=True)
+_OPAQUE = _refused(
+    "a function of its own (@tf.function), into which no rounding reaches", hides=True
+)
 _NO_KERNEL = _refused("LiteRT has no integer kernel for it")
 
 OPS: dict[str, Op] = {
@@ -233,7 +235,6 @@ COMPOSITES: dict[str, Op] = {"Gelu": _COMPUTES}
 """Functions that the converter knows by the ops they are made of, so that nothing is rounded
 between: the scope that TensorFlow gives them -> the row of the whole.
 """
-
 
 
 def rule_of(op: tf.Operation) -> Op | str:

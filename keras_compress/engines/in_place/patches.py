@@ -67,6 +67,11 @@ class PatchedQuantizers(Quantizers):
         )
         self.kernels.update(self._units.kernels)
 
+    @property
+    def has_units(self) -> bool:
+        """Whether anything is quantized inside by its ops."""
+        return bool(self._units.plans)
+
     def patch(self) -> None:
         for plan in self.placement.operations:
             patch = functools.partial(self._patched, plan)

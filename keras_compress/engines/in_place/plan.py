@@ -13,9 +13,17 @@ from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasModel, KerasOperation
 from keras_compress.specs.quantization import Quantization
 
+BY_OPS: frozenset[str] = frozenset()
+"""Kinds of the table that go by their ops all the same: for the tests that compare both roads."""
 
-def plan_quantization(adapter: Adapter, model: KerasModel, spec: Quantization) -> Placement:
+
+def plan_quantization(
+    adapter: Adapter, model: KerasModel, spec: Quantization, by_ops: bool = True
+) -> Placement:
     """Where `spec` puts quantizers in this model.
+
+    `by_ops`: what the table does not know is quantized inside by its ops; otherwise it stays in
+    float, as it did when states of old were saved.
 
     Raises:
         ValueError: a subclassed model; a layer unknown, ambiguous, or named and not in the table;
@@ -33,7 +41,8 @@ def plan_quantization(adapter: Adapter, model: KerasModel, spec: Quantization) -
     operations = dict(graph.operations())
     selected = select("Quantization", spec.layers, operations)
     unknown = {path: _unknown(adapter, operations[path]) for path in selected}
-    units, refused = _units(adapter, model, graph, {p: r for p, r in unknown.items() if r})
+    unknown = {path: reason for path, reason in unknown.items() if reason is not None}
+    units, refused = _units(adapter, model, graph, unknown) if by_ops else ({}, unknown)
     for path, is_named in selected.items():
         reason = refused.get(path)
         if is_named and reason is not None:
@@ -58,6 +67,8 @@ def plan_quantization(adapter: Adapter, model: KerasModel, spec: Quantization) -
 def _unknown(adapter: Adapter, operation: KerasOperation) -> str | None:
     """Why an operation is not in the table; None if it is."""
     found = known(adapter, operation)
+    if adapter.kind(operation) in BY_OPS:
+        found = f"{adapter.kind(operation)} goes by its ops"
     return found if isinstance(found, str) else None
 
 

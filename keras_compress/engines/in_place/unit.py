@@ -135,7 +135,7 @@ class Insides:
         """
         dry = _Dry(self, still)
         layers = [layer for _, layer in self.below[id(unit)]]
-        with self._adapter.putting_losses_back(layers), self.running(dry):
+        with self._adapter.traceless(layers), self.running(dry):
             trace = DryTrace(lambda: original(*args, **kwargs))
         return plan_ops(trace, tensors_of((args, kwargs)), dry.calls)
 
@@ -185,7 +185,7 @@ class _Dry:
 def find_units(
     adapter: Adapter, model: KerasModel, candidates: Mapping[str, KerasOperation]
 ) -> dict[str, Unit | str]:
-    """Path -> the unit that an operation makes, or the reason why its inside cannot be quantized."""
+    """Path -> the unit that an operation makes, or why its inside cannot be quantized."""
     if not candidates:
         return {}
     found: dict[str, Unit | str] = {}
@@ -207,11 +207,9 @@ def find_units(
 
     try:
         for path, operation in candidates.items():
-            undo.append(
-                wrap_method(operation, "call", functools.partial(noting, path, operation))
-            )
+            undo.append(wrap_method(operation, "call", functools.partial(noting, path, operation)))
         specs = [tf.TensorSpec(spec.shape, spec.dtype) for spec in adapter.input_specs(model)]
-        with adapter.putting_losses_back([model, *(layer for _, layer in adapter.layers(model))]):
+        with adapter.traceless([model, *(layer for _, layer in adapter.layers(model))]):
             tf.function(answer, autograph=False).get_concrete_function(*specs)
     finally:
         while undo:
@@ -231,6 +229,10 @@ def _unit(
         plan = insides.plan(operation, original, args, kwargs)
     except Refused as refused:
         return str(refused)
+    except Exception as error:  # a user's own code, which may need more than a trace gives
+        return (
+            f"its call cannot be traced on its own ({type(error).__name__}: {_first_line(error)})"
+        )
     holders = {}
     for below, layer in insides.below[id(operation)]:
         for name, variable in insides.weights_of(layer):
@@ -239,11 +241,17 @@ def _unit(
     weights = {}
     for kernel in plan.kernels.values():
         made_of = [
-            weight for weight in holders.values() if plan.trace.reads(kernel.tensor, weight.variable)
+            weight
+            for weight in holders.values()
+            if plan.trace.reads(kernel.tensor, weight.variable)
         ]
         if len(made_of) == 1:
             weights[kernel.label] = made_of[0]
     return Unit(plan, weights)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 def _same(one: Unit | str, other: Unit | str) -> Unit | str:
