@@ -2,8 +2,8 @@
 op is made.
 
 The call is traced dry first, and planned. Then the n-th op that it makes is compared with the n-th
-of the dry trace. What is rounded is so when it is first used, not when it is made: the gradient tape
-learns of an op only after its maker has returned.
+of the dry trace. What is rounded is so when it is first used, not when it is made: the gradient
+tape learns of an op only after its maker has returned.
 """
 
 from __future__ import annotations
