@@ -57,6 +57,7 @@ TAKEN = {
     "AddN": lambda t: tf.add_n([t, t * 0.5]),
     "Sub": lambda t: W["row"] - t,
     "Mul": lambda t: t * W["row"],
+    "RealDiv": lambda t: t / -3.0,
     "SquaredDifference": lambda t: tf.math.squared_difference(t, t[:, :1] * 0.5),
     "Neg": lambda t: -t,
     "Square": lambda t: tf.square(t),

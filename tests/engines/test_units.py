@@ -137,7 +137,7 @@ def a_call_of_its_own(layers, own, x):
 
 def operators(layers, own, x):
     x = layers.Dense(8, name="front")(x)
-    return -x * 0.5 + 2.0 * x - x * x
+    return -x * 0.5 + 2.0 * x - x * x / 4.0
 
 
 def bidirectional(layers, own, x):

@@ -738,8 +738,9 @@ FLOAT_OPS = (
     "Export: `allow_float_ops` must be True for an integer file of this model, whose layers would "
     "not all be integer: bent (Lambda is not in the placement table; inside: TensorFlow's Sqrt: "
     "LiteRT has no integer kernel for it); scaled (Lambda is not in the placement table; inside: "
-    "TensorFlow's RealDiv: LiteRT has no integer division; multiply by the reciprocal). Leave them "
-    "out by `Quantization(layers=...)` if that is meant. Received: allow_float_ops=False"
+    "TensorFlow's RealDiv: LiteRT has no integer division but by a number; multiply by the "
+    "reciprocal). Leave them out by `Quantization(layers=...)` if that is meant. Received: "
+    "allow_float_ops=False"
 )
 
 

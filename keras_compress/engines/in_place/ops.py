@@ -69,6 +69,13 @@ def _padded_with_zero(op: tf.Operation) -> str | None:
     return None if value == 0 else "it pads with other numbers than zero"
 
 
+def _by_a_number(op: tf.Operation) -> str | None:
+    value = tf.get_static_value(op.inputs[1])
+    if value is not None and value.size == 1 and value.item():
+        return None
+    return "LiteRT has no integer division but by a number; multiply by the reciprocal"
+
+
 def _two(op: tf.Operation) -> str | None:
     return None if len(op.inputs) <= 2 else "a sum of more than two tensors at once"
 
@@ -86,6 +93,13 @@ def _squared(op: tf.Operation, inputs: Tensors) -> Tensors:
 
 def _added(op: tf.Operation, inputs: Tensors) -> Tensors:
     return [inputs[0] + inputs[1]] if len(inputs) == 2 else [tf.identity(inputs[0])]
+
+
+def _multiplied(op: tf.Operation, inputs: Tensors) -> Tensors:
+    factor = 1.0 / tf.get_static_value(op.inputs[1]).item()
+    low, high = min(factor, 0.0), max(factor, 0.0)
+    rounded = tf.quantization.fake_quant_with_min_max_args(tf.constant(factor), low, high)
+    return [inputs[0] * tf.cast(rounded, inputs[0].dtype)]
 
 
 def _as_prelu(op: tf.Operation, inputs: Tensors) -> Tensors:
@@ -154,7 +168,7 @@ OPS: dict[str, Op] = {
     "SquaredDifference": _COMPUTES,
     "Neg": Op(in_file=_negated),
     "Square": Op(in_file=_squared),
-    "RealDiv": _refused("LiteRT has no integer division; multiply by the reciprocal"),
+    "RealDiv": Op(refuses=_by_a_number, in_file=_multiplied),
     # Over axes.
     "Mean": _COMPUTES,
     "Sum": _COMPUTES,
