@@ -59,8 +59,11 @@ class DryTrace:
 
     def reads(self, tensor: tf.Tensor, variable: tf.Variable) -> bool:
         """Whether a tensor of this graph depends on a variable."""
-        own = self._inner.get(id(variable.handle))
-        return own is not None and own.op.name in self._behind(tensor)
+        # One per replica, of which a trace outside of them reads the first.
+        copies = getattr(variable, "values", (variable,))
+        found = [self._inner.get(id(copy.handle)) for copy in copies]
+        names = self._behind(tensor)
+        return any(own is not None and own.op.name in names for own in found)
 
     def evaluate(self, tensor: tf.Tensor) -> tf.Tensor:
         """The numbers now of a tensor that depends on variables and constants only."""
@@ -82,7 +85,8 @@ class DryTrace:
             return found
 
         with tf.init_scope():
-            return tf.function(compute, autograph=False)()
+            # Not called as it is: a function made anew each time is warned of.
+            return tf.function(compute, autograph=False).get_concrete_function()()
 
     @functools.cached_property
     def _graph_def(self) -> Any:

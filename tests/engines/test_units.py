@@ -1,5 +1,10 @@
 """What the placement table does not know: quantized inside by its TensorFlow ops."""
 
+import json
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -516,6 +521,93 @@ def test_the_ops_of_a_kind_and_its_row_come_to_the_same(keras, case, tmp_path, m
         np.testing.assert_allclose(others[path], ranges[path], rtol=1e-5, atol=1e-6, err_msg=path)
     assert np.abs(answers - other_answers).max() <= 1.001 / 256
     assert other_steps.max() <= max(steps.max(), 1.001) + 1
+
+
+def test_a_layer_that_is_inside_of_a_unit_and_beside_it_is_rounded_once_each(keras, tmp_path):
+    """Beside it by its row, inside by the unit's plan."""
+
+    class Twice(keras.layers.Layer):
+        def __init__(self, shared, **arguments):
+            super().__init__(**arguments)
+            self.shared = shared
+
+        def call(self, x):
+            return self.shared(x) * 0.5 + x
+
+    def body(layers, own, x):
+        shared = layers.LeakyReLU(name="leaky")
+        x = shared(layers.Dense(8, name="front")(x))
+        return Twice(shared, name="twice")(layers.Dense(8, name="second")(x))
+
+    path = tmp_path / "net.tflite"
+    model, _, steps = shipped(keras, VECTOR, body, path)
+    assert kc.inspect_tflite(path).all_integer
+    assert steps.max() <= 3
+    keys = [*engine_of(model).quantizers.activations]
+    assert [key for key in keys if "LeakyReLU" in key] == [
+        "1/LeakyReLU/output",
+        "3/Twice/0.LeakyReLU",
+    ]
+
+
+def test_steps_per_execution_switch_a_unit_too(keras, tmp_path):
+    path = tmp_path / "net.tflite"
+    _, report, steps = shipped(keras, VECTOR, custom, path, steps_per_execution=2)
+    assert report.switched_at == 2 * STEPS + 1
+    assert steps.max() <= 1
+
+
+REPLICAS = """
+    import json, sys
+    import numpy as np
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    device = tf.config.LogicalDeviceConfiguration
+    tf.config.set_logical_device_configuration(cpu, [device(), device()])
+    sys.path[:0] = {paths}
+    import {keras} as keras
+    import keras_compress as kc
+    from helpers.unit_layers import layers_of
+    from keras_compress.engines.engine import engine_of
+
+    layers, own = keras.layers, layers_of(keras)
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        given = keras.Input((8, 8, 3))
+        x = own.Below(4, name="below")(layers.Conv2D(3, 3)(given))
+        x = own.Blend(6, name="blend")(layers.GlobalAveragePooling2D()(x))
+        model = keras.Model(given, layers.Dense(4, name="head")(x))
+        model.compile("sgd", "mse", jit_compile=False)
+    x = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype("float32")
+    export = kc.Export("net.tflite", verify_data=x)
+    compress = kc.Compress(quantization=kc.Quantization(delay=4), export=export, verbose=0)
+    model.fit(x, np.ones((64, 4)), batch_size=16, epochs=3, verbose=0, callbacks=[compress])
+    quantizers = engine_of(model).quantizers.activations
+    ranges = {{
+        key: [copy.numpy().tolist() for copy in each.range.values]
+        for key, each in quantizers.items()
+        if each.range is not None
+    }}
+    report = compress.report.export
+    integer = kc.inspect_tflite("net.tflite").all_integer
+    print(json.dumps([ranges, report.error, report.largest_steps, integer]))
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_agree_on_the_ranges_inside_of_units(keras, tmp_path):
+    script = textwrap.dedent(REPLICAS).format(paths=sys.path, keras=keras.__name__)
+    child = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr[-2000:]
+    ranges, error, steps, integer = json.loads(child.stdout.strip().splitlines()[-1])
+    assert error is None
+    assert integer
+    assert steps["head"] <= 3
+    assert [key for key in ranges if "/Below/" in key or "/Blend/" in key]
+    for one, other in ranges.values():
+        assert one == other
 
 
 def test_strip_gives_the_plain_layer_with_the_trained_weights(keras, tmp_path):

@@ -167,7 +167,8 @@ class Units:
             ranges = [tensor for quantizer in seen for tensor in quantizer.seen]
             return [*tensors_of(result), *losses, *ranges]
 
-        found = iter(tf.function(inside, autograph=False)(*given))
+        traced = tf.function(inside, autograph=False).get_concrete_function(*given)
+        found = iter(traced(*given))
         result = tf.nest.map_structure(
             lambda part: next(found) if tf.is_tensor(part) else part, results[0]
         )

@@ -61,6 +61,18 @@ class Run(Protocol):
     ) -> Any: ...
 
 
+class _Silent:
+    """Runs what is inside of a leaf, which is nobody's business."""
+
+    def leaf(
+        self, layer: KerasLayer, original: Method, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        return original(*args, **kwargs)
+
+
+_INSIDE_A_LEAF = _Silent()
+
+
 class Insides:
     """The layers inside of units, patched so that whoever runs a unit learns of their calls.
 
@@ -102,7 +114,7 @@ class Insides:
             run = self.current
             if run is None:
                 return original(*args, **kwargs)
-            with self.running(None):
+            with self.running(_INSIDE_A_LEAF):
                 return run.leaf(layer, original, args, kwargs)
 
         return call
