@@ -384,20 +384,37 @@ def test_a_unit_is_chosen_by_its_path(keras):
     assert [row.kernel for row in compress.report.layers] == ["mix"]
 
 
-def test_what_only_training_computes_is_an_error_that_names_the_layer(keras):
-    class Noisy(keras.layers.Layer):
-        def call(self, x, training=None):
-            return tf.nn.relu(x * 1.5) * 2.0 if training else x * 2.0
+def training_otherwise(layers, own, x):
+    return own.Noisy(name="bad")(layers.Dense(8, name="front")(x))
+
+
+def test_what_only_training_computes_is_refused_before_the_first_step(keras):
+    model = net(keras, VECTOR, training_otherwise)
+    named = kc.Compress(quantization=kc.Quantization(layers=["front", "bad"]))
+    reason = "it computes otherwise in training than in inference"
+    with untouched(model), pytest.raises(ValueError, match=f"'bad' cannot: .*{reason}"):
+        fit(model, VECTOR, named)
+    compress = kc.Compress(quantization=kc.Quantization(delay=1), verbose=0)
+    fit(model, VECTOR, compress)
+    assert reason in compress.report.left_out["quantization"]["bad"]
+
+
+def test_a_layer_that_changes_its_mind_is_an_error_that_names_it(keras):
+    class Fickle(keras.layers.Layer):
+        turned = False
+
+        def call(self, x):
+            return tf.nn.relu(x * 1.5) * 2.0 if self.turned else x * 2.0
 
     def body(layers, own, x):
-        return Noisy(name="noisy")(layers.Dense(8, name="front")(x))
+        return Fickle(name="fickle")(layers.Dense(8, name="front")(x))
 
     model = net(keras, VECTOR, body)
-    compress = kc.Compress(quantization=kc.Quantization(delay=1), verbose=0)
-    with pytest.raises(
-        ValueError, match="'noisy' must compute in training as it does in inference"
-    ):
-        fit(model, VECTOR, compress)
+    compress = kc.Compress(quantization=kc.Quantization(delay=STEPS), partial=True, verbose=0)
+    fit(model, VECTOR, compress, epochs=1)
+    model.get_layer("fickle").turned = True
+    with pytest.raises(ValueError, match="'fickle' must compute in training as it does in infer"):
+        fit(model, VECTOR, compress, epochs=1)
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model")

@@ -239,6 +239,13 @@ def _unit(
 ) -> Unit | str:
     try:
         plan = insides.plan(operation, original, args, kwargs)
+        if kwargs.get("training") is False:
+            trained = insides.plan(operation, original, args, {**kwargs, "training": True})
+            if trained.signature != plan.signature:
+                return (
+                    "it computes otherwise in training than in inference; what only training does "
+                    "belongs into a layer of Keras, as Dropout is"
+                )
     except Refused as refused:
         return str(refused)
     except Exception as error:  # a user's own code, which may need more than a trace gives
