@@ -574,6 +574,41 @@ def test_steps_per_execution_switch_a_unit_too(keras, tmp_path):
     assert steps.max() <= 1
 
 
+def test_a_model_with_a_call_of_its_own_is_one_unit(keras, tmp_path):
+    layers = keras.layers
+
+    class Whole(keras.Model):
+        def call(self, inputs, training=None, mask=None):
+            return tf.nn.softmax(super().call(inputs, training=training) * 2.0)
+
+    keras.utils.set_random_seed(0)
+    given = keras.Input(IMAGE, name="given")
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 3, name="conv")(given))
+    x = layers.Flatten(name="flat")(layers.ReLU(name="relu")(x))
+    model = Whole(given, layers.Dense(4, name="head")(layers.Dropout(0.2, seed=3)(x)), name="whole")
+    model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
+    path = tmp_path / "net.tflite"
+    compress = kc.Compress(
+        quantization=kc.Quantization(delay=STEPS),
+        export=kc.Export(path, verify_data=data(IMAGE)[0]),
+        verbose=0,
+    )
+    fit(model, IMAGE, compress)
+    assert compress.report.export.error is None
+    assert kc.inspect_tflite(path).all_integer
+    assert {row.path for row in compress.report.layers} == {"conv", "head"}
+    x = data(IMAGE, seed=1)[0]
+    network, file = model.predict(x, verbose=0), kc.load_tflite(path).predict(x)
+    assert np.abs(network - file).max() <= 3 / 256
+    assert set(kc.inspect_tflite(path).op_counts) == {
+        "CONV_2D",
+        "RESHAPE",
+        "FULLY_CONNECTED",
+        "MUL",
+        "SOFTMAX",
+    }
+
+
 REPLICAS = """
     import json, sys
     import numpy as np

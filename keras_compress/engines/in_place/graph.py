@@ -24,7 +24,7 @@ class Node:
 
 class Graph:
     """The flat graph of a functional model. `nodes` are in order of execution; a shared layer has
-    several.
+    several. A model with a `call` of its own is one node, whatever graph it has.
     """
 
     def __init__(self, adapter: Adapter, model: KerasModel):
@@ -38,7 +38,11 @@ class Graph:
         self.nodes: list[Node] = []
         self.inputs = [self._number(tensor) for tensor in functional.inputs]
         renamed: dict[int, int] = {}
-        self._add(functional, "", renamed)
+        if adapter.graph_inside(model) is None:
+            ends = tuple(map(self._number, functional.outputs))
+            self.nodes.append(Node(model, model.name, tuple(self.inputs), ends))
+        else:
+            self._add(functional, "", renamed)
         self.outputs = [
             renamed[id(tensor)] if id(tensor) in renamed else self._number(tensor)
             for tensor in functional.outputs

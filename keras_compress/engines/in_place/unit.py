@@ -208,7 +208,8 @@ def find_units(
         @functools.wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
             if insides.current is None:
-                new = _unit(insides, path, operation, original, args, kwargs)
+                prefix = "" if operation is model else f"{path}/"  # as in all other paths
+                new = _unit(insides, prefix, path, operation, original, args, kwargs)
                 found[path] = new if path not in found else _same(found[path], new)
             return original(*args, **kwargs)
 
@@ -231,6 +232,7 @@ def find_units(
 
 def _unit(
     insides: Insides,
+    prefix: str,
     path: str,
     operation: KerasOperation,
     original: Method,
@@ -255,7 +257,7 @@ def _unit(
     holders = {}
     for below, layer in insides.below[id(operation)]:
         for name, variable in insides.weights_of(layer):
-            where = f"{path}/{below}" if below else path
+            where = f"{prefix}{below}" if below else path
             holders.setdefault(id(variable), Weight(where, name, variable))
     weights = {}
     for kernel in plan.kernels.values():
