@@ -31,7 +31,6 @@ from keras_compress.engines.in_place.placement import OperationPlan
 from keras_compress.engines.in_place.table import Output
 from keras_compress.engines.in_place.unit import Insides, Unit, only_number, tensors_of
 from keras_compress.engines.quantizers import Mode
-from keras_compress.engines.state import Phase
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.graph_capture import DryTrace, OpHook, StandIn
 from keras_compress.frameworks.protocols import KerasLayer, Method
@@ -115,9 +114,8 @@ class Units:
         """What the call gives, its inside watched or rounded; its output is not."""
         if tf.executing_eagerly():
             return self._run_eagerly(plan, original, args, kwargs)
-        still = self._mode.phase is Phase.FROZEN
         try:
-            dry = self.insides.plan(plan.operation, original, args, kwargs, still=still)
+            dry = self.insides.plan(plan.operation, original, args, kwargs)
         except Refused as refused:
             raise ValueError(
                 f"Quantization: {plan.path!r} must compute in training as it does in inference, or "

@@ -137,15 +137,13 @@ class Insides:
         original: Method,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        *,
-        still: bool = False,
     ) -> OpPlan:
-        """Trace a call dry and plan it. `still`: batch norm keeps its statistics.
+        """Trace a call dry and plan it.
 
         Raises:
             Refused: its inside cannot be quantized.
         """
-        dry = _Dry(self, still)
+        dry = _Dry(self)
         layers = [layer for _, layer in self.below[id(unit)]]
         with self._adapter.traceless(layers), self.running(dry):
             trace = DryTrace(lambda: original(*args, **kwargs))
@@ -156,9 +154,6 @@ class Insides:
         for variable in getattr(layer, self._adapter.own_weights, ()):
             name = variable.name.rpartition("/")[2].partition(":")[0]
             yield name, self._adapter.tf_variable(variable)
-
-    def kinds(self, layer: KerasLayer) -> set[str]:
-        return set(self._adapter.kinds(layer))
 
     def leaf_call(
         self, layer: KerasLayer, given: tf.Tensor, outputs: Any, first: int, last: int
@@ -173,9 +168,8 @@ class Insides:
 class _Dry:
     """One dry trace under way."""
 
-    def __init__(self, insides: Insides, still: bool):
+    def __init__(self, insides: Insides):
         self._insides = insides
-        self._still = still
         self.calls: list[LeafCall | None] = []
 
     def leaf(
@@ -184,8 +178,6 @@ class _Dry:
         given = only_number((args, kwargs))
         if given is None:
             return original(*args, **kwargs)
-        if self._still and "BatchNormalization" in self._insides.kinds(layer):
-            kwargs = {**kwargs, "training": False}
         graph = tf.compat.v1.get_default_graph()
         first = len(graph.get_operations())
         outputs = original(*args, **kwargs)
