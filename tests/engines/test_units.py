@@ -91,6 +91,12 @@ def joining_inside(layers, own, x):
     return layers.Lambda(lambda t: tf.concat([t, tf.nn.sigmoid(t), t * 2.0], -1), name="join")(x)
 
 
+def joining_inside_and_behind(layers, own, x):
+    x = layers.Dense(8, name="front")(x)
+    inside = layers.Lambda(lambda t: tf.concat([t * 1.5, tf.nn.sigmoid(t)], -1), name="join")(x)
+    return layers.Concatenate(name="both")([x, inside])
+
+
 def self_attention(layers, own, x):
     x = layers.Dense(8, name="front")(x)
     return layers.MultiHeadAttention(2, 4, name="attend")(x, x)
@@ -161,6 +167,7 @@ SEAMS = {
     "residual": (VECTOR, residual, 2),
     "concatenating": (VECTOR, concatenating, 2),
     "joining-inside": (VECTOR, joining_inside, 2),
+    "joining-inside-and-behind": (VECTOR, joining_inside_and_behind, 2),
     "self-attention": (SEQUENCE, self_attention, 5),
     "cross-attention": (SEQUENCE, cross_attention, 5),
     "time-distributed": (SEQUENCE, time_distributed, 3),
