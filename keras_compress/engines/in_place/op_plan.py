@@ -126,14 +126,12 @@ class OpPlan:
     """It only moves the numbers of its first input."""
     fixed: Fixed | None = None
     """The range that the integer kernel of its last op prescribes."""
-    keeps_output: bool = False
-    """The rounding of its output is used inside too."""
 
     @property
     def signature(self) -> tuple[object, ...]:
         """What every trace of the layer has in common."""
         kernels = tuple(kernel.label for kernel in self.kernels.values())
-        return tuple(self.ranges.items()), kernels, self.moves, self.fixed, self.keeps_output
+        return tuple(self.ranges.items()), kernels, self.moves, self.fixed
 
 
 @dataclasses.dataclass(eq=False)
@@ -339,14 +337,8 @@ class _Planner:
         ranges = self._ranges()
         self._label(ranges)
         self._operands()
-        plan = self.result
-        plan.keeps_output = OUTPUT in (
-            *plan.points.values(),
-            *(label for label, _ in plan.edges.values()),
-            *(leaf.output for leaf in plan.leaves if leaf is not None),
-        )
         self._ends()
-        return plan
+        return self.result
 
     def _check(self, step: _Step) -> None:
         for _, tensor in step.inputs:

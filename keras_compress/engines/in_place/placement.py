@@ -191,8 +191,6 @@ class _Walk:
             return False
         after = self.plans[id(follower)]
         if after.row.output is Output.JOIN:
-            if plan.unit is not None and plan.unit.plan.keeps_output:
-                return False
             return plan.activation is None or plan.activation.output is None
         if after.row is TABLE["BatchNormalization"]:
             return bool(plan.kernels) and plan.activation is None
