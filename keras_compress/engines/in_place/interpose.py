@@ -18,14 +18,8 @@ import tensorflow as tf
 
 from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer
 from keras_compress.engines.in_place.forms import SMALLEST_EXCESS
-from keras_compress.engines.in_place.op_plan import (
-    OUTPUT,
-    UNCOUNTED,
-    Kernel,
-    LeafPlan,
-    OpPlan,
-    Refused,
-)
+from keras_compress.engines.in_place.op_plan import OUTPUT, Kernel, OpPlan
+from keras_compress.engines.in_place.op_steps import UNCOUNTED, LeafPlan, Refused
 from keras_compress.engines.in_place.ops import OPS
 from keras_compress.engines.in_place.placement import OperationPlan
 from keras_compress.engines.in_place.table import Output

@@ -14,80 +14,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.engines.in_place.graph import Node
-from keras_compress.engines.in_place.ops import COMPOSITES, OPS, Op, rule_of
-from keras_compress.engines.in_place.table import (
-    TABLE,
-    ActivationRow,
-    Fixed,
-    Granularity,
-    Output,
-    Row,
-)
-from keras_compress.frameworks.graph_capture import DryTrace, is_eager
+from keras_compress.engines.in_place.op_steps import LeafCall, LeafPlan, Refused, Step, Steps
+from keras_compress.engines.in_place.ops import OPS
+from keras_compress.engines.in_place.table import Fixed, Granularity, Output
+from keras_compress.frameworks.graph_capture import DryTrace
 
 OUTPUT = "output"
 """The rounding of what the layer gives, which is made outside of it."""
 
 LARGEST_CONSTANT = 1e4
 """Above that a constant is there to drown what it is added to, as masks do."""
-
-UNCOUNTED = ("Const", "Placeholder")
-"""Made or not, depending on what the graph holds already."""
-_SHAPES = ("Shape", "ShapeN", "Size", "Rank")
-
-
-class Refused(Exception):  # noqa: N818
-    """The inside of a layer cannot be quantized; the message is the reason."""
-
-
-@dataclasses.dataclass(eq=False)
-class LeafCall:
-    """One call of a layer of the table inside of one that it does not know."""
-
-    layer: Any
-    kind: str
-    row: Row
-    activation: ActivationRow | None
-    input: tf.Tensor
-    outputs: list[tf.Tensor]
-    first: int
-    last: int
-    """Its ops are those at [first, last) of the trace."""
-
-    @property
-    def rule(self) -> Op:
-        """What it is among ops."""
-        activation = self.activation or ActivationRow()
-        return Op(
-            self.row.output,
-            self.kind,
-            absorbs_relu=self.row.absorbs_relu,
-            absorbed=activation.absorbed,
-            fixed=activation.output,
-        )
-
-    @property
-    def is_norm(self) -> bool:
-        return self.row is TABLE["BatchNormalization"]
-
-    def roles(self) -> dict[str, Fixed | None]:
-        """Its quantizers inside, by role."""
-        node = Node(self.layer, self.kind, (0,), tuple(range(1, len(self.outputs) + 1)))
-        return self.row.inner(node) | dict(self.activation.inner if self.activation else ())
-
-
-@dataclasses.dataclass
-class LeafPlan:
-    """How one call of a leaf is done."""
-
-    call: LeafCall
-    inner: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Role -> label."""
-    folded: bool = False
-    """A batch norm that the kernel before it takes in."""
-    output: str | None = None
-    """The label of what rounds its output."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,20 +71,6 @@ class OpPlan:
 
 
 @dataclasses.dataclass(eq=False)
-class _Step:
-    """An op, a leaf or a composite."""
-
-    rule: Op
-    inputs: list[tuple[int, tf.Tensor]]
-    """(number, tensor) of the floating ones."""
-    output: tf.Tensor
-    outputs: list[tf.Tensor]
-    position: int | None = None
-    """Among the counted ops; None of a leaf or a composite."""
-    leaf: LeafPlan | None = None
-
-
-@dataclasses.dataclass(eq=False)
 class _Range:
     """One range, over however many tensors."""
 
@@ -170,164 +92,26 @@ def plan_ops(
     Raises:
         Refused: it cannot be done; the reason.
     """
-    return _Planner(trace, given, leaves).plan()
+    return _Planner(Steps(trace, given, leaves)).plan()
 
 
 class _Planner:
-    def __init__(
-        self, trace: DryTrace, given: Sequence[tf.Tensor], leaves: Sequence[LeafCall | None]
-    ):
-        self.trace = trace
-        self.given = [trace.inner(tensor) for tensor in given]
-        for leaf in leaves:
-            if leaf is not None:
-                leaf.input = trace.inner(leaf.input)
-        every = trace.operations()
-        inside = {i for leaf in leaves if leaf for i in range(leaf.first, leaf.last)}
-        counted = [op for i, op in enumerate(every) if i not in inside and op.type not in UNCOUNTED]
-        self.result = OpPlan(trace, counted)
-        self.result.leaves = [leaf and LeafPlan(leaf) for leaf in leaves]
-        self.position = {op.name: i for i, op in enumerate(counted)}
-        needed = self._needed()
-        self.data = self._data(every)
-        self.steps: list[_Step] = []
-        self._edges: list[tuple[_Step, int, _Range, bool]] = []
-        self._gather(every, inside, needed)
+    def __init__(self, read: Steps):
+        self.trace = read.trace
+        self.given = read.given
+        self.position = read.position
+        self.steps = read.steps
+        self._is_number = read.is_number
+        self._edges: list[tuple[Step, int, _Range, bool]] = []
+        self.result = OpPlan(self.trace, read.counted, composed=read.composed, leaves=read.leaves)
         self.maker = {t.ref(): step for step in self.steps for t in step.outputs}
-        self.users: dict[Any, list[tuple[_Step | None, int]]] = collections.defaultdict(list)
+        self.users: dict[Any, list[tuple[Step | None, int]]] = collections.defaultdict(list)
         for step in self.steps:
             for i, tensor in step.inputs:
                 self.users[tensor.ref()].append((step, i))
-        for tensor in trace.outputs:
+        for tensor in self.trace.outputs:
             self.users[tensor.ref()].append((None, 0))
         self.output = _Range(label=OUTPUT)
-
-    # --- reading the trace
-
-    def _needed(self) -> set[str]:
-        """The names of the ops that the outputs depend on: recurrent layers make others too."""
-        seen: set[str] = set()
-        todo = [tensor.op for tensor in self.trace.outputs if self.trace.holds(tensor)]
-        while todo:
-            op = todo.pop()
-            if op.name not in seen:
-                seen.add(op.name)
-                todo += [tensor.op for tensor in op.inputs]
-        return seen
-
-    def _data(self, every: Sequence[tf.Operation]) -> set[Any]:
-        """The tensors that depend on more than weights, constants and shapes."""
-        data: set[Any] = set()
-        given = {tensor.ref() for tensor in self.given}
-        for op in every:
-            if op.type == "Placeholder":
-                outer = self.trace.outer(op.outputs[0])
-                depends = outer is None or op.outputs[0].ref() in given or not is_eager(outer)
-            elif op.type in _SHAPES or op.type in ("Const", "VarHandleOp", "ReadVariableOp"):
-                depends = False
-            elif not op.inputs or "Random" in op.type:
-                depends = True
-            else:
-                depends = any(tensor.ref() in data for tensor in op.inputs)
-            if depends:
-                data.update(tensor.ref() for tensor in op.outputs)
-        for leaf in self.result.leaves:
-            if leaf is not None:
-                data.update(tensor.ref() for tensor in leaf.call.outputs)
-        return data
-
-    def _gather(self, every: Sequence[tf.Operation], inside: set[int], needed: set[str]) -> None:
-        """Make the steps, in order of the trace."""
-        leaves = {leaf.call.first: leaf for leaf in self.result.leaves if leaf is not None}
-        composites = self._composites(every, inside, needed)
-        for i, op in enumerate(every):
-            leaf = leaves.get(i)
-            if leaf is not None and any(t.op.name in needed for t in leaf.call.outputs):
-                call = leaf.call
-                step = _Step(call.rule, [(0, call.input)], call.outputs[0], call.outputs, leaf=leaf)
-                self.steps.append(step)
-            if i in inside or op.name not in needed or op.type in UNCOUNTED:
-                continue
-            if op.name in composites:
-                step = composites[op.name]
-                if step is not None:
-                    self.steps.append(step)
-                continue
-            self._add(op)
-
-    def _add(self, op: tf.Operation) -> None:
-        floats = [t for t in op.outputs if self._is_number(t)]
-        hides = op.type in OPS and OPS[op.type].hides
-        if not floats and not hides:
-            return
-        rule = rule_of(op)
-        if isinstance(rule, str):
-            raise Refused(rule)
-        inputs = [(i, t) for i, t in enumerate(op.inputs) if t.dtype.is_floating]
-        if op.type == "IdentityN":  # one for each of its tensors
-            for i, tensor in inputs:
-                output = op.outputs[i]
-                self.steps.append(_Step(rule, [(i, tensor)], output, [output], None))
-            return
-        numbers = [t for _, t in inputs if self._is_number(t)]
-        if rule.output is Output.SAME and not numbers:
-            rule = dataclasses.replace(rule, output=Output.OWN, keeps_channels=False)  # of a table
-        elif op.type == "Mul" and any(self._is_one(t) for _, t in inputs):
-            rule = OPS["Identity"]
-        self.steps.append(_Step(rule, inputs, floats[0], floats, self.position[op.name]))
-
-    def _is_number(self, tensor: tf.Tensor) -> bool:
-        return tensor.dtype.is_floating and tensor.ref() in self.data
-
-    def _is_one(self, tensor: tf.Tensor) -> bool:
-        value = None if self._is_number(tensor) else tf.get_static_value(tensor)
-        return value is not None and bool(np.all(value == 1.0))
-
-    def _composites(
-        self, every: Sequence[tf.Operation], inside: set[int], needed: set[str]
-    ) -> dict[str, _Step | None]:
-        """Op -> the composite that it completes, None for others of its ops."""
-        scopes: dict[str, list[tf.Operation]] = collections.defaultdict(list)
-        for i, op in enumerate(every):
-            if i in inside or op.name not in needed or op.type in UNCOUNTED:
-                continue
-            parts = op.name.split("/")[:-1]
-            for depth, part in enumerate(parts, start=1):
-                if part.rstrip("_0123456789") in COMPOSITES:
-                    scopes["/".join(parts[:depth])].append(op)
-                    break
-        found: dict[str, _Step | None] = {}
-        for scope, members in scopes.items():
-            names = {op.name for op in members}
-            read = [t for op in members for t in op.inputs if t.op.name not in names]
-            inputs = {t.ref(): t for t in read if self._is_number(t)}
-            ends = [op for op in members if self._leaves(op, names, every)]
-            if len(ends) != 1:
-                continue  # somebody looks inside: by its ops
-            (last,) = ends
-            name = scope.rpartition("/")[2].rstrip("_0123456789")
-            rule = dataclasses.replace(COMPOSITES[name], name=name)
-            found.update(dict.fromkeys(names))
-            self.result.composed |= {self.position[own] for own in names}
-            outputs = list(last.outputs)
-            found[last.name] = _Step(
-                rule,
-                list(enumerate(inputs.values())),
-                outputs[0],
-                outputs,
-            )
-        return found
-
-    def _leaves(self, op: tf.Operation, names: set[str], every: Sequence[tf.Operation]) -> bool:
-        """Whether what an op computes is used outside of its composite."""
-        ends = {tensor.ref() for tensor in self.trace.outputs}
-        mine = {tensor.ref() for tensor in op.outputs}
-        return bool(mine & ends) or any(
-            tensor.ref() in mine
-            for other in every
-            if other.name not in names
-            for tensor in other.inputs
-        )
 
     # --- deciding
 
@@ -340,7 +124,7 @@ class _Planner:
         self._ends()
         return self.result
 
-    def _check(self, step: _Step) -> None:
+    def _check(self, step: Step) -> None:
         for _, tensor in step.inputs:
             value = None if self._is_number(tensor) else tf.get_static_value(tensor)
             if value is not None and value.size and np.abs(value).max() > LARGEST_CONSTANT:
@@ -349,11 +133,11 @@ class _Planner:
                     "room"
                 )
 
-    def _ranges(self) -> dict[_Step, _Range]:
+    def _ranges(self) -> dict[Step, _Range]:
         """The range of every step whose output is rounded, or whose inputs are over it."""
-        found: dict[_Step, _Range] = {}
-        wanted: dict[_Step, _Range] = {}
-        sources: dict[_Step, _Step | None] = {}
+        found: dict[Step, _Range] = {}
+        wanted: dict[Step, _Range] = {}
+        sources: dict[Step, Step | None] = {}
         for step in reversed(self.steps):
             rule = step.rule
             if rule.output is Output.SAME or self._is_absorbed(step):
@@ -381,7 +165,7 @@ class _Planner:
                 found[step] = found[source] if source in found else _Range()
         return found
 
-    def _label(self, ranges: dict[_Step, _Range]) -> None:
+    def _label(self, ranges: dict[Step, _Range]) -> None:
         plan = self.result
         number = 0
 
@@ -417,7 +201,7 @@ class _Planner:
                 own.label = label(self._name(step), own.fixed)
             plan.edges[step.position, i] = (own.label, has_range)
 
-    def _name(self, step: _Step) -> str:
+    def _name(self, step: Step) -> str:
         return step.rule.name or str(step.output.op.type)
 
     def _operands(self) -> None:
@@ -455,7 +239,7 @@ class _Planner:
 
     # --- the data flow
 
-    def _is_absorbed(self, step: _Step) -> bool:
+    def _is_absorbed(self, step: Step) -> bool:
         """Whether what comes next is part of the same integer op."""
         after = self._behind(step)
         if after is None:
@@ -465,7 +249,7 @@ class _Planner:
             return after.rule.absorbed or norm or self._is_bias(after)
         return step.rule.absorbs_relu and step.rule.kernel is None and after.rule.absorbed
 
-    def _behind(self, step: _Step) -> _Step | None:
+    def _behind(self, step: Step) -> Step | None:
         """The only step that uses what one computes, perhaps after others passed it on."""
         tensor = step.output
         while len(self.users[tensor.ref()]) == 1:
@@ -479,7 +263,7 @@ class _Planner:
             tensor = user.output
         return None
 
-    def _front(self, tensor: tf.Tensor) -> _Step | None:
+    def _front(self, tensor: tf.Tensor) -> Step | None:
         """The step that computed a tensor, before others passed it on to a single user each."""
         step = self.maker.get(tensor.ref())
         while step is not None and step.rule.keeps_channels:
@@ -488,13 +272,13 @@ class _Planner:
             step = self.maker.get(step.inputs[0][1].ref())
         return step
 
-    def _is_sum_of_products(self, step: _Step) -> bool:
+    def _is_sum_of_products(self, step: Step) -> bool:
         """Whether it is an integer op with a kernel, its bias included."""
         if step.rule.kernel is not None:
             return any(not self._is_number(tensor) for _, tensor in step.inputs)
         return self._is_bias(step)
 
-    def _is_bias(self, step: _Step) -> bool:
+    def _is_bias(self, step: Step) -> bool:
         """Whether it adds a number per channel to what a kernel alone computed."""
         if not step.rule.adds or len(step.inputs) != 2:
             return False
@@ -530,7 +314,7 @@ class _Planner:
             for user, _ in self.users[tensor.ref()]
         )
 
-    def _root(self, tensor: tf.Tensor) -> tuple[_Step | None, bool]:
+    def _root(self, tensor: tf.Tensor) -> tuple[Step | None, bool]:
         """The step that computed a tensor before others moved it, None for an input or a constant;
         and whether nobody else sees it on the way.
         """
@@ -550,5 +334,5 @@ class _Planner:
             step = self.maker.get(tensor.ref())
         return tensor
 
-    def _moved(self, step: _Step) -> tf.Tensor:
+    def _moved(self, step: Step) -> tf.Tensor:
         return next(t for _, t in step.inputs if self._is_number(t))

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
-from keras_compress.engines.in_place.op_plan import LeafCall, OpPlan, Refused, plan_ops
+from keras_compress.engines.in_place.op_plan import OpPlan, plan_ops
+from keras_compress.engines.in_place.op_steps import LeafCall, Refused
 from keras_compress.engines.in_place.table import ActivationRow, Output, Row, known
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.graph_capture import DryTrace
