@@ -147,7 +147,13 @@ class Insides:
         dry = _Dry(self)
         layers = [layer for _, layer in self.below[id(unit)]]
         with self._adapter.traceless(layers), self.running(dry):
-            trace = DryTrace(lambda: original(*args, **kwargs))
+            try:
+                trace = DryTrace(lambda: original(*args, **kwargs))
+            except Exception as error:  # a user's own code, which may need more than a trace gives
+                first = next(iter(str(error).strip().splitlines()), "")
+                raise Refused(
+                    f"its call cannot be traced on its own ({type(error).__name__}: {first})"
+                ) from error
         return plan_ops(trace, tensors_of((args, kwargs)), dry.calls)
 
     def weights_of(self, layer: KerasOperation) -> Iterator[tuple[str, tf.Variable]]:
@@ -243,10 +249,6 @@ def _unit(
                 )
     except Refused as refused:
         return str(refused)
-    except Exception as error:  # a user's own code, which may need more than a trace gives
-        return (
-            f"its call cannot be traced on its own ({type(error).__name__}: {_first_line(error)})"
-        )
     holders = {}
     for below, layer in insides.below[id(operation)]:
         for name, variable in insides.weights_of(layer):
@@ -262,10 +264,6 @@ def _unit(
         if len(made_of) == 1:
             weights[kernel.label] = made_of[0]
     return Unit(plan, weights)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "")
 
 
 def _same(one: Unit | str, other: Unit | str) -> Unit | str:
