@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.in_place import plan
 from keras_compress.engines.in_place.engine import InPlace
@@ -39,6 +41,19 @@ def attach_state(model: KerasModel, state: State) -> Engine:
         restore(engine, state)
         return engine
     engine = _wrapped(model, state) if is_wrapped(model, "load_state") else _in_place(model, state)
+    try:
+        return _restored(engine, state)
+    except ValueError:
+        if not isinstance(engine, InPlace) or not engine.has_units:
+            raise
+        older = _in_place(model, state)
+        older.by_ops = False
+        with contextlib.suppress(ValueError):
+            return _restored(older, state)
+        raise
+
+
+def _restored(engine: Engine, state: State) -> Engine:
     engine.attach()
     try:
         restore(engine, state)

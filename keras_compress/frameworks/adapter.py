@@ -14,7 +14,7 @@ import inspect
 import random
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -104,6 +104,13 @@ class Adapter(abc.ABC):
     def graph_of(self, model: KerasOperation) -> KerasModel:
         """`functional` of a model that is known to have one."""
         return cast(KerasModel, self.functional(model))
+
+    def graph_inside(self, operation: KerasOperation) -> KerasModel | None:
+        """The functional graph that an operation of a graph runs; None for one that computes by a
+        `call` of its own, whatever graph it has.
+        """
+        own = type(operation).call
+        return self.functional(operation) if self.owns(getattr(own, "__module__", "")) else None
 
     @abc.abstractmethod
     def nodes(self, functional: KerasModel) -> Iterator[GraphCall]:
@@ -257,6 +264,20 @@ class Adapter(abc.ABC):
     @abc.abstractmethod
     def tf_variable(self, variable: KerasVariable) -> tf.Variable:
         """The TensorFlow variable behind a Keras variable, free of any autocast scope."""
+
+    @abc.abstractmethod
+    def loss_lists(self, layer: KerasOperation) -> list[list[tf.Tensor]]:
+        """The lists in which a layer keeps the losses that its last calls added."""
+
+    @contextlib.contextmanager
+    def traceless(self, layers: Iterable[KerasOperation]) -> Iterator[None]:
+        """While inside, calls of these layers leave nothing behind: no losses, no used seeds."""
+        before = [(own, list(own)) for layer in layers for own in self.loss_lists(layer)]
+        try:
+            yield
+        finally:
+            for own, losses in before:
+                own[:] = losses
 
     @abc.abstractmethod
     def log_value(self, value: tf.Tensor) -> tf.Tensor:

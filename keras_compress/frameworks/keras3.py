@@ -84,6 +84,10 @@ class Keras3(Adapter):
         # `.value` casts under a layer's autocast scope; masks and ranges need the stored numbers.
         return variable._value if isinstance(variable, keras.Variable) else variable
 
+    def loss_lists(self, layer: KerasOperation) -> list[list[tf.Tensor]]:
+        # Private: the public `losses` is a new list, which also has those of the weights.
+        return [vars(layer)["_losses"]] if "_losses" in vars(layer) else []
+
     def log_value(self, value: tf.Tensor) -> tf.Tensor:
         return value  # Keras 3 averages logs over replicas
 

@@ -34,7 +34,7 @@ def operations(
     """
     for operation, _, outputs, _ in adapter.nodes(functional):
         path = prefix + operation.name
-        inner = adapter.functional(operation)
+        inner = adapter.graph_inside(operation)
         if inner is None:
             yield path, operation, outputs
         else:
@@ -155,7 +155,7 @@ def _producer(
     for operation, _, outputs, _ in adapter.nodes(functional):
         position = next((i for i, output in enumerate(outputs) if output is tensor), None)
         if position is not None:
-            inner = adapter.functional(operation)
+            inner = adapter.graph_inside(operation)
             path = prefix + operation.name
             if inner is None:
                 return path

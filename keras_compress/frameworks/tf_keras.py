@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from keras_compress.frameworks.adapter import Adapter, GraphCall
 from keras_compress.frameworks.protocols import (
     KerasCallback,
     KerasModel,
+    KerasOperation,
     KerasTensor,
     KerasVariable,
 )
@@ -171,6 +172,24 @@ class TFKeras(Adapter):
     def tf_variable(self, variable: KerasVariable) -> tf.Variable:
         # Under a mixed policy the kernel is an AutoCastVariable around the stored one.
         return getattr(variable, "_variable", variable)
+
+    def loss_lists(self, layer: Any) -> list[list[tf.Tensor]]:
+        # Private: the public `losses` is a new list, which also has those of the weights. What a
+        # call adds is kept per thread, as replicas have one each.
+        return [layer._eager_losses] if isinstance(layer, tf_keras.layers.Layer) else []
+
+    @contextlib.contextmanager
+    def traceless(self, layers: Iterable[KerasOperation]) -> Iterator[None]:
+        layers = list(layers)
+        # Private: a random layer counts its seed on at every trace, so that no two draw alike.
+        generators = [own for layer in layers if (own := vars(layer).get("_random_generator"))]
+        seeds = [generator._seed for generator in generators]
+        try:
+            with super().traceless(layers):
+                yield
+        finally:
+            for generator, seed in zip(generators, seeds, strict=True):
+                generator._seed = seed
 
     def log_value(self, value: tf.Tensor) -> tf.Tensor:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync

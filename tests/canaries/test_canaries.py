@@ -1101,3 +1101,90 @@ def test_tensorflow_a_function_knows_its_variables_by_their_handles(product):
     function, kernel = product
     assert [variable.handle is kernel.handle for variable in function.graph.variables] == [True]
     assert [outer is kernel.handle for outer, _ in function.graph.captures] == [True]
+
+
+# --- TensorFlow: graphs under trace (frameworks/graph_capture.py)
+
+
+def test_tensorflow_a_func_graph_makes_its_ops_by_one_method_that_an_instance_may_replace():
+    from tensorflow.python.framework.func_graph import FuncGraph
+
+    made = []
+    graph = FuncGraph("dry")
+    original = graph._create_op_internal
+
+    def create(op_type, inputs, *args, **kwargs):
+        made.append(op_type)
+        return original(op_type, inputs, *args, **kwargs)
+
+    with graph.as_default():
+        x = tf.constant([1.0])
+        graph._create_op_internal = create
+        y = tf.nn.relu(x + x)
+        del graph._create_op_internal
+        tf.tanh(y)
+    assert [name for name in made if name != "Const"] == ["AddV2", "Relu"]
+
+
+def test_tensorflow_the_tape_records_an_op_with_the_inputs_that_it_was_made_with():
+    @tf.function(autograph=False)
+    def gradient(x):
+        graph = tf.compat.v1.get_default_graph()
+        original = graph._create_op_internal
+
+        def create(op_type, inputs, *args, **kwargs):
+            if op_type == "Square":
+                inputs = [five]
+            return original(op_type, inputs, *args, **kwargs)
+
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            five = x + 5.0
+            graph._create_op_internal = create
+            y = tf.square(x)
+            del graph._create_op_internal
+        return tape.gradient(y, x)
+
+    assert float(gradient(tf.constant(1.0))) == 12.0  # 2 (x + 5), not 2 x
+
+
+def test_tensorflow_a_func_graph_knows_what_it_captured():
+    from tensorflow.python.framework.func_graph import FuncGraph
+
+    variable = tf.Variable(tf.ones((20, 20)))
+
+    @tf.function(autograph=False)
+    def outer(x):
+        graph = FuncGraph("dry")
+        with graph.as_default():
+            y = tf.matmul(x, variable)
+        captured = {id(outer) for outer, _ in graph.captures}
+        assert captured == {id(x), id(variable.handle)}
+        inner = {id(own) for _, own in graph.captures}
+        assert id(y.op.inputs[0]) in inner
+        assert not tf.executing_eagerly()
+        return x
+
+    outer(tf.ones((2, 20)))
+
+
+def test_keras_a_layer_keeps_the_losses_of_its_calls_in_a_list(keras):
+    class Lossy(keras.layers.Layer):
+        def call(self, x):
+            self.add_loss(tf.reduce_mean(x))
+            return x
+
+    layer = Lossy()
+    layer(np.ones((2, 3), "float32"))
+    kept = layer._losses if keras is keras3 else layer._eager_losses
+    assert isinstance(kept, list)
+    assert len(kept) == 1
+    kept.clear()
+    assert not layer.losses
+
+
+def test_tf_keras_a_random_layer_counts_its_seed_on_at_every_trace():
+    layer = tf_keras.layers.Dropout(0.5, seed=7)
+    layer.build((None, 3))
+    tf.function(lambda x: layer(x, training=True)).get_concrete_function(tf.ones((2, 3)))
+    assert vars(layer)["_random_generator"]._seed == 8

@@ -29,7 +29,7 @@ def nested(keras):
             )
 
         def call(self, inputs):
-            return inputs * self.matrix[0]
+            return inputs / self.matrix[0]
 
         def compute_output_shape(self, shape):
             return shape
@@ -204,7 +204,10 @@ def test_nothing_to_prune_is_an_error(keras, data):
 
 # --- quantization
 
-NOT_IN_TABLE = "Scale is not in the placement table"
+NOT_IN_TABLE = (
+    "Scale is not in the placement table; inside: TensorFlow's RealDiv: LiteRT has no integer "
+    "division but by a number; multiply by the reciprocal"
+)
 
 
 def bits(report):

@@ -16,7 +16,6 @@ from helpers.untouched import untouched
 
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
-from keras_compress.engines.in_place import table
 from keras_compress.tflite.conversion import process
 
 ROWS, BATCH = 16, 4  # four updates in an epoch
@@ -726,23 +725,22 @@ def test_a_file_of_other_data_is_refused(keras, tmp_path):
 # --- float ops
 
 
-@pytest.fixture(autouse=True)
-def untaught(monkeypatch):
-    """What these tests take for unknown has a row by now."""
-    monkeypatch.delitem(table.ACTIVATIONS, "elu")
-    monkeypatch.delitem(table.TABLE, "Rescaling")
-
-
 def bent(keras):
-    """Two layers that the placement table does not know."""
-    return [keras.layers.Activation("elu", name="bent"), keras.layers.Rescaling(2.0, name="scaled")]
+    """Two layers that neither the placement table nor the table of ops knows."""
+    layers = keras.layers
+    return [
+        layers.Lambda(lambda x: tf.sqrt(tf.abs(x) + 1.0), name="bent"),
+        layers.Lambda(lambda x: x / (tf.abs(x) + 1.0), name="scaled"),
+    ]
 
 
 FLOAT_OPS = (
     "Export: `allow_float_ops` must be True for an integer file of this model, whose layers would "
-    "not all be rounded in the training: bent (activation 'elu' is not in the placement table); "
-    "scaled (Rescaling is not in the placement table). The file would compute in float: ELU of "
-    "'bent', MUL of 'scaled'. What can be done: leave them out by `Quantization(layers=...)`; say "
+    "not all be rounded in the training: bent (Lambda is not in the placement table; inside: "
+    "TensorFlow's Sqrt: LiteRT has no integer kernel for it); scaled (Lambda is not in the "
+    "placement table; inside: TensorFlow's RealDiv: LiteRT has no integer division but by a "
+    "number; multiply by the reciprocal). The file would compute in float: @@@. What can be done: "
+    "@@@ leave them out by `Quantization(layers=...)`; say "
     "`Export(allow_float_ops=True)`; or give no `quantization`, and "
     "`Export(representative_dataset=..., allow_float_ops=True)`, which quantizes after the "
     "training. Received: allow_float_ops=False"

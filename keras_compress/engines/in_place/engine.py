@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from keras_compress.engines.engine import Engine
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 class InPlace(Engine):
     """Prunes and quantizes the very object the user compiled."""
 
+    by_ops = True
+    """What the table does not know is quantized inside by its ops."""
+
     def attach(self) -> None:
         super().attach()
         if hasattr(self.model, "export"):
@@ -37,7 +42,7 @@ class InPlace(Engine):
             kernels = plan_pruning(adapter, model, pruning)
             self.left_out["pruning"] = kernels.left_out
         if quantization is not None:
-            placement = plan.plan_quantization(adapter, model, quantization)
+            placement = plan.plan_quantization(adapter, model, quantization, self.by_ops)
             self.left_out["quantization"] = placement.left_out
         # Only now, when nothing is refused any more.
         if pruning is not None and kernels is not None:
@@ -46,6 +51,12 @@ class InPlace(Engine):
             self.quantizers = PatchedQuantizers(
                 adapter, model, placement, quantization.weight_bits, quantization.activation_bits
             )
+
+    @property
+    def has_units(self) -> bool:
+        """Whether anything is quantized inside by its ops."""
+        quantizers = self.quantizers
+        return isinstance(quantizers, PatchedQuantizers) and quantizers.has_units
 
     def paths(self) -> list[str]:
         return plan.paths(self.adapter, self.model)
@@ -58,9 +69,23 @@ class InPlace(Engine):
         if spec is self.quantization and isinstance(self.quantizers, PatchedQuantizers):
             placement = self.quantizers.placement
         else:
-            placement = plan.plan_quantization(self.adapter, self.model, spec)
+            with self._in_float():  # units are found by tracing the model
+                placement = plan.plan_quantization(self.adapter, self.model, spec, self.by_ops)
         paths = [each.path for each in placement.operations]
         return [path for path in paths if path not in placement.left_out]
+
+    @contextlib.contextmanager
+    def _in_float(self) -> Iterator[None]:
+        """While inside, traces are those of the plain network."""
+        if self.quantizers is None:
+            yield
+            return
+        mode = self.quantizers.mode
+        before, mode.phase = mode.phase, Phase.OFF
+        try:
+            yield
+        finally:
+            mode.phase = before
 
     def _patched_export(self, original: Method) -> Method:
         @functools.wraps(original)

@@ -11,6 +11,8 @@ References:
 
 from __future__ import annotations
 
+from typing import cast
+
 import tensorflow as tf
 
 from keras_compress.engines.in_place.table import Fixed, Granularity
@@ -65,6 +67,22 @@ class ActivationQuantizer:
         away = tf.sign(tensor / scale + middle)
         return tensor + tf.stop_gradient(away * scale * 1e-3)
 
+    @property
+    def seen_in_graph(self) -> bool:
+        """Whether what it has seen in this step is known in a graph under trace only."""
+        here = tf.compat.v1.get_default_graph()
+        return self._seen is not None and getattr(self._seen[2], "graph", None) is here
+
+    @property
+    def seen(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """The range before this step, and that of what it has seen in it."""
+        _, old, batch = cast(tuple[int, tf.Tensor, tf.Tensor], self._seen)
+        return old, batch
+
+    def see(self, old: tf.Tensor, batch: tf.Tensor) -> None:
+        """Take the numbers of `seen`, from outside of the graph that they were known in."""
+        self._seen = (self._mode.trace, old, batch)
+
     def scale(self) -> tf.Tensor:
         """The step between two integers, a scalar."""
         low, high = tf.unstack(self._limits())
@@ -117,11 +135,11 @@ class KernelQuantizer:
     def __call__(self, dtype: tf.DType, lifts: int = 0) -> tf.Tensor:
         """The rounded kernel, with so many axes of length 1 in front."""
         kernel = tf.cast(tf.convert_to_tensor(self.variable), tf.float32)
-        for _ in range(
-            lifts
-        ):  # before the rounding: the converter cannot reshape scales by channel
+        for _ in range(lifts):  # before the rounding: scales by channel cannot be reshaped
             kernel = kernel[None]
-        magnitude = self._mode.number(self.magnitude)
+        return tf.cast(self._rounded(kernel, self._mode.number(self.magnitude)), dtype)
+
+    def _rounded(self, kernel: tf.Tensor, magnitude: tf.Tensor) -> tf.Tensor:
         if self._granularity is Granularity.TENSOR:
             rounded = tf.quantization.fake_quant_with_min_max_vars(
                 kernel, -magnitude, magnitude, num_bits=self._bits, narrow_range=True
@@ -132,7 +150,7 @@ class KernelQuantizer:
                 flat, -magnitude, magnitude, num_bits=self._bits, narrow_range=True
             )
             rounded = tf.reshape(rounded, kernel.shape)
-        return tf.cast(rounded, dtype)
+        return rounded
 
     @property
     def rank(self) -> int:
@@ -146,8 +164,10 @@ class KernelQuantizer:
         """The largest magnitude, () or (channels,)."""
         if self.frozen is not None:
             return tf.convert_to_tensor(self.frozen)
-        kernel = tf.stop_gradient(tf.convert_to_tensor(self.variable))
-        sizes = tf.abs(tf.cast(kernel, tf.float32))
+        return self._magnitude_of(tf.convert_to_tensor(self.variable))
+
+    def _magnitude_of(self, kernel: tf.Tensor) -> tf.Tensor:
+        sizes = tf.abs(tf.cast(tf.stop_gradient(kernel), tf.float32))
         overall = tf.reduce_max(sizes)
         # A kernel of nothing but zeros still needs a scale.
         overall = tf.where(overall > 0.0, overall, 1.0)

@@ -21,15 +21,20 @@ class Node:
     path: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    shapes: tuple[tuple[tuple[int | None, ...], str], ...]
+    shapes: tuple[tuple[tuple[int | None, ...], str], ...] = ()
     """(shape, dtype) of each input."""
-    arguments: Callable[[Sequence[object]], tuple[tuple[Any, ...], dict[str, Any]]]
+    arguments: Callable[[Sequence[object]], tuple[tuple[Any, ...], dict[str, Any]]] = (
+        lambda values: (
+            tuple(values),
+            {},
+        )
+    )
     """Numbers in the place of the inputs -> the arguments of this call with them."""
 
 
 class Graph:
     """The flat graph of a functional model. `nodes` are in order of execution; a shared layer has
-    several.
+    several. A model with a `call` of its own is one node, whatever graph it has.
     """
 
     def __init__(self, adapter: Adapter, model: KerasModel):
@@ -43,7 +48,11 @@ class Graph:
         self.nodes: list[Node] = []
         self.inputs = [self._number(tensor) for tensor in functional.inputs]
         renamed: dict[int, int] = {}
-        self._add(functional, "", renamed)
+        if adapter.graph_inside(model) is None:
+            ends = tuple(map(self._number, functional.outputs))
+            self.nodes.append(Node(model, model.name, tuple(self.inputs), ends))
+        else:
+            self._add(functional, "", renamed)
         self.outputs = [
             renamed[id(tensor)] if id(tensor) in renamed else self._number(tensor)
             for tensor in functional.outputs
@@ -101,7 +110,7 @@ class Graph:
             return renamed[id(tensor)] if id(tensor) in renamed else self._number(tensor)
 
         for operation, inputs, outputs, arguments in self._adapter.nodes(functional):
-            inner = self._adapter.functional(operation)
+            inner = self._adapter.graph_inside(operation)
             path = prefix + operation.name
             if inner is None:
                 numbers = tuple(map(number, inputs)), tuple(map(number, outputs))

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_compress.engines.in_place import forms
 from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer, on_grid
+from keras_compress.engines.in_place.interpose import UnitKernel, Units
 from keras_compress.engines.in_place.placement import OperationPlan, Placement
 from keras_compress.engines.in_place.table import Output
 from keras_compress.engines.quantizers import OnRounded, Quantizers
@@ -57,11 +58,26 @@ class PatchedQuantizers(Quantizers):
                 quantizer = KernelQuantizer(self.mode, weight_bits, granularity, variable)
                 self.kernels[f"{plan.key}/{kernel}/{shape}"] = quantizer
                 self._kernels_of.setdefault(plan.key, {})[kernel] = quantizer
+        self._units = Units(
+            adapter,
+            self.mode,
+            placement.operations,
+            self.activations,
+            weight_bits,
+            self._run_leaf,
+        )
+        self.kernels.update(self._units.kernels)
+
+    @property
+    def has_units(self) -> bool:
+        """Whether anything is quantized inside by its ops."""
+        return bool(self._units.plans)
 
     def patch(self) -> None:
         for plan in self.placement.operations:
             patch = functools.partial(self._patched, plan)
             self._undo.append(wrap_method(plan.operation, "call", patch))
+        self._undo += self._units.patch()
         self._undo.append(wrap_method(self._model, "call", self._patched_model))
 
     def unpatch(self) -> None:
@@ -135,7 +151,7 @@ class PatchedQuantizers(Quantizers):
 
         @functools.wraps(original)
         def call(*args: object, **kwargs: object) -> object:
-            if not self.mode.active:
+            if not self.mode.active or self._units.is_inside:
                 return original(*args, **kwargs)
             if is_batch_norm and self.mode.phase is Phase.FROZEN:
                 args, kwargs = _in_inference(original, args, kwargs)
@@ -157,6 +173,20 @@ class PatchedQuantizers(Quantizers):
         """Whether what the integer kernels do by themselves has to be computed here."""
         return self.mode.phase.rounds and not self.mode.exporting
 
+    def _run_leaf(
+        self,
+        plan: OperationPlan,
+        original: Method,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> tf.Tensor:
+        """A layer of the table inside of a unit."""
+        is_batch_norm = "BatchNormalization" in self._adapter.kinds(plan.operation)
+        if is_batch_norm and self.mode.phase is Phase.FROZEN:
+            kwargs = {**kwargs, "training": False}
+        with self._swapped(plan):
+            return self._compute(plan, original, args, kwargs)
+
     def _compute(
         self,
         plan: OperationPlan,
@@ -164,6 +194,8 @@ class PatchedQuantizers(Quantizers):
         args: tuple[object, ...],
         kwargs: dict[str, object],
     ) -> tf.Tensor:
+        if plan.unit is not None:
+            return self._units.run(plan, original, args, kwargs)
         call = forms.Call(
             plan.operation,
             original,
@@ -231,7 +263,7 @@ class PatchedQuantizers(Quantizers):
                     swaps["bias"] = tf.cast(
                         self.mode.number(lambda: on_grid(bias(), self._grid(plan, source))), dtype
                     )
-        if plan.activation is not None and "activation" in own:
+        if plan.unit is None and plan.activation is not None and "activation" in own:
             swaps["activation"] = self._activation(plan, own["activation"])
         before = {name: own[name] for name in swaps}
         own.update(swaps)
@@ -323,6 +355,10 @@ class PatchedQuantizers(Quantizers):
     def kernels_by_path(self) -> Iterator[tuple[str, str, tf.Variable]]:
         paths = {plan.key: plan.path for plan in self.placement.operations}
         for key, quantizer in self.kernels.items():
+            if isinstance(quantizer, UnitKernel):
+                if quantizer.weight is not None:
+                    yield quantizer.weight.path, quantizer.weight.name, quantizer.variable
+                continue
             position, kind, kernel, _ = key.split("/")
             yield paths[f"{position}/{kind}"], kernel, quantizer.variable
 

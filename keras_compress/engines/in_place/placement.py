@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from keras_compress.engines.in_place.form_check import differs
 from keras_compress.engines.in_place.graph import Graph, Node
 from keras_compress.engines.in_place.table import (
     ActivationRow,
@@ -16,9 +15,11 @@ from keras_compress.engines.in_place.table import (
     Row,
     known,
 )
+from keras_compress.engines.in_place.unit import Unit
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasOperation
 
+RowAndActivation = tuple[Row, ActivationRow | None]
 Rows = dict[int, tuple[Row, ActivationRow | None]]
 """id of an operation -> its row, and that of its activation."""
 
@@ -50,6 +51,8 @@ class OperationPlan:
     """The batch norm behind that becomes part of this layer."""
     front: OperationPlan | None = None
     """The layer that this batch norm becomes part of."""
+    unit: Unit | None = None
+    """What the table does not know, quantized inside by its ops."""
 
 
 @dataclasses.dataclass
@@ -70,26 +73,36 @@ class Placement:
 
 
 def place(
-    graph: Graph, adapter: Adapter, allowed: Collection[str] | None, reason: str = ""
+    graph: Graph,
+    adapter: Adapter,
+    allowed: Collection[str] | None,
+    reason: str = "",
+    units: Mapping[str, Unit] | None = None,
+    refused: Mapping[str, str] | None = None,
 ) -> Placement:
     """Decide for every operation of a graph what is rounded, and with which range.
 
     `allowed`: the paths that may be quantized (None: all); the others stay in float, with `reason`.
+    `units`: what is quantized inside by its ops. `refused`: path -> why it can be by neither.
     """
+    units, refused = units or {}, refused or {}
     rows: Rows = {}
     left_out: dict[str, str] = {}
     for path, operation in graph.operations():
-        nodes = graph.nodes_of[id(operation)]
-        found = known(adapter, nodes)
-        if not isinstance(found, str):
-            found = differs(adapter, nodes, *found) or found
+        if path in units:
+            found: RowAndActivation | str = (units[path].row, units[path].activation)
+        else:
+            found = refused.get(path) or known(adapter, operation, graph.nodes_of[id(operation)])
         if allowed is not None and path not in allowed:
             found = reason
         if isinstance(found, str):
             left_out[path] = found
         else:
             rows[id(operation)] = found
-    return _Walk(graph, adapter, rows).placement(left_out)
+    walk = _Walk(graph, adapter, rows)
+    for plan in walk.plans.values():
+        plan.unit = units.get(plan.path) if id(plan.operation) in rows else None
+    return walk.placement(left_out)
 
 
 class _Walk:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from keras_compress.engines.in_place.form_check import differs
 from keras_compress.engines.in_place.graph import Graph
 from keras_compress.engines.in_place.placement import Placement, place
 from keras_compress.engines.in_place.table import known
+from keras_compress.engines.in_place.unit import Unit, find_units
 from keras_compress.engines.layers_argument import LEFT_BY_USER, select
 from keras_compress.frameworks.adapter import Adapter
-from keras_compress.frameworks.protocols import KerasModel
+from keras_compress.frameworks.protocols import KerasModel, KerasOperation
 from keras_compress.specs.quantization import Quantization
 
+BY_OPS: frozenset[str] = frozenset()
+"""Kinds of the table that go by their ops all the same: for the tests that compare both roads."""
 
-def plan_quantization(adapter: Adapter, model: KerasModel, spec: Quantization) -> Placement:
+
+def plan_quantization(
+    adapter: Adapter, model: KerasModel, spec: Quantization, by_ops: bool = True
+) -> Placement:
     """Where `spec` puts quantizers in this model.
+
+    `by_ops`: what the table does not know is quantized inside by its ops; otherwise it stays in
+    float, as it did when states of old were saved.
 
     Raises:
         ValueError: a subclassed model; a layer unknown, ambiguous, or named and not in the table;
@@ -29,15 +41,18 @@ def plan_quantization(adapter: Adapter, model: KerasModel, spec: Quantization) -
     graph = Graph(adapter, model)
     operations = dict(graph.operations())
     selected = select("Quantization", spec.layers, operations)
+    reasons = {path: _unknown(adapter, graph, operations[path]) for path in selected}
+    unknown = {path: reason for path, reason in reasons.items() if reason is not None}
+    units, refused = _units(adapter, model, graph, unknown) if by_ops else ({}, unknown)
     for path, is_named in selected.items():
-        reason = known(adapter, graph.nodes_of[id(operations[path])])
-        if is_named and isinstance(reason, str):
+        reason = refused.get(path)
+        if is_named and reason is not None:
             raise ValueError(
                 f"Quantization: `layers` must name layers that can be quantized; {path!r} cannot: "
                 f"{reason}. Received: layers containing {path!r}"
             )
     allowed = None if spec.layers is None else set(selected)
-    placement = place(graph, adapter, allowed, LEFT_BY_USER)
+    placement = place(graph, adapter, allowed, LEFT_BY_USER, units, refused)
     if len(placement.left_out) == len(operations):
         raise ValueError(
             "Quantization: `layers` must leave something to quantize; nothing in this model can "
@@ -45,6 +60,32 @@ def plan_quantization(adapter: Adapter, model: KerasModel, spec: Quantization) -
             f"Received: layers={spec.layers!r}; left out: {placement.left_out}"
         )
     return placement
+
+
+def _unknown(adapter: Adapter, graph: Graph, operation: KerasOperation) -> str | None:
+    """Why an operation cannot go by the table; None if it can."""
+    calls = graph.nodes_of[id(operation)]
+    found = known(adapter, operation, calls)
+    if not isinstance(found, str):
+        found = differs(adapter, calls, *found) or found
+    if adapter.kind(operation) in BY_OPS:
+        found = f"{adapter.kind(operation)} goes by its ops"
+    return found if isinstance(found, str) else None
+
+
+def _units(
+    adapter: Adapter, model: KerasModel, graph: Graph, unknown: Mapping[str, str]
+) -> tuple[dict[str, Unit], dict[str, str]]:
+    """What is quantized inside by its ops, by path; and why the others are not."""
+    operations = dict(graph.operations())
+    found = find_units(adapter, model, {path: operations[path] for path in unknown})
+    units = {path: unit for path, unit in found.items() if isinstance(unit, Unit)}
+    refused = {
+        path: f"{reason}; inside: {found.get(path, 'it is not called in inference')}"
+        for path, reason in unknown.items()
+        if path not in units
+    }
+    return units, refused
 
 
 def paths(adapter: Adapter, model: KerasModel) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 from keras_compress.engines.in_place import forms
 from keras_compress.engines.in_place.graph import Node
 from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import KerasOperation
 
 
 class Granularity(enum.Enum):
@@ -396,11 +397,12 @@ _ALIASES = {
 }
 
 
-def known(adapter: Adapter, nodes: Sequence[Node]) -> tuple[Row, ActivationRow | None] | str:
-    """The row of an operation and of its activation, or the reason why it has none. `nodes` are its
-    calls.
+def known(
+    adapter: Adapter, operation: KerasOperation, calls: Sequence[Node] = ()
+) -> tuple[Row, ActivationRow | None] | str:
+    """The row of an operation and of its activation, or the reason why it has none. `calls` are
+    those of the graph, where it stands in one.
     """
-    operation = nodes[0].operation
     kind = adapter.kind(operation)
     if getattr(operation, "interpolation", None) == "bilinear" and f"{kind}(bilinear)" in TABLE:
         kind = f"{kind}(bilinear)"
@@ -413,7 +415,7 @@ def known(adapter: Adapter, nodes: Sequence[Node]) -> tuple[Row, ActivationRow |
         row = TABLE[kind]
     else:
         return f"{kind or type(operation).__name__} is not in the placement table"
-    reasons = [row.refuses(operation), *map(row.refuses_call, nodes)]
+    reasons = [row.refuses(operation), *map(row.refuses_call, calls)]
     reason = next((each for each in reasons if each is not None), None)
     if reason is not None:
         return f"{kind}: {reason}"

@@ -1,0 +1,344 @@
+"""What is rounded inside a layer: the plan over a dry trace of its call, by the table of ops.
+
+Everything is told by position in the data flow that the outputs need, since names and even types of
+ops differ between traces of one layer: Keras picks by static shape, and a batch of 1 is one.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import tensorflow as tf
+
+from keras_compress.engines.in_place.op_steps import LeafCall, LeafPlan, Refused, Step, Steps
+from keras_compress.engines.in_place.ops import OPS
+from keras_compress.engines.in_place.table import Fixed, Granularity, Output
+from keras_compress.frameworks.graph_capture import DryTrace
+
+OUTPUT = "output"
+"""The rounding of what the layer gives, which is made outside of it."""
+
+LARGEST_CONSTANT = 1e4
+"""Above that a constant is there to drown what it is added to, as masks do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A kernel as its op meets it."""
+
+    label: str
+    granularity: Granularity
+    tensor: tf.Tensor
+    """Of the dry trace."""
+
+
+@dataclasses.dataclass
+class OpPlan:
+    """What is rounded inside a layer.
+
+    A place is (position of an op among those that count, number of its input or output). A label
+    is the name of a rounding, `OUTPUT` for that of the layer's output.
+    """
+
+    trace: DryTrace
+    counted: list[tf.Operation]
+    ranges: dict[str, Fixed | None] = dataclasses.field(default_factory=dict)
+    points: dict[tuple[int, int], str] = dataclasses.field(default_factory=dict)
+    """Outputs of ops, rounded when they are used."""
+    edges: dict[tuple[int, int], tuple[str, bool]] = dataclasses.field(default_factory=dict)
+    """Inputs of ops that are rounded for this op alone; whether they have a range already."""
+    kernels: dict[tuple[int, int], Kernel] = dataclasses.field(default_factory=dict)
+    constants: dict[tuple[int, int], tf.Tensor] = dataclasses.field(default_factory=dict)
+    """Inputs that depend on weights and constants only, rounded over their own range."""
+    composed: set[int] = dataclasses.field(default_factory=set)
+    """Positions of the ops that are part of a composite, which stay what they are."""
+    leaves: list[LeafPlan | None] = dataclasses.field(default_factory=list)
+    """Per call; None for one that gives its input back."""
+    moves: bool = False
+    """It only moves the numbers of its first input."""
+    fixed: Fixed | None = None
+    """The range that the integer kernel of its last op prescribes."""
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """What every trace of the layer has in common."""
+        kernels = tuple(kernel.label for kernel in self.kernels.values())
+        return tuple(self.ranges.items()), kernels, self.moves, self.fixed
+
+
+@dataclasses.dataclass(eq=False)
+class _Range:
+    """One range, over however many tensors."""
+
+    fixed: Fixed | None = None
+    label: str | None = None
+
+
+def plan_ops(
+    trace: DryTrace,
+    given: Sequence[tf.Tensor],
+    leaves: Sequence[LeafCall | None],
+) -> OpPlan:
+    """Decide what is rounded inside of a layer whose call was traced.
+
+    Args:
+        given: the flat tensors among its arguments.
+        leaves: the calls of known layers in it, in order; None for one that gave its input back.
+
+    Raises:
+        Refused: it cannot be done; the reason.
+    """
+    return _Planner(Steps(trace, given, leaves)).plan()
+
+
+class _Planner:
+    def __init__(self, read: Steps):
+        self.trace = read.trace
+        self.given = read.given
+        self.position = read.position
+        self.steps = read.steps
+        self._is_number = read.is_number
+        self._edges: list[tuple[Step, int, _Range, bool]] = []
+        self.result = OpPlan(self.trace, read.counted, composed=read.composed, leaves=read.leaves)
+        self.maker = {t.ref(): step for step in self.steps for t in step.outputs}
+        self.users: dict[Any, list[tuple[Step | None, int]]] = collections.defaultdict(list)
+        for step in self.steps:
+            for i, tensor in step.inputs:
+                self.users[tensor.ref()].append((step, i))
+        for tensor in self.trace.outputs:
+            self.users[tensor.ref()].append((None, 0))
+        self.output = _Range(label=OUTPUT)
+
+    # --- deciding
+
+    def plan(self) -> OpPlan:
+        for step in self.steps:
+            self._check(step)
+        ranges = self._ranges()
+        self._label(ranges)
+        self._operands()
+        self._ends()
+        return self.result
+
+    def _check(self, step: Step) -> None:
+        for _, tensor in step.inputs:
+            value = None if self._is_number(tensor) else tf.get_static_value(tensor)
+            if value is not None and value.size and np.abs(value).max() > LARGEST_CONSTANT:
+                raise Refused(
+                    f"a constant of {np.abs(value).max():.0e} (a mask?), for which no 8 bits have "
+                    "room"
+                )
+
+    def _ranges(self) -> dict[Step, _Range]:
+        """The range of every step whose output is rounded, or whose inputs are over it."""
+        found: dict[Step, _Range] = {}
+        wanted: dict[Step, _Range] = {}
+        sources: dict[Step, Step | None] = {}
+        for step in reversed(self.steps):
+            rule = step.rule
+            if rule.output is Output.SAME or self._is_absorbed(step):
+                continue
+            if step in wanted:
+                found[step] = wanted[step]
+            elif rule.fixed is None and self._reaches_end(step.output):
+                found[step] = self.output
+            elif rule.output is Output.SHARED:
+                sources[step], _ = self._root(step.inputs[0][1])
+            else:
+                found[step] = _Range(rule.fixed)
+            if rule.output is not Output.JOIN:
+                continue
+            for i, tensor in step.inputs:
+                root, alone = self._root(tensor)
+                mine = root if root is not None and alone else None
+                if mine is not None and self._is_absorbed(mine):
+                    mine = None
+                if (
+                    mine is not None
+                    and mine.rule.fixed is None
+                    and mine.rule.output is not Output.SHARED
+                ):
+                    wanted[mine] = found[step]
+                elif step.position is not None:
+                    self._edges.append((step, i, found[step], self._is_number(tensor)))
+        for step in self.steps:
+            if step in sources:
+                source = sources[step]
+                found[step] = found[source] if source in found else _Range()
+        return found
+
+    def _label(self, ranges: dict[Step, _Range]) -> None:
+        plan = self.result
+        number = 0
+
+        def label(name: str, fixed: Fixed | None) -> str:
+            nonlocal number
+            new = f"{number}.{name}"
+            number += 1
+            plan.ranges[new] = fixed
+            return new
+
+        for step in self.steps:
+            if step.leaf is not None:
+                call = step.leaf.call
+                for role, fixed in call.roles().items():
+                    step.leaf.inner[role] = label(f"{call.kind}.{role}", fixed)
+            own = ranges.get(step)
+            if own is None:
+                continue
+            direct = [user for user, _ in self.users[step.output.ref()]] == [None]
+            if direct and step.rule.output is not Output.JOIN:
+                continue  # rounded outside, and nowhere else
+            if own.label is None:
+                own.label = label(self._name(step), own.fixed)
+            if step.rule.output is Output.JOIN:
+                continue  # its inputs are rounded
+            if step.leaf is not None:
+                step.leaf.output = own.label
+            else:
+                op = step.output.op
+                plan.points[self.position[op.name], step.output.value_index] = own.label
+        for step, i, own, has_range in self._edges:
+            if own.label is None:
+                own.label = label(self._name(step), own.fixed)
+            plan.edges[cast(int, step.position), i] = (own.label, has_range)
+
+    def _name(self, step: Step) -> str:
+        return step.rule.name or str(step.output.op.type)
+
+    def _operands(self) -> None:
+        """Kernels, and what else depends on weights only."""
+        plan = self.result
+        count = 0
+        for step in self.steps:
+            if step.position is None:
+                continue
+            constant = [(i, t) for i, t in step.inputs if not self._is_number(t)]
+            for i, tensor in constant:
+                place = (step.position, i)
+                if step.rule.kernel is not None:
+                    grain = step.rule.kernel if i == 1 else Granularity.TENSOR
+                    label = f"{count}.{self._name(step)}"
+                    plan.kernels[place] = Kernel(label, grain, tensor)
+                    count += 1
+                elif step.rule.output is Output.OWN and not self._is_bias(step):
+                    plan.constants[place] = tensor
+            norm = self._behind(step)
+            if norm is not None and norm.leaf is not None and norm.leaf.call.is_norm:
+                norm.leaf.folded = self._is_sum_of_products(step)
+
+    def _ends(self) -> None:
+        plan = self.result
+        roots = [self._root(tensor)[0] for tensor in self.trace.outputs if self._is_number(tensor)]
+        if not roots:
+            raise Refused("it gives no floats that depend on its inputs")
+        fixed = {root.rule.fixed if root is not None else None for root in roots}
+        if len(fixed) == 1:
+            (plan.fixed,) = fixed
+        if all(root is None for root in roots):
+            starts = {self._start(t).ref() for t in self.trace.outputs if self._is_number(t)}
+            plan.moves = starts == {self.given[0].ref()}
+
+    # --- the data flow
+
+    def _is_absorbed(self, step: Step) -> bool:
+        """Whether what comes next is part of the same integer op."""
+        after = self._behind(step)
+        if after is None:
+            return False
+        if self._is_sum_of_products(step):
+            norm = after.leaf is not None and after.leaf.call.is_norm
+            return after.rule.absorbed or norm or self._is_bias(after)
+        return step.rule.absorbs_relu and step.rule.kernel is None and after.rule.absorbed
+
+    def _behind(self, step: Step) -> Step | None:
+        """The only step that uses what one computes, perhaps after others passed it on."""
+        tensor = step.output
+        while len(self.users[tensor.ref()]) == 1:
+            user, _ = self.users[tensor.ref()][0]
+            if user is None or not user.rule.keeps_channels:
+                return user
+            if user.output.shape.rank is None or tensor.shape.rank is None:
+                return None
+            if user.output.shape[-1] != tensor.shape[-1]:
+                return None
+            tensor = user.output
+        return None
+
+    def _front(self, tensor: tf.Tensor) -> Step | None:
+        """The step that computed a tensor, before others passed it on to a single user each."""
+        step = self.maker.get(tensor.ref())
+        while step is not None and step.rule.keeps_channels:
+            if len(self.users[step.inputs[0][1].ref()]) != 1:
+                return None
+            step = self.maker.get(step.inputs[0][1].ref())
+        return step
+
+    def _is_sum_of_products(self, step: Step) -> bool:
+        """Whether it is an integer op with a kernel, its bias included."""
+        if step.rule.kernel is not None:
+            return any(not self._is_number(tensor) for _, tensor in step.inputs)
+        return self._is_bias(step)
+
+    def _is_bias(self, step: Step) -> bool:
+        """Whether it adds a number per channel to what a kernel alone computed."""
+        if not step.rule.adds or len(step.inputs) != 2:
+            return False
+        constant = [t for _, t in step.inputs if not self._is_number(t)]
+        if len(constant) != 1:
+            return False
+        (numbers,) = [t for _, t in step.inputs if self._is_number(t)]
+        if len(self.users[numbers.ref()]) != 1:
+            return False
+        shape = constant[0].shape
+        if shape.rank is None or shape.rank == 0 or shape[-1] != numbers.shape[-1]:
+            return False
+        if any(size != 1 for size in shape[:-1]) or not self._is_stored(constant[0]):
+            return False
+        front = self._front(numbers)
+        if front is None or front.rule.kernel is None or not self._is_sum_of_products(front):
+            return False
+        return self._behind(front) is step
+
+    def _is_stored(self, tensor: tf.Tensor) -> bool:
+        """Whether a constant is a weight or a number as it stands, not computed: an initial state
+        looks like a bias where the batch is 1.
+        """
+        while tensor.op.type in OPS and OPS[tensor.op.type].keeps_channels:
+            tensor = tensor.op.inputs[0]
+        return tensor.op.type in ("Const", "Placeholder", "ReadVariableOp")
+
+    def _reaches_end(self, tensor: tf.Tensor) -> bool:
+        """Whether a tensor is given away, perhaps after others moved it."""
+        return any(
+            user is None
+            or (user.rule.output is Output.SAME and any(map(self._reaches_end, user.outputs)))
+            for user, _ in self.users[tensor.ref()]
+        )
+
+    def _root(self, tensor: tf.Tensor) -> tuple[Step | None, bool]:
+        """The step that computed a tensor before others moved it, None for an input or a constant;
+        and whether nobody else sees it on the way.
+        """
+        alone = len(self.users[tensor.ref()]) == 1
+        step = self.maker.get(tensor.ref())
+        while step is not None and step.rule.output is Output.SAME:
+            tensor = self._moved(step)
+            alone = alone and len(self.users[tensor.ref()]) == 1
+            step = self.maker.get(tensor.ref())
+        return step, alone
+
+    def _start(self, tensor: tf.Tensor) -> tf.Tensor:
+        """What a tensor was before others moved it."""
+        step = self.maker.get(tensor.ref())
+        while step is not None and step.rule.output is Output.SAME:
+            tensor = self._moved(step)
+            step = self.maker.get(tensor.ref())
+        return tensor
+
+    def _moved(self, step: Step) -> tf.Tensor:
+        return next(t for _, t in step.inputs if self._is_number(t))
