@@ -739,10 +739,10 @@ FLOAT_OPS = (
     "not all be rounded in the training: bent (Lambda is not in the placement table; inside: "
     "TensorFlow's Sqrt: LiteRT has no integer kernel for it); scaled (Lambda is not in the "
     "placement table; inside: TensorFlow's RealDiv: LiteRT has no integer division but by a "
-    "number; multiply by the reciprocal). The file would compute in float: @@@. What can be done: "
-    "@@@ leave them out by `Quantization(layers=...)`; say "
-    "`Export(allow_float_ops=True)`; or give no `quantization`, and "
-    "`Export(representative_dataset=..., allow_float_ops=True)`, which quantizes after the "
+    "number; multiply by the reciprocal). The file would compute in float: ABS of 'bent', "
+    "ADD of 'bent', SQRT of 'bent', ABS of 'scaled', ADD of 'scaled', DIV of 'scaled'. What can be "
+    "done: leave them out by `Quantization(layers=...)`; say `Export(allow_float_ops=True)`; or "
+    "give no `quantization`, and `Export(representative_dataset=...)`, which quantizes after the "
     "training. Received: allow_float_ops=False"
 )
 
