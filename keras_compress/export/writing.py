@@ -189,9 +189,13 @@ def _verify(
 
 def _put_down(report: ExportReport, export: Export, data: bytes) -> None:
     """Write the file, its C source first, so that no file is new whose C source failed."""
-    if export.c_array:
-        report.c_files = write_c_array(export.path, data)
-    write_atomically(export.path, data)
+    try:
+        if export.c_array:
+            report.c_files = write_c_array(export.path, data)
+        write_atomically(export.path, data)
+    except OSError:
+        export.check_folder()  # says it better, if the folder has gone since it was asked
+        raise
     forget_record(export.path)
 
 
