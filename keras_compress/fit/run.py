@@ -371,7 +371,6 @@ class Run:
             why = f"the fit ended before {' and '.join(missed)}"
             return ExportReport(export.path, export.mode, skipped=why)
         try:
-            export.check_folder()  # it may be gone by now
             return writing.write_file(source, export)
         except Exception as error:  # a failing export never costs the training
             notes = getattr(error, "__notes__", [])  # what the converter printed

@@ -549,8 +549,12 @@ def test_an_integer_export_with_float_layers_is_refused_before_the_first_step(tm
     model = wrapped(tf_keras, model=make(), quantization=QUANTIZATION)
     message = (
         "Export: `allow_float_ops` must be True for an integer file of this model, whose layers "
-        "would not all be integer: elu (tfmot does not quantize the activation elu). Leave them "
-        "out by `Quantization(layers=...)` if that is meant. Received: allow_float_ops=False"
+        "would not all be rounded in the training: elu (tfmot does not quantize the activation "
+        "elu). The file would compute in float: FULLY_CONNECTED of 'elu', ELU of 'elu'. What can "
+        "be done: leave them out by `Quantization(layers=...)`; say "
+        "`Export(allow_float_ops=True)`; or give no `quantization`, and "
+        "`Export(representative_dataset=..., allow_float_ops=True)`, which quantizes after the "
+        "training. Received: allow_float_ops=False"
     )
     path = tmp_path / "model.tflite"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
