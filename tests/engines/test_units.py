@@ -653,7 +653,6 @@ REPLICAS = """
 """
 
 
-@pytest.mark.slow
 def test_two_replicas_agree_on_the_ranges_inside_of_units(keras, tmp_path):
     script = textwrap.dedent(REPLICAS).format(paths=sys.path, keras=keras.__name__)
     child = subprocess.run(
@@ -685,7 +684,6 @@ def test_verification_layer_by_layer_compares_what_a_unit_gives(keras, tmp_path)
     assert max(found.values()) <= 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ["custom-layer", "layers-below", "self-attention"])
 def test_units_under_xla(keras, case, tmp_path):
     shape, body, most = SEAMS[case]
