@@ -72,6 +72,11 @@ class Quantizers(abc.ABC):
         self.observed = tf.Variable(0, dtype=tf.int64, trainable=False, name="observed")
         """How many updates have moved the ranges."""
 
+    @property
+    def has_units(self) -> bool:
+        """Whether some layers are quantized inside by their TensorFlow ops."""
+        return False
+
     @abc.abstractmethod
     def patch(self) -> None:
         """Put the quantizers into the model's operations."""

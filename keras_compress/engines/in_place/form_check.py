@@ -22,8 +22,12 @@ from keras_compress.frameworks.adapter import Adapter
 ROWS = 3
 FREE = 8
 """What an open dimension counts as."""
+SMALLEST = 1e-6
+"""What the largest number of any other counts as at least."""
 SPAN = 4.0
 """Numbers are drawn from -SPAN to SPAN, where every activation bends."""
+NORMAL = 10.0
+"""What the numbers of a batch norm count as at least: its smallest gamma must not be seen."""
 CLOSE = 1e-4
 """The largest difference, as a share of the largest number: float32 and another order of sums."""
 
@@ -53,13 +57,17 @@ def _difference(adapter: Adapter, node: Node, row: Row, activation: ActivationRo
     generator = np.random.default_rng(0)
     with tf.init_scope():
         inputs = [_drawn(generator, shape, dtype) for shape, dtype in node.shapes]
+        if row.is_norm:  # numbers as it gets them, which become some of the order of 1
+            deviation = tf.sqrt(tf.convert_to_tensor(operation.moving_variance) + operation.epsilon)
+            inputs = [tf.convert_to_tensor(operation.moving_mean) + deviation * inputs[0]]
         args, kwargs = node.arguments(inputs)
         has_policy = hasattr(operation, "_flatten_layers")  # a layer, no bare operation
         with adapter.in_float32(operation) if has_policy else contextlib.nullcontext():
             difference = 0.0
             if row.form is not None:
                 call = _call(adapter, operation, args, kwargs)
-                difference = _far(operation.call(*args, **kwargs), row.form(call))
+                least = NORMAL if row.is_norm else SMALLEST
+                difference = _far(operation.call(*args, **kwargs), row.form(call), least)
             if activation is not None and activation.form is not None:
                 function, x = _activation_of(adapter, operation, args, kwargs, inputs, generator)
                 form = activation.form(
@@ -122,13 +130,15 @@ def _drawn(generator: np.random.Generator, shape: Sequence[int | None], dtype: s
     return tf.constant(generator.integers(0, 2, sizes), dtype)
 
 
-def _far(expected: Any, found: Any) -> float:
-    """The largest difference, as a share of the largest number; infinite for other shapes."""
+def _far(expected: Any, found: Any, least: float = SMALLEST) -> float:
+    """The largest difference, as a share of the largest number, which counts as `least` at least;
+    infinite for other shapes.
+    """
     difference = 0.0
     for one, other in zip(tf.nest.flatten(expected), tf.nest.flatten(found), strict=True):
         a, b = np.asarray(one, np.float64), np.asarray(other, np.float64)
         if a.shape != b.shape:
             return np.inf
-        largest = max(float(np.abs(a).max(initial=0.0)), 1e-6)
+        largest = max(float(np.abs(a).max(initial=0.0)), least)
         difference = max(difference, float(np.abs(a - b).max(initial=0.0)) / largest)
     return difference

@@ -70,7 +70,6 @@ class PatchedQuantizers(Quantizers):
 
     @property
     def has_units(self) -> bool:
-        """Whether anything is quantized inside by its ops."""
         return bool(self._units.plans)
 
     def patch(self) -> None:
