@@ -16,6 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework.func_graph import FuncGraph
+from tensorflow.python.framework.ops import EagerTensor
 
 Make = Callable[..., Any]
 """`_create_op_internal` of a graph: (type, inputs, ...) -> Operation."""
@@ -104,12 +105,9 @@ class DryTrace:
         return seen
 
 
-_EAGER = type(tf.constant(0))
-
-
 def is_eager(tensor: object) -> bool:
     """Whether a tensor has numbers already."""
-    return isinstance(tensor, _EAGER)
+    return isinstance(tensor, EagerTensor)
 
 
 class StandIn:

@@ -48,6 +48,13 @@ def test_the_modules_of_own_classes(keras):
     assert keras.activations.relu.__module__.startswith(package)
 
 
+def test_a_tensor_with_numbers_is_an_eager_tensor():
+    """`graph_capture.is_eager` asks so; nothing public tells the two apart without making one."""
+    assert isinstance(tf.constant(0), ops.EagerTensor)
+    with tf.Graph().as_default():
+        assert not isinstance(tf.constant(0), ops.EagerTensor)
+
+
 def test_flatten_layers_gives_the_direct_layers(keras):
     layers = keras.layers
     inner = keras.Sequential([layers.Input((3,)), layers.Dense(2, name="deep")], name="inner")

@@ -21,21 +21,39 @@ loaded = sorted({name.split(".")[0] for name in sys.modules})
 print(json.dumps({"loaded": loaded, "same": dict(os.environ) == before}))
 """
 
+EVERY_MODULE = """
+import importlib, json, pkgutil
+import keras_compress
+names = [found.name for found in pkgutil.walk_packages(keras_compress.__path__, "keras_compress.")]
+names = [name for name in names if not name.endswith("__main__")]
+for name in names:
+    importlib.import_module(name)
+from tensorflow.python.eager import context
+print(json.dumps({"count": len(names), "started": context.context()._initialized}))
+"""
+
+
+def printed(script, **given):
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, **given
+    )
+    return json.loads(done.stdout)
+
 
 def test_importing_loads_no_framework_and_leaves_the_environment_alone():
     # An environment of its own: what an import sets here would be inherited, and so go unseen.
     environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-    done = subprocess.run(
-        [sys.executable, "-c", FRAMEWORK_FREE],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    found = json.loads(done.stdout)
+    found = printed(FRAMEWORK_FREE, env=environment)
     assert "keras_compress" in found["loaded"]
     assert not set(found["loaded"]) & set(FRAMEWORKS)
     assert found["same"]
+
+
+def test_importing_any_module_leaves_tensorflow_unstarted():
+    """What has started takes no `set_memory_growth` any more, and a fork of it hangs in its ops."""
+    found = printed(EVERY_MODULE)
+    assert found["count"] > 100
+    assert not found["started"]
 
 
 @pytest.mark.parametrize("name", keras_compress.__all__)
