@@ -4,42 +4,15 @@ import ast
 import pathlib
 
 import pytest
+from helpers.rooms import FLOORS, ROOT, modules
 
 import keras_compress
 
 PACKAGE = "keras_compress"
 ROOT = pathlib.Path(keras_compress.__file__).parent
 
-# The table of the README. What is in one room may import one another, though never in a circle.
-FLOORS = {
-    "_shared": 1,
-    "frameworks": 1,
-    "ranges": 2,
-    "specs": 2,
-    "reports": 2,
-    "engines": 3,
-    "tflite": 3,
-    "export": 4,
-    "fit": 5,
-    "comparison": 5,
-    "tuner": 6,
-    "cli": 6,
-    "__main__": 7,
-}
-
 FRAMEWORK_FREE_ROOMS = ("_shared", "ranges", "specs", "reports", "cli")
 FRAMEWORKS = {"tensorflow", "keras", "tf_keras", "tensorflow_model_optimization", "ai_edge_litert"}
-
-
-def modules():
-    """{dotted name below the package: path} of every module but the package's own `__init__`."""
-    found = {}
-    for path in sorted(ROOT.rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        parts = parts[:-1] if parts[-1] == "__init__" else parts
-        if parts:
-            found[".".join(parts)] = path
-    return found
 
 
 def room(module):

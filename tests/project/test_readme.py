@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from project.test_layering import FLOORS, modules
+from helpers.rooms import FLOORS, modules
 
 import keras_compress as kc
 from keras_compress.engines.in_place.table import ACTIVATIONS, TABLE

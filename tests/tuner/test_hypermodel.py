@@ -14,7 +14,7 @@ import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
+from helpers.digit_search import BATCH, ROWS, builder, run_by_litert
 from helpers.nets import small_net
 from tensorflow.python.framework import ops
 from tensorflow.python.framework.func_graph import FuncGraph
@@ -28,21 +28,7 @@ from keras_compress.tuner.memory import forget_graphs
 
 pytestmark = pytest.mark.timeout(300)  # whole searches, one of them in a fixture
 
-ROWS, BATCH, VALIDATION = 160, 32, 90
 BEST_FILE = keras_tuner.Objective("tflite_accuracy", "max")
-
-
-@pytest.fixture(scope="module")
-def data(digits):
-    """What `search` is given besides epochs."""
-    x, y, x_test, y_test = digits
-    return {
-        "x": x[:ROWS],
-        "y": y[:ROWS],
-        "batch_size": BATCH,
-        "validation_data": (x_test[:VALIDATION], y_test[:VALIDATION]),
-        "verbose": 0,
-    }
 
 
 def package(name):
@@ -59,42 +45,8 @@ def keras3():
 SHORT = {"final_sparsity": [0.5], "delay": 0.0}
 
 
-def builder(keras, fits=None):
-    """A `build` for digits. `fits` collects the epochs of each `fit` of a model it made."""
-
-    def build(hp):
-        optimizer = keras.optimizers.Adam(0.01)
-        model = small_net(keras, optimizer=optimizer, jit_compile=False)
-        if fits is not None:
-            original = model.fit
-
-            def fit(*args, **kwargs):
-                fits.append(kwargs["epochs"])
-                return original(*args, **kwargs)
-
-            vars(model)["fit"] = fit
-        return model
-
-    return build
-
-
 def metrics_of(trial):
     return {name: m.get_last_value() for name, m in trial.metrics.metrics.items()}
-
-
-def run_by_litert(path, x):
-    """The file's answers, quantized by hand from what the interpreter says of its ends."""
-    interpreter = Interpreter(str(path), num_threads=1)
-    interpreter.allocate_tensors()
-    (begin,), (end,) = interpreter.get_input_details(), interpreter.get_output_details()
-    scale, zero = begin["quantization"]
-    answers = []
-    for row in x:
-        numbers = np.clip(np.floor(row / np.float32(scale) + np.float32(0.5)) + zero, -128, 127)
-        interpreter.set_tensor(begin["index"], numbers[None].astype(np.int8))
-        interpreter.invoke()
-        answers.append(interpreter.get_tensor(end["index"])[0])
-    return np.array(answers)
 
 
 # --- what a trial reports

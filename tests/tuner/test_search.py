@@ -9,7 +9,7 @@ import shutil
 import keras_tuner
 import numpy as np
 import pytest
-from tuner.test_hypermodel import builder, data, run_by_litert  # noqa: F401  a fixture
+from helpers.digit_search import builder, run_by_litert
 
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
@@ -44,7 +44,7 @@ def make(keras, folder, **arguments):
 
 
 @pytest.fixture(scope="module")
-def found(keras, data, tmp_path_factory):  # noqa: F811
+def found(keras, data, tmp_path_factory):
     search = make(keras, tmp_path_factory.mktemp("search"))
     search.search(**data, epochs=2)
     return search
@@ -184,7 +184,7 @@ def test_the_front_is_what_nobody_beats_in_both(found):
 # --- what is left
 
 
-def test_the_winner_can_be_had_as_model_and_as_file(found, data):  # noqa: F811
+def test_the_winner_can_be_had_as_model_and_as_file(found, data):
     best = found.best_trial()
     model, path = found.best_model(), found.best_export()
     x, y = data["validation_data"]
@@ -231,7 +231,7 @@ def test_the_plot_is_a_picture(found, tmp_path):
     assert image[..., :3].std() > 0.05  # not blank
 
 
-def test_a_finished_search_goes_on_where_it_was(found, keras, data):  # noqa: F811
+def test_a_finished_search_goes_on_where_it_was(found, keras, data):
     before = {trial.id: trial for trial in found.trials()}
     files = {
         name: (trial.folder / "model.tflite").stat().st_mtime_ns for name, trial in before.items()
@@ -250,7 +250,7 @@ def test_a_finished_search_goes_on_where_it_was(found, keras, data):  # noqa: F8
 # --- what fails
 
 
-def test_a_search_in_which_nothing_succeeds_raises(keras, data, tmp_path, monkeypatch):  # noqa: F811
+def test_a_search_in_which_nothing_succeeds_raises(keras, data, tmp_path, monkeypatch):
     def failing(*_):
         raise RuntimeError("no converter today")
 
@@ -264,7 +264,7 @@ def test_a_search_in_which_nothing_succeeds_raises(keras, data, tmp_path, monkey
     assert search.trials_table().count("failed") == 2
 
 
-def test_a_metric_that_the_model_has_not_ends_the_search(keras, data, tmp_path):  # noqa: F811
+def test_a_metric_that_the_model_has_not_ends_the_search(keras, data, tmp_path):
     search = make(keras, tmp_path, metric="f1")
     message = "`metric` must be one that the model was compiled with: loss, accuracy"
     with pytest.raises(keras_tuner.errors.FatalError, match=re.escape(message)):
@@ -295,7 +295,7 @@ def test_bad_arguments_are_refused(keras, tmp_path, arguments, error, message):
         make(keras, tmp_path, **arguments)
 
 
-def test_hyperband_has_its_epochs_from_the_beginning(keras, data, tmp_path):  # noqa: F811
+def test_hyperband_has_its_epochs_from_the_beginning(keras, data, tmp_path):
     search = make(keras, tmp_path, **HYPERBAND)
     with pytest.raises(ValueError, match=r"`epochs` must be left out .* Received: epochs=5"):
         search.search(**data, epochs=5)

@@ -49,8 +49,9 @@ class ActivationQuantizer:
         if not tensor.dtype.is_floating:
             return tensor
         numbers = tf.cast(tensor, tf.float32)
-        follows = self._mode.updating and self._mode.phase.follows and self.range is not None
-        limits = self._follow(tf.stop_gradient(numbers)) if follows else None
+        limits = None
+        if self._mode.updating and self._mode.phase.follows and self.range is not None:
+            limits = self._follow(self.range, tf.stop_gradient(numbers))
         if not self._mode.phase.rounds:
             return tensor
         low, high = tf.unstack(self._limits() if limits is None else limits)
@@ -63,8 +64,8 @@ class ActivationQuantizer:
         """`tensor`, moved so that halves round away from the int8 zero, as integer means do."""
         low, high = tf.unstack(self._limits())
         scale = (high - low) / (2.0**self._bits - 1)
-        middle = tf.round(-low / scale) - 2.0 ** (self._bits - 1)  # the int8 zero point, negated
-        away = tf.sign(tensor / scale + middle)
+        zero_point = tf.round(-low / scale) - 2.0 ** (self._bits - 1)
+        away = tf.sign(tensor / scale + zero_point)  # of the integer that it becomes
         return tensor + tf.stop_gradient(away * scale * 1e-3)
 
     @property
@@ -89,7 +90,7 @@ class ActivationQuantizer:
         return (high - low) / (2.0**self._bits - 1)
 
     def _limits(self) -> tf.Tensor:
-        if self.range is None:
+        if self._fixed is not None:
             return tf.constant([self._fixed.minimum, self._fixed.maximum])
 
         def followed() -> tf.Tensor:
@@ -99,23 +100,23 @@ class ActivationQuantizer:
 
         return self._mode.number(followed)
 
-    def _follow(self, numbers: tf.Tensor) -> tf.Tensor:
+    def _follow(self, limits: tf.Variable, numbers: tf.Tensor) -> tf.Tensor:
         # Zero is always inside: the integer kernels pad with it.
         low = tf.constant(0.0) if self._nonnegative else tf.minimum(tf.reduce_min(numbers), 0.0)
         high = tf.maximum(tf.reduce_max(numbers), 0.0)
         batch = tf.stack([low, high])
-        old = tf.convert_to_tensor(self.range)
+        old = tf.convert_to_tensor(limits)
         if self._seen is not None and self._seen[0] == self._mode.trace:
             # The same range meets a second tensor in this step (a shared layer, the inputs of a
             # Concatenate): it covers both.
             _, old, earlier = self._seen
             batch = tf.stack([tf.minimum(low, earlier[0]), tf.maximum(high, earlier[1])])
         self._seen = (self._mode.trace, old, batch)
-        decay = self._mode.decay
+        decay = cast(tf.Tensor, self._mode.decay)  # of a step that is being traced
         new = decay * old + (1.0 - decay) * batch
         # A diverged step must not take the range with it.
         new = tf.where(tf.reduce_all(tf.math.is_finite(batch)), new, old)
-        self.range.assign(new)
+        limits.assign(new)
         return new
 
 

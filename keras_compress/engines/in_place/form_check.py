@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.engines.in_place import forms
+from keras_compress.engines.in_place.forms.call import ActivationCall, Call, Constant, number
 from keras_compress.engines.in_place.graph import Node
 from keras_compress.engines.in_place.table import ActivationRow, Row
 from keras_compress.frameworks.adapter import Adapter
@@ -71,7 +71,7 @@ def _difference(adapter: Adapter, node: Node, row: Row, activation: ActivationRo
             if activation is not None and activation.form is not None:
                 function, x = _activation_of(adapter, operation, args, kwargs, inputs, generator)
                 form = activation.form(
-                    forms.ActivationCall(x, function, _as_it_is, _constant(adapter), False)
+                    ActivationCall(x, function, _as_it_is, _constant(adapter), False)
                 )
                 difference = max(difference, _far(function(x), form))
     return difference
@@ -93,10 +93,8 @@ def _activation_of(
     return lambda x: call.run_on([x]), inputs[0]
 
 
-def _call(
-    adapter: Adapter, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> forms.Call:
-    return forms.Call(
+def _call(adapter: Adapter, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    return Call(
         operation,
         operation.call,
         args,
@@ -114,11 +112,11 @@ def _as_it_is(role: str, tensor: tf.Tensor) -> tf.Tensor:
     return tensor
 
 
-def _constant(adapter: Adapter) -> forms.Constant:
+def _constant(adapter: Adapter) -> Constant:
     def constant(
         value: object, shape: Sequence[int] | None = None, by_converter: bool = False
     ) -> tf.Tensor:
-        return forms.number(adapter, value, shape)
+        return number(adapter, value, shape)
 
     return constant
 

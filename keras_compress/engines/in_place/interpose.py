@@ -17,7 +17,7 @@ from typing import Any, cast
 import tensorflow as tf
 
 from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer
-from keras_compress.engines.in_place.forms import SMALLEST_EXCESS
+from keras_compress.engines.in_place.forms.operators import SMALLEST_EXCESS
 from keras_compress.engines.in_place.op_plan import OUTPUT, Kernel, OpPlan
 from keras_compress.engines.in_place.op_steps import UNCOUNTED, LeafPlan, Refused
 from keras_compress.engines.in_place.ops import OPS
@@ -216,7 +216,7 @@ class Units:
     def kept_apart(
         self, plan: OperationPlan, place: tuple[int, int], tensor: tf.Tensor
     ) -> tf.Tensor:
-        """A tensor that has a range, for another one: see `forms.concatenate`."""
+        """A tensor that has a range, for another one: see `forms.operators.join`."""
         if not self._mode.exporting:
             return tensor
         number = self._excess.setdefault((plan.key, place), next(self._numbers))

@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.engines.in_place import forms
 from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer, on_grid
+from keras_compress.engines.in_place.forms.call import ActivationCall, ActivationForm, Call, number
 from keras_compress.engines.in_place.interpose import UnitKernel, Units
 from keras_compress.engines.in_place.placement import OperationPlan, Placement
 from keras_compress.engines.in_place.table import Output
@@ -195,7 +195,7 @@ class PatchedQuantizers(Quantizers):
     ) -> tf.Tensor:
         if plan.unit is not None:
             return self._units.run(plan, original, args, kwargs)
-        call = forms.Call(
+        call = Call(
             plan.operation,
             original,
             args,
@@ -207,7 +207,7 @@ class PatchedQuantizers(Quantizers):
             rescales=plan.rescales,
             offset_on_grid=functools.partial(self._offset_on_grid, plan),
         )
-        form = plan.row.form or forms.Call.run
+        form = plan.row.form or Call.run
         bare = _bare_activation(plan)
         if bare is not None:
             form = functools.partial(self._activated_call, plan, bare)
@@ -317,9 +317,7 @@ class PatchedQuantizers(Quantizers):
 
         return activation
 
-    def _activated_call(
-        self, plan: OperationPlan, form: forms.ActivationForm, call: forms.Call
-    ) -> tf.Tensor:
+    def _activated_call(self, plan: OperationPlan, form: ActivationForm, call: Call) -> tf.Tensor:
         def function(x: tf.Tensor) -> tf.Tensor:
             return call.run_on([x])  # with the arguments of this call
 
@@ -328,7 +326,7 @@ class PatchedQuantizers(Quantizers):
     def _constant(
         self, value: object, shape: Sequence[int] | None = None, by_converter: bool = False
     ) -> tf.Tensor:
-        numbers = functools.partial(forms.number, self._adapter, value, shape)
+        numbers = functools.partial(number, self._adapter, value, shape)
         if not self.mode.phase.rounds:
             return numbers()
         if by_converter and self.mode.exporting:
@@ -343,12 +341,12 @@ class PatchedQuantizers(Quantizers):
     def _activated(
         self,
         plan: OperationPlan,
-        form: forms.ActivationForm,
+        form: ActivationForm,
         function: Activation,
         tensor: tf.Tensor,
     ) -> tf.Tensor:
         quantize = functools.partial(self._inside, plan)
-        call = forms.ActivationCall(tensor, function, quantize, self._constant, self.mode.exporting)
+        call = ActivationCall(tensor, function, quantize, self._constant, self.mode.exporting)
         return form(call)
 
     def kernels_by_path(self) -> Iterator[tuple[str, str, tf.Variable]]:
@@ -409,7 +407,7 @@ class PatchedQuantizers(Quantizers):
         return self.activations[key].range
 
 
-def _bare_activation(plan: OperationPlan) -> forms.ActivationForm | None:
+def _bare_activation(plan: OperationPlan) -> ActivationForm | None:
     """The form of an operation that is an activation; None of a layer that holds one."""
     if plan.activation is None or hasattr(plan.operation, "activation"):
         return None

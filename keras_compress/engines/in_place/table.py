@@ -14,7 +14,8 @@ import enum
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras_compress.engines.in_place import forms
+from keras_compress.engines.in_place.forms import activations, kernels, normalizations, operators
+from keras_compress.engines.in_place.forms.call import ActivationForm, Form, bound
 from keras_compress.engines.in_place.graph import Node
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasOperation
@@ -60,7 +61,7 @@ class Row:
     output: Output = Output.OWN
     absorbs_relu: bool = False
     """A ReLU that follows is part of the integer op, so nothing is rounded before it."""
-    form: forms.Form | None = None
+    form: Form | None = None
     """Another way to compute the same, where the layer's own has no room for a quantizer."""
     inner: Callable[[Node], dict[str, Fixed | None]] = lambda node: {}
     """Quantizers inside the form, by role; None: a range of its own."""
@@ -91,7 +92,7 @@ class ActivationRow:
     output: Fixed | None = None
     absorbed: bool = False
     """Part of the integer op before it."""
-    form: forms.ActivationForm | None = None
+    form: ActivationForm | None = None
     inner: tuple[tuple[str, Fixed | None], ...] = ()
 
 
@@ -131,7 +132,7 @@ def _resizing(layer: Any) -> str | None:
 
 
 def _padding_with_zeros(node: Node) -> str | None:
-    arguments = forms.bound(node.operation.call, *node.arguments(node.inputs))
+    arguments = bound(node.operation.call, *node.arguments(node.inputs))
     for name in ("constant_values", "value"):
         value = arguments.get(name, getattr(node.operation, name, None))
         if value not in (None, 0):
@@ -191,20 +192,20 @@ _CHANNEL = (("kernel", Granularity.CHANNEL),)
 _DEPTHWISE = (("depthwise_kernel", Granularity.DEPTHWISE),)
 _SEPARABLE = (*_DEPTHWISE, ("pointwise_kernel", Granularity.CHANNEL))
 _MOVES = Row(output=Output.SAME, refuses=_channels_last)
-_JOINS = Row(output=Output.JOIN, form=forms.join)
+_JOINS = Row(output=Output.JOIN, form=operators.join)
 _OWN = Row()
 _POOLS = Row(refuses=_channels_last)
-_NORMALIZES = Row(inner=forms.normalization_roles)
+_NORMALIZES = Row(inner=normalizations.normalization_roles)
 
 TABLE: dict[str, Row] = {
     # --- kernels
-    "Dense": Row(_TENSOR, absorbs_relu=True, form=forms.dense, folded=Granularity.CHANNEL),
+    "Dense": Row(_TENSOR, absorbs_relu=True, form=kernels.dense, folded=Granularity.CHANNEL),
     "EinsumDense": Row(_TENSOR),
     "Embedding": Row((("embeddings", Granularity.TENSOR),)),
     "Conv1D": Row(
         _CHANNEL,
         absorbs_relu=True,
-        form=forms.convolution_1d,
+        form=kernels.convolution_1d,
         lifts=True,
         refuses=_channels_last,
     ),
@@ -213,7 +214,7 @@ TABLE: dict[str, Row] = {
     "DepthwiseConv1D": Row(
         _DEPTHWISE,
         absorbs_relu=True,
-        form=forms.depthwise_convolution_1d,
+        form=kernels.depthwise_convolution_1d,
         lifts=True,
         refuses=_channels_last,
     ),
@@ -223,7 +224,7 @@ TABLE: dict[str, Row] = {
     "SeparableConv1D": Row(
         _SEPARABLE,
         absorbs_relu=True,
-        form=forms.separable_convolution_1d,
+        form=kernels.separable_convolution_1d,
         inner=lambda node: {"between": None},
         lifts=True,
         source="between",
@@ -232,41 +233,43 @@ TABLE: dict[str, Row] = {
     "SeparableConv2D": Row(
         _SEPARABLE,
         absorbs_relu=True,
-        form=forms.separable_convolution,
+        form=kernels.separable_convolution,
         inner=lambda node: {"between": None},
         folded=Granularity.CHANNEL,
         source="between",
         refuses=_channels_last,
     ),
-    "PReLU": Row(form=forms.parametric_relu),
+    "PReLU": Row(form=activations.parametric_relu),
     # --- normalizations
     "BatchNormalization": Row(
-        absorbs_relu=True, form=forms.batch_normalization, is_norm=True, refuses=_last_axis
+        absorbs_relu=True, form=normalizations.batch_normalization, is_norm=True, refuses=_last_axis
     ),
     "LayerNormalization": dataclasses.replace(
-        _NORMALIZES, form=forms.layer_normalization, refuses=_positive_axes
+        _NORMALIZES, form=normalizations.layer_normalization, refuses=_positive_axes
     ),
     "GroupNormalization": dataclasses.replace(
-        _NORMALIZES, form=forms.group_normalization, refuses=_group_norm
+        _NORMALIZES, form=normalizations.group_normalization, refuses=_group_norm
     ),
     "RMSNormalization": dataclasses.replace(
-        _NORMALIZES, form=forms.root_mean_square_normalization, refuses=_last_axis_of_any
+        _NORMALIZES, form=normalizations.root_mean_square_normalization, refuses=_last_axis_of_any
     ),
-    "UnitNormalization": dataclasses.replace(_NORMALIZES, form=forms.unit_normalization),
-    "Rescaling": Row(form=forms.rescaling),
-    "Normalization": Row(form=forms.normalization, refuses=_inverted, refuses_call=_along_others),
+    "UnitNormalization": dataclasses.replace(_NORMALIZES, form=normalizations.unit_normalization),
+    "Rescaling": Row(form=normalizations.rescaling),
+    "Normalization": Row(
+        form=normalizations.normalization, refuses=_inverted, refuses_call=_along_others
+    ),
     # Of keras.applications: ConvNeXt, InceptionResNetV2.
-    "LayerScale": Row(form=forms.layer_scale),
-    "CustomScaleLayer": Row(form=forms.scaled_residual, inner=lambda node: {"scaled": None}),
+    "LayerScale": Row(form=operators.layer_scale),
+    "CustomScaleLayer": Row(form=operators.scaled_residual, inner=lambda node: {"scaled": None}),
     # --- operators and merging layers
-    "Add": Row(absorbs_relu=True, form=forms.add, inner=_counted("sum")),
-    "Subtract": Row(absorbs_relu=True, form=forms.subtract),
-    "Multiply": Row(form=forms.multiply, inner=_counted("product")),
-    "TrueDivide": Row(form=forms.divide_by_constant, refuses_call=_division),
-    "Divide": Row(form=forms.divide_by_constant, refuses_call=_division),
-    "Negative": Row(form=forms.negate),
+    "Add": Row(absorbs_relu=True, form=operators.add, inner=_counted("sum")),
+    "Subtract": Row(absorbs_relu=True, form=operators.subtract),
+    "Multiply": Row(form=operators.multiply, inner=_counted("product")),
+    "TrueDivide": Row(form=operators.divide_by_constant, refuses_call=_division),
+    "Divide": Row(form=operators.divide_by_constant, refuses_call=_division),
+    "Negative": Row(form=operators.negate),
     "Average": Row(
-        form=forms.average,
+        form=operators.average,
         inner=lambda node: {f"sum{i}": None for i in range(1, len(node.inputs))},
     ),
     "Dot": _OWN,
@@ -299,7 +302,7 @@ TABLE: dict[str, Row] = {
     "Squeeze": _MOVES,
     "ExpandDims": _MOVES,
     "GetItem": _MOVES,
-    "Split": dataclasses.replace(_MOVES, form=forms.split),
+    "Split": dataclasses.replace(_MOVES, form=operators.split),
     "RepeatVector": _MOVES,
     "Pad": dataclasses.replace(_MOVES, refuses_call=_padding_with_zeros),
     "ZeroPadding1D": _MOVES,
@@ -337,31 +340,32 @@ ELU_ROLES = ("positive", "negative", "slower", "below", "times", "scaled")
 ACTIVATIONS: dict[str, ActivationRow] = {
     "relu": ActivationRow(absorbed=True),
     "relu6": ActivationRow(absorbed=True),
-    "limited_relu": ActivationRow(absorbed=True, form=forms.limited_relu),
-    "leaky_relu": ActivationRow(form=forms.leaky_relu),
-    "limited_leaky_relu": ActivationRow(form=forms.limited_leaky_relu),
+    "limited_relu": ActivationRow(absorbed=True, form=activations.limited_relu),
+    "leaky_relu": ActivationRow(form=activations.leaky_relu),
+    "limited_leaky_relu": ActivationRow(form=activations.limited_leaky_relu),
     "sigmoid": ActivationRow(UNIT),
     "softmax": ActivationRow(UNIT),
     "tanh": ActivationRow(SIGNED_UNIT),
     "gelu": ActivationRow(),
     "exponential": ActivationRow(),
-    "silu": ActivationRow(form=forms.silu, inner=(("gate", UNIT),)),
-    "hard_silu": ActivationRow(form=forms.hard_silu),
+    "silu": ActivationRow(form=activations.silu, inner=(("gate", UNIT),)),
+    "hard_silu": ActivationRow(form=activations.hard_silu),
     "hard_sigmoid": ActivationRow(
-        Fixed(0.0, 1.0), form=forms.hard_sigmoid, inner=(("clip", Fixed(0.0, 6.0)),)
+        Fixed(0.0, 1.0), form=activations.hard_sigmoid, inner=(("clip", Fixed(0.0, 6.0)),)
     ),
     "steep_hard_sigmoid": ActivationRow(
-        Fixed(0.0, 1.0), form=forms.steep_hard_sigmoid, inner=(("clip", Fixed(0.0, 5.0)),)
+        Fixed(0.0, 1.0), form=activations.steep_hard_sigmoid, inner=(("clip", Fixed(0.0, 5.0)),)
     ),
     "hard_tanh": ActivationRow(
-        SIGNED_UNIT, form=forms.hard_tanh, inner=(("clip", Fixed(0.0, 255 / 128)),)
+        SIGNED_UNIT, form=activations.hard_tanh, inner=(("clip", Fixed(0.0, 255 / 128)),)
     ),
     "elu": ActivationRow(
-        form=forms.elu, inner=(("exp", Fixed(0.0, 1.0)), *((role, None) for role in ELU_ROLES))
+        form=activations.elu,
+        inner=(("exp", Fixed(0.0, 1.0)), *((role, None) for role in ELU_ROLES)),
     ),
-    "softplus": ActivationRow(form=forms.softplus, inner=SOFTPLUS),
+    "softplus": ActivationRow(form=activations.softplus, inner=SOFTPLUS),
     "mish": ActivationRow(
-        form=forms.mish, inner=(*SOFTPLUS, ("softplus", None), ("tanh", SIGNED_UNIT))
+        form=activations.mish, inner=(*SOFTPLUS, ("softplus", None), ("tanh", SIGNED_UNIT))
     ),
 }
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from engines.test_pruning_against_tfmot import (
+from helpers.tfmot_fits import (
     EPOCHS,
     PRUNINGS,
     STEPS_PER_EPOCH,
