@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_compress.engines.layers_argument import resolve_names, select
 from keras_compress.engines.masks import Target
-from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.adapter import MADE_OF_OTHERS, Adapter
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, KerasVariable
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import Schedule
@@ -114,10 +114,10 @@ def _kernels(
         return ""
     found: list[tuple[str, KerasVariable]] = []
     for name in names:
-        # Keras 3 calls a depthwise kernel `kernel`.
-        variable = getattr(layer, name, None)
-        variable = getattr(layer, "kernel", None) if variable is None else variable
-        found.append((name, cast(KerasVariable, variable)))
+        variable = adapter.own_kernel(layer, name)
+        if variable is None:
+            return f"{name!r} {MADE_OF_OTHERS}"
+        found.append((name, variable))
     rank = len(found[0][1].shape)
     if spec.block_size != (1, 1) and rank != 2:
         return f"blocks apply to rank-2 kernels, this one has rank {rank}"

@@ -40,6 +40,9 @@ STORAGE_NAMES = {
     "embeddings": ("_embeddings", "embeddings"),
 }
 
+MADE_OF_OTHERS = "is made of other weights when it is used (LoRA, or Keras' own quantization)"
+"""Why a kernel is not one variable; its name goes before."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ValidationData:
@@ -260,6 +263,18 @@ class Adapter(abc.ABC):
         """The key in the layer's `__dict__` that holds a kernel while `call` runs."""
         key, *_ = (key for key in STORAGE_NAMES[kernel] if key in layer.__dict__)
         return key
+
+    def own_kernel(self, layer: KerasOperation, kernel: str) -> KerasVariable | None:
+        """The variable that is a kernel; None where the layer computes with another, made of it: by
+        LoRA, or by a quantization of Keras' own.
+        """
+        if getattr(layer, "quantization_mode", None) is not None:
+            return None
+        for key in STORAGE_NAMES.get(kernel, (kernel,)):
+            if key in layer.__dict__:
+                own = cast(KerasVariable, layer.__dict__[key])
+                return own if getattr(layer, key.removeprefix("_"), None) is own else None
+        return None
 
     @abc.abstractmethod
     def tf_variable(self, variable: KerasVariable) -> tf.Variable:

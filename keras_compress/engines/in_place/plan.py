@@ -10,7 +10,7 @@ from keras_compress.engines.in_place.placement import Placement, place
 from keras_compress.engines.in_place.table import known
 from keras_compress.engines.in_place.unit import Unit, find_units
 from keras_compress.engines.layers_argument import LEFT_BY_USER, select
-from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.adapter import MADE_OF_OTHERS, Adapter
 from keras_compress.frameworks.protocols import KerasModel, KerasOperation
 from keras_compress.specs.quantization import Quantization
 
@@ -67,6 +67,10 @@ def _unknown(adapter: Adapter, graph: Graph, operation: KerasOperation) -> str |
     calls = graph.nodes_of[id(operation)]
     found = known(adapter, operation, calls)
     if not isinstance(found, str):
+        names = [name for name, _ in found[0].kernels]
+        made = [name for name in names if adapter.own_kernel(operation, name) is None]
+        found = f"{made[0]!r} {MADE_OF_OTHERS}" if made else found
+    if not isinstance(found, str):
         found = differs(adapter, calls, *found) or found
     if adapter.kind(operation) in BY_OPS:
         found = f"{adapter.kind(operation)} goes by its ops"
@@ -81,7 +85,7 @@ def _units(
     found = find_units(adapter, model, {path: operations[path] for path in unknown})
     units = {path: unit for path, unit in found.items() if isinstance(unit, Unit)}
     refused = {
-        path: f"{reason}; inside: {found.get(path, 'it is not called in inference')}"
+        path: f"{reason}; inside: {found.get(path, 'its `call` does not run in inference')}"
         for path, reason in unknown.items()
         if path not in units
     }
