@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.kinds_page import page
 from helpers.rooms import FLOORS, modules
 
 import keras_compress as kc
@@ -120,6 +121,11 @@ def test_the_readme_lists_exactly_what_can_be_quantized():
     kinds = {name.partition("(")[0] for name in TABLE}
     functions = set(ACTIVATIONS) - {"limited_relu", "limited_leaky_relu", "steep_hard_sigmoid"}
     assert sorted(listed) == sorted([*kinds, *functions])
+
+
+def test_the_page_of_kinds_is_what_the_tests_run():
+    """`PYTHONPATH=tests python -m helpers.kinds_page > docs/kinds.md` writes it."""
+    assert (README.parent / "docs" / "kinds.md").read_text() == page()
 
 
 def architecture():
