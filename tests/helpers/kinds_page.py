@@ -10,11 +10,12 @@ from helpers.kinds import CASES
 HEAD = """\
 # What the placement table knows
 
-Written by `PYTHONPATH=tests python -m helpers.kinds_page` from the cases of `tests/helpers/kinds.py`.
-`tests/engines/test_table.py` builds a net of each with both Keras, but where one has no such thing:
-while its ranges are watched it gives the plain net's numbers bit for bit, its file is all-integer,
-and LiteRT's answers are no farther from the fake-quantized network than the last two columns say, in
-steps of the output. One step is what a tie takes that falls the other way.
+Written by `PYTHONPATH=tests python -m helpers.kinds_page` from the cases in
+`tests/helpers/kinds.py`. `tests/engines/test_table.py` builds a net of each with both Keras, but
+where one has no such thing: while its ranges are watched it gives the plain net's numbers bit for
+bit, its file is all-integer, and LiteRT's answers are no farther from the fake-quantized network
+than the last two columns say, in steps of the output. One step is what a tie takes that falls the
+other way.
 
 | kind | tried as | Keras | largest (steps) | mean (steps) |
 |---|---|---|---|---|
