@@ -12,7 +12,7 @@ from keras_compress.engines.in_place.fake_quant import (
     KernelQuantizer,
     on_grid,
 )
-from keras_compress.engines.in_place.table import Fixed, Granularity
+from keras_compress.engines.in_place.rows import Fixed, Granularity
 from keras_compress.engines.quantizers import Mode
 from keras_compress.engines.state import Phase
 

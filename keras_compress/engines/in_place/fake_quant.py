@@ -15,7 +15,7 @@ from typing import cast
 
 import tensorflow as tf
 
-from keras_compress.engines.in_place.table import Fixed, Granularity
+from keras_compress.engines.in_place.rows import Fixed, Granularity
 from keras_compress.engines.quantizers import Mode
 
 UNSEEN = (-6.0, 6.0)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_compress.engines.in_place.forms.call import ActivationCall, Call, Constant, number
 from keras_compress.engines.in_place.graph import Node
-from keras_compress.engines.in_place.table import ActivationRow, Row
+from keras_compress.engines.in_place.rows import ActivationRow, Row
 from keras_compress.frameworks.adapter import Adapter
 
 ROWS = 3

@@ -22,7 +22,7 @@ from keras_compress.engines.in_place.op_plan import OUTPUT, Kernel, OpPlan
 from keras_compress.engines.in_place.op_steps import UNCOUNTED, LeafPlan, Refused
 from keras_compress.engines.in_place.ops import OPS
 from keras_compress.engines.in_place.placement import OperationPlan
-from keras_compress.engines.in_place.table import Output
+from keras_compress.engines.in_place.rows import Output
 from keras_compress.engines.in_place.unit import Insides, Unit, only_number, tensors_of
 from keras_compress.engines.quantizers import Mode
 from keras_compress.frameworks.adapter import Adapter

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_compress.engines.in_place.op_steps import LeafCall, LeafPlan, Refused, Step, Steps
 from keras_compress.engines.in_place.ops import OPS
-from keras_compress.engines.in_place.table import Fixed, Granularity, Output
+from keras_compress.engines.in_place.rows import Fixed, Granularity, Output
 from keras_compress.frameworks.graph_capture import DryTrace
 
 OUTPUT = "output"

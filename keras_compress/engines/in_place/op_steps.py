@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_compress.engines.in_place.graph import Node
 from keras_compress.engines.in_place.ops import COMPOSITES, OPS, Op, rule_of
-from keras_compress.engines.in_place.table import ActivationRow, Fixed, Output, Row
+from keras_compress.engines.in_place.rows import ActivationRow, Fixed, Output, Row
 from keras_compress.frameworks.graph_capture import DryTrace, is_eager
 
 UNCOUNTED = ("Const", "Placeholder")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.engines.in_place.table import UNIT, Fixed, Granularity, Output
+from keras_compress.engines.in_place.rows import UNIT, Fixed, Granularity, Output
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, Kern
 from keras_compress.engines.in_place.forms.call import ActivationCall, ActivationForm, Call, number
 from keras_compress.engines.in_place.interpose import UnitKernel, Units
 from keras_compress.engines.in_place.placement import OperationPlan, Placement
-from keras_compress.engines.in_place.table import Output
+from keras_compress.engines.in_place.rows import Output
 from keras_compress.engines.quantizers import OnRounded, Quantizers
 from keras_compress.engines.state import Phase, State
 from keras_compress.frameworks.adapter import Adapter, wrap_method

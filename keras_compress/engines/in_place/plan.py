@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from keras_compress.engines.in_place.form_check import differs
 from keras_compress.engines.in_place.graph import Graph
+from keras_compress.engines.in_place.lookup import known
 from keras_compress.engines.in_place.placement import Placement, place
-from keras_compress.engines.in_place.table import known
 from keras_compress.engines.in_place.unit import Unit, find_units
 from keras_compress.engines.layers_argument import LEFT_BY_USER, select
 from keras_compress.frameworks.adapter import MADE_OF_OTHERS, Adapter

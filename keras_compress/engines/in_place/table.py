@@ -10,176 +10,20 @@ softmax, sigmoid and tanh have fixed scales
 from __future__ import annotations
 
 import dataclasses
-import enum
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
+from keras_compress.engines.in_place import refusals
 from keras_compress.engines.in_place.forms import activations, kernels, normalizations, operators
-from keras_compress.engines.in_place.forms.call import ActivationForm, Form, bound
 from keras_compress.engines.in_place.graph import Node
-from keras_compress.frameworks.adapter import Adapter
-from keras_compress.frameworks.protocols import KerasOperation
-
-
-class Granularity(enum.Enum):
-    """Over which elements of a kernel one scale is shared."""
-
-    TENSOR = "tensor"
-    CHANNEL = "channel"
-    """The last axis: an output channel."""
-    DEPTHWISE = "depthwise"
-    """The last two axes, (in, multiplier), together: an output channel of a depthwise convolution.
-    """
-
-
-class Output(enum.Enum):
-    """What rounds the output of an operation."""
-
-    OWN = "own range"
-    SAME = "its input's scale; only moves numbers"
-    SHARED = "its input's range once more, because it computes but may not rescale"
-    JOIN = "one range for all inputs, applied to each of them"
-
-
-@dataclasses.dataclass(frozen=True)
-class Fixed:
-    """A range that the integer kernel prescribes."""
-
-    minimum: float
-    maximum: float
-
-
-UNIT = Fixed(0.0, 255 / 256)
-SIGNED_UNIT = Fixed(-1.0, 127 / 128)
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What the engine knows of a layer or operation."""
-
-    kernels: tuple[tuple[str, Granularity], ...] = ()
-    output: Output = Output.OWN
-    absorbs_relu: bool = False
-    """A ReLU that follows is part of the integer op, so nothing is rounded before it."""
-    form: Form | None = None
-    """Another way to compute the same, where the layer's own has no room for a quantizer."""
-    inner: Callable[[Node], dict[str, Fixed | None]] = lambda node: {}
-    """Quantizers inside the form, by role; None: a range of its own."""
-    refuses: Callable[[Any], str | None] = lambda operation: None
-    """The reason why this one cannot be done, or None."""
-    refuses_call: Callable[[Node], str | None] = lambda node: None
-    """The reason why one of its calls cannot be done, or None."""
-    folded: Granularity | None = None
-    """Of a layer that takes in a batch norm that follows: over what its kernel's scale is shared
-    then. None: it takes in none.
-    """
-    is_norm: bool = False
-    """A batch norm, which becomes part of such a layer."""
-    lifts: bool = False
-    """The kernels get an axis in front before they are rounded, as the op of the file has one
-    more.
-    """
-    source: str | None = None
-    """The role of the tensor that the (last) kernel meets; None: the input."""
-    output_range: Fixed | None = None
-    """Of the output, where the operation itself limits it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ActivationRow:
-    """What the engine knows of an activation function, as an `activation=` or on its own."""
-
-    output: Fixed | None = None
-    absorbed: bool = False
-    """Part of the integer op before it."""
-    form: ActivationForm | None = None
-    inner: tuple[tuple[str, Fixed | None], ...] = ()
-
-
-def _channels_last(layer: Any) -> str | None:
-    if getattr(layer, "data_format", "channels_last") != "channels_last":
-        return "data_format is not channels_last"
-    return None
-
-
-SOFTPLUS = (("positive", None), ("size", None), ("gate", UNIT), ("log", Fixed(-0.75, 0.0)))
-
-
-def _last_axis_of_any(layer: Any) -> str | None:
-    axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
-    return None if axes == [-1] else f"axis {axes} is not the last"
-
-
-def _last_axis(layer: Any) -> str | None:
-    axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)  # tf_keras: a list
-    last = layer.input_spec.ndim - 1
-    return None if axes in ([-1], [last]) else f"axis {axes} is not the last"
-
-
-def _upsampling(layer: Any) -> str | None:
-    if layer.interpolation not in ("nearest", "bilinear"):
-        return f"interpolation {layer.interpolation!r} is not 'nearest' or 'bilinear'"
-    return _channels_last(layer)
-
-
-def _resizing(layer: Any) -> str | None:
-    if layer.interpolation not in ("nearest", "bilinear"):
-        return f"interpolation {layer.interpolation!r} is not 'nearest' or 'bilinear'"
-    for name in ("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias"):
-        if getattr(layer, name, False):
-            return f"{name} is set"
-    return _channels_last(layer)
-
-
-def _padding_with_zeros(node: Node) -> str | None:
-    arguments = bound(node.operation.call, *node.arguments(node.inputs))
-    for name in ("constant_values", "value"):
-        value = arguments.get(name, getattr(node.operation, name, None))
-        if value not in (None, 0):
-            return f"{name}={value} is not 0"
-    return None
-
-
-def _by_constant(node: Node) -> str | None:
-    return None if len(node.inputs) == 1 else "there is no integer division of tensors"
-
-
-def _numerator(node: Node) -> str | None:
-    """Divided by a constant, not a constant by it."""
-    (args, kwargs) = node.arguments([_PLACE])
-    values = [each for each in (*args, *kwargs.values()) if each is not None]
-    return None if values and values[0] is _PLACE else "there is no integer reciprocal"
-
-
-_PLACE = object()
-
-
-def _division(node: Node) -> str | None:
-    return _by_constant(node) or _numerator(node)
-
-
-def _inverted(layer: Any) -> str | None:
-    return "invert is set" if getattr(layer, "invert", False) else None
-
-
-def _along_others(node: Node) -> str | None:
-    """Of a normalization by constants: only along the last axis."""
-    layer: Any = node.operation
-    axis = layer.axis
-    axes = () if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
-    last = len(node.shapes[0][0]) - 1
-    return None if axes in ((), (-1,), (last,)) else f"axis {axes} is not the last"
-
-
-def _group_norm(layer: Any) -> str | None:
-    return None if layer.axis in (-1,) else f"axis {layer.axis} is not the last"
-
-
-def _positive_axes(layer: Any) -> str | None:
-    axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
-    if getattr(layer, "rms_scaling", False):
-        return "rms_scaling is set"
-    return None if axes else "no axis"
+from keras_compress.engines.in_place.rows import (
+    SIGNED_UNIT,
+    UNIT,
+    ActivationRow,
+    Fixed,
+    Granularity,
+    Output,
+    Row,
+)
 
 
 def _counted(role: str) -> Callable[[Node], dict[str, Fixed | None]]:
@@ -191,10 +35,10 @@ _TENSOR = (("kernel", Granularity.TENSOR),)
 _CHANNEL = (("kernel", Granularity.CHANNEL),)
 _DEPTHWISE = (("depthwise_kernel", Granularity.DEPTHWISE),)
 _SEPARABLE = (*_DEPTHWISE, ("pointwise_kernel", Granularity.CHANNEL))
-_MOVES = Row(output=Output.SAME, refuses=_channels_last)
+MOVES = Row(output=Output.SAME, refuses=refusals.channels_first)
 _JOINS = Row(output=Output.JOIN, form=operators.join)
-_OWN = Row()
-_POOLS = Row(refuses=_channels_last)
+OWN = Row()
+_POOLS = Row(refuses=refusals.channels_first)
 _NORMALIZES = Row(inner=normalizations.normalization_roles)
 
 TABLE: dict[str, Row] = {
@@ -207,19 +51,21 @@ TABLE: dict[str, Row] = {
         absorbs_relu=True,
         form=kernels.convolution_1d,
         lifts=True,
-        refuses=_channels_last,
+        refuses=refusals.channels_first,
     ),
-    "Conv2D": Row(_CHANNEL, absorbs_relu=True, refuses=_channels_last, folded=Granularity.CHANNEL),
-    "Conv2DTranspose": Row(_TENSOR, refuses=_channels_last),
+    "Conv2D": Row(
+        _CHANNEL, absorbs_relu=True, refuses=refusals.channels_first, folded=Granularity.CHANNEL
+    ),
+    "Conv2DTranspose": Row(_TENSOR, refuses=refusals.channels_first),
     "DepthwiseConv1D": Row(
         _DEPTHWISE,
         absorbs_relu=True,
         form=kernels.depthwise_convolution_1d,
         lifts=True,
-        refuses=_channels_last,
+        refuses=refusals.channels_first,
     ),
     "DepthwiseConv2D": Row(
-        _DEPTHWISE, absorbs_relu=True, refuses=_channels_last, folded=Granularity.DEPTHWISE
+        _DEPTHWISE, absorbs_relu=True, refuses=refusals.channels_first, folded=Granularity.DEPTHWISE
     ),
     "SeparableConv1D": Row(
         _SEPARABLE,
@@ -228,7 +74,7 @@ TABLE: dict[str, Row] = {
         inner=lambda node: {"between": None},
         lifts=True,
         source="between",
-        refuses=_channels_last,
+        refuses=refusals.channels_first,
     ),
     "SeparableConv2D": Row(
         _SEPARABLE,
@@ -237,26 +83,33 @@ TABLE: dict[str, Row] = {
         inner=lambda node: {"between": None},
         folded=Granularity.CHANNEL,
         source="between",
-        refuses=_channels_last,
+        refuses=refusals.channels_first,
     ),
     "PReLU": Row(form=activations.parametric_relu),
     # --- normalizations
     "BatchNormalization": Row(
-        absorbs_relu=True, form=normalizations.batch_normalization, is_norm=True, refuses=_last_axis
+        absorbs_relu=True,
+        form=normalizations.batch_normalization,
+        is_norm=True,
+        refuses=refusals.inner_axis,
     ),
     "LayerNormalization": dataclasses.replace(
-        _NORMALIZES, form=normalizations.layer_normalization, refuses=_positive_axes
+        _NORMALIZES, form=normalizations.layer_normalization, refuses=refusals.layer_norm_options
     ),
     "GroupNormalization": dataclasses.replace(
-        _NORMALIZES, form=normalizations.group_normalization, refuses=_group_norm
+        _NORMALIZES, form=normalizations.group_normalization, refuses=refusals.inner_groups
     ),
     "RMSNormalization": dataclasses.replace(
-        _NORMALIZES, form=normalizations.root_mean_square_normalization, refuses=_last_axis_of_any
+        _NORMALIZES,
+        form=normalizations.root_mean_square_normalization,
+        refuses=refusals.inner_axes,
     ),
     "UnitNormalization": dataclasses.replace(_NORMALIZES, form=normalizations.unit_normalization),
     "Rescaling": Row(form=normalizations.rescaling),
     "Normalization": Row(
-        form=normalizations.normalization, refuses=_inverted, refuses_call=_along_others
+        form=normalizations.normalization,
+        refuses=refusals.inversion,
+        refuses_call=refusals.statistics_along_inner_axes,
     ),
     # Of keras.applications: ConvNeXt, InceptionResNetV2.
     "LayerScale": Row(form=operators.layer_scale),
@@ -265,15 +118,15 @@ TABLE: dict[str, Row] = {
     "Add": Row(absorbs_relu=True, form=operators.add, inner=_counted("sum")),
     "Subtract": Row(absorbs_relu=True, form=operators.subtract),
     "Multiply": Row(form=operators.multiply, inner=_counted("product")),
-    "TrueDivide": Row(form=operators.divide_by_constant, refuses_call=_division),
-    "Divide": Row(form=operators.divide_by_constant, refuses_call=_division),
+    "TrueDivide": Row(form=operators.divide_by_constant, refuses_call=refusals.division),
+    "Divide": Row(form=operators.divide_by_constant, refuses_call=refusals.division),
     "Negative": Row(form=operators.negate),
     "Average": Row(
         form=operators.average,
         inner=lambda node: {f"sum{i}": None for i in range(1, len(node.inputs))},
     ),
-    "Dot": _OWN,
-    "Matmul": _OWN,
+    "Dot": OWN,
+    "Matmul": OWN,
     "Maximum": _JOINS,
     "Minimum": _JOINS,
     "Concatenate": _JOINS,
@@ -281,38 +134,38 @@ TABLE: dict[str, Row] = {
     # --- pooling and means over axes
     "GlobalAveragePooling1D": _POOLS,
     "GlobalAveragePooling2D": _POOLS,
-    "Mean": _OWN,
-    "Sum": _OWN,
-    "AveragePooling1D": Row(output=Output.SHARED, refuses=_channels_last),
-    "AveragePooling2D": Row(output=Output.SHARED, refuses=_channels_last),
-    "MaxPooling1D": _MOVES,
-    "MaxPooling2D": _MOVES,
-    "GlobalMaxPooling1D": _MOVES,
-    "GlobalMaxPooling2D": _MOVES,
-    "Max": _MOVES,
+    "Mean": OWN,
+    "Sum": OWN,
+    "AveragePooling1D": Row(output=Output.SHARED, refuses=refusals.channels_first),
+    "AveragePooling2D": Row(output=Output.SHARED, refuses=refusals.channels_first),
+    "MaxPooling1D": MOVES,
+    "MaxPooling2D": MOVES,
+    "GlobalMaxPooling1D": MOVES,
+    "GlobalMaxPooling2D": MOVES,
+    "Max": MOVES,
     # --- interpolation, which computes on its input's scale
-    "UpSampling2D(bilinear)": Row(output=Output.SHARED, refuses=_upsampling),
-    "Resizing(bilinear)": Row(output=Output.SHARED, refuses=_resizing),
+    "UpSampling2D(bilinear)": Row(output=Output.SHARED, refuses=refusals.upsampling_by_curves),
+    "Resizing(bilinear)": Row(output=Output.SHARED, refuses=refusals.resizing_otherwise),
     # --- what only moves numbers
-    "Flatten": _MOVES,
-    "Reshape": _MOVES,
-    "Permute": _MOVES,
-    "Transpose": _MOVES,
-    "Swapaxes": _MOVES,
-    "Squeeze": _MOVES,
-    "ExpandDims": _MOVES,
-    "GetItem": _MOVES,
-    "Split": dataclasses.replace(_MOVES, form=operators.split),
-    "RepeatVector": _MOVES,
-    "Pad": dataclasses.replace(_MOVES, refuses_call=_padding_with_zeros),
-    "ZeroPadding1D": _MOVES,
-    "ZeroPadding2D": _MOVES,
-    "Cropping1D": _MOVES,
-    "Cropping2D": _MOVES,
-    "CenterCrop": _MOVES,
-    "UpSampling1D": _MOVES,
-    "UpSampling2D": dataclasses.replace(_MOVES, refuses=_upsampling),
-    "Resizing": dataclasses.replace(_MOVES, refuses=_resizing),
+    "Flatten": MOVES,
+    "Reshape": MOVES,
+    "Permute": MOVES,
+    "Transpose": MOVES,
+    "Swapaxes": MOVES,
+    "Squeeze": MOVES,
+    "ExpandDims": MOVES,
+    "GetItem": MOVES,
+    "Split": dataclasses.replace(MOVES, form=operators.split),
+    "RepeatVector": MOVES,
+    "Pad": dataclasses.replace(MOVES, refuses_call=refusals.padding_with_numbers),
+    "ZeroPadding1D": MOVES,
+    "ZeroPadding2D": MOVES,
+    "Cropping1D": MOVES,
+    "Cropping2D": MOVES,
+    "CenterCrop": MOVES,
+    "UpSampling1D": MOVES,
+    "UpSampling2D": dataclasses.replace(MOVES, refuses=refusals.upsampling_by_curves),
+    "Resizing": dataclasses.replace(MOVES, refuses=refusals.resizing_otherwise),
     # --- what does nothing in inference
     **dict.fromkeys(
         (
@@ -331,10 +184,11 @@ TABLE: dict[str, Row] = {
             "SpatialDropout1D",
             "SpatialDropout2D",
         ),
-        _MOVES,
+        MOVES,
     ),
 }
 
+SOFTPLUS = (("positive", None), ("size", None), ("gate", UNIT), ("log", Fixed(-0.75, 0.0)))
 ELU_ROLES = ("positive", "negative", "slower", "below", "times", "scaled")
 
 ACTIVATIONS: dict[str, ActivationRow] = {
@@ -368,87 +222,3 @@ ACTIVATIONS: dict[str, ActivationRow] = {
         form=activations.mish, inner=(*SOFTPLUS, ("softplus", None), ("tanh", SIGNED_UNIT))
     ),
 }
-
-# Operations and layers that are nothing but an activation; those with None say which themselves.
-_ACTIVATION_KINDS: dict[str, str | None] = {
-    "Activation": None,
-    "ReLU": None,
-    "Relu": "relu",
-    "Relu6": "relu6",
-    "LeakyRelu": "leaky_relu",
-    "LeakyReLU": "leaky_relu",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-    "Softmax": "softmax",
-    "Silu": "silu",
-    "Gelu": "gelu",
-    "HardSilu": "hard_silu",
-    "HardSigmoid": "hard_sigmoid",
-    "HardTanh": "hard_tanh",
-    "ELU": "elu",
-    "Elu": "elu",
-    "Selu": "elu",
-    "Celu": "elu",
-    "Softplus": "softplus",
-    "Mish": "mish",
-    "Exp": "exponential",
-}
-_ALIASES = {
-    "swish": "silu",
-    "hard_swish": "hard_silu",
-    "selu": "elu",
-    "celu": "elu",
-}
-
-
-def known(
-    adapter: Adapter, operation: KerasOperation, calls: Sequence[Node] = ()
-) -> tuple[Row, ActivationRow | None] | str:
-    """The row of an operation and of its activation, or the reason why it has none. `calls` are
-    those of the graph, where it stands in one.
-    """
-    kind = adapter.kind(operation)
-    if getattr(operation, "interpolation", None) == "bilinear" and f"{kind}(bilinear)" in TABLE:
-        kind = f"{kind}(bilinear)"
-    activation = _activation_name(adapter, operation, kind)
-    if activation is not None and activation not in ACTIVATIONS:
-        return f"activation {activation!r} is not in the placement table"
-    if kind in _ACTIVATION_KINDS:
-        row = _MOVES if activation is None else _OWN  # None: Activation("linear")
-    elif kind in TABLE:
-        row = TABLE[kind]
-    else:
-        return f"{kind or type(operation).__name__} is not in the placement table"
-    reasons = [row.refuses(operation), *map(row.refuses_call, calls)]
-    reason = next((each for each in reasons if each is not None), None)
-    if reason is not None:
-        return f"{kind}: {reason}"
-    return row, None if activation is None else ACTIVATIONS[activation]
-
-
-def _activation_name(adapter: Adapter, operation: Any, kind: str) -> str | None:
-    """The name of an activation in `ACTIVATIONS`; None for linear or none at all."""
-    if kind == "ReLU":
-        slope, threshold = float(operation.negative_slope), float(operation.threshold)
-        if threshold != 0:
-            return f"relu(threshold={threshold})"
-        if slope != 0:
-            return "leaky_relu" if operation.max_value is None else "limited_leaky_relu"
-        if operation.max_value is None:
-            return "relu"
-        return "relu6" if float(operation.max_value) == 6 else "limited_relu"
-    if kind in _ACTIVATION_KINDS and kind != "Activation":
-        return _ACTIVATION_KINDS[kind]
-    function = getattr(operation, "activation", None) if kind else None
-    if function is None:
-        return None
-    own_kind = adapter.kind(function)
-    if own_kind in _ACTIVATION_KINDS:  # a layer, given as the activation of another
-        return _activation_name(adapter, function, own_kind)
-    name = getattr(function, "__name__", type(function).__name__)
-    module = getattr(function, "__module__", "")
-    if not adapter.owns(module) and not module.startswith("tensorflow."):
-        return f"{module}.{name}"  # a user's own, which may bear any name
-    if name == "hard_sigmoid" and adapter.has_tfmot:  # the two Keras mean two functions
-        return "steep_hard_sigmoid"
-    return None if name == "linear" else _ALIASES.get(name, name)

@@ -15,9 +15,10 @@ from typing import Any, Protocol, cast
 
 import tensorflow as tf
 
+from keras_compress.engines.in_place.lookup import known
 from keras_compress.engines.in_place.op_plan import OpPlan, plan_ops
 from keras_compress.engines.in_place.op_steps import LeafCall, Refused
-from keras_compress.engines.in_place.table import ActivationRow, Output, Row, known
+from keras_compress.engines.in_place.rows import ActivationRow, Output, Row
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.graph_capture import DryTrace
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, KerasOperation, Method
