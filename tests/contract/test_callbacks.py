@@ -31,6 +31,8 @@ from contract.runs import (
 import keras_compress as kc
 from keras_compress.engines.state import Phase, State
 
+pytestmark = pytest.mark.by_turns
+
 # Whether the other callbacks stand before `Compress` in the list.
 in_turn = pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 SIDES = ("before", "after")

@@ -32,6 +32,8 @@ from contract.runs import (
 import keras_compress as kc
 from keras_compress.engines.state import Phase
 
+pytestmark = pytest.mark.by_turns
+
 
 def test_the_reference_prunes_watches_and_switches(reference, plain):
     # Every other row leans on this one.

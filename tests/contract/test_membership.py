@@ -23,6 +23,8 @@ from contract.runs import (
 import keras_compress as kc
 from keras_compress.engines.state import Phase
 
+pytestmark = pytest.mark.by_turns
+
 
 def test_two_equal_ones_in_one_list_are_as_one(keras, data, reference):
     model, first, second = net(keras), compress(), compress()

@@ -28,6 +28,8 @@ import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.engines.state import Phase
 
+pytestmark = pytest.mark.by_turns
+
 # Epochs of eight updates that end in each phase.
 ENDING_IN = {
     Phase.OFF: kc.Quantization(delay=30, calibration_steps=4),

@@ -8,6 +8,8 @@ import pytest
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 
+pytestmark = pytest.mark.by_turns
+
 HALF = kc.ConstantSparsity(target_sparsity=0.5, begin_step=1)
 QUARTER = kc.ConstantSparsity(target_sparsity=0.25, begin_step=1)
 

@@ -17,6 +17,8 @@ from keras_compress.engines.in_place import plan
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.state import Phase
 
+pytestmark = pytest.mark.by_turns
+
 ROWS, BATCH = 64, 16
 STEPS = ROWS // BATCH  # per epoch
 VECTOR, SEQUENCE, IMAGE = (12,), (5, 8), (8, 8, 3)

@@ -19,6 +19,8 @@ from keras_compress.export import record, writing
 from keras_compress.reports.file import ExportReport, FloatOpReport
 from keras_compress.reports.fit import Report
 
+pytestmark = pytest.mark.by_turns
+
 
 @pytest.fixture(autouse=True)
 def untaught(monkeypatch):

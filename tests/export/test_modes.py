@@ -10,6 +10,8 @@ import keras_compress as kc
 from keras_compress.ranges import quantization_of_stats
 from keras_compress.tflite import ConversionError
 
+pytestmark = pytest.mark.by_turns
+
 CALIBRATED = ("int8", "int16x8")
 MODES = ("float32", "float16", "dynamic", *CALIBRATED)
 

@@ -9,6 +9,8 @@ from helpers.nets import trained_net
 
 import keras_compress as kc
 
+pytestmark = pytest.mark.by_turns
+
 
 @pytest.fixture(scope="module")
 def plain(keras, digits):

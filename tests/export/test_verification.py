@@ -12,6 +12,8 @@ from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.naming import Naming
 from keras_compress.tflite import ComputedTensor, Conversion, computed_tensors, convert
 
+pytestmark = pytest.mark.by_turns
+
 fake_quant = tf.quantization.fake_quant_with_min_max_vars
 
 

@@ -10,6 +10,8 @@ import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.engines.snapshot import take
 
+pytestmark = pytest.mark.by_turns
+
 BATCH, STEPS = 8, 6  # updates of an epoch
 
 

@@ -18,6 +18,8 @@ from keras_compress.engines.in_place import fake_quant, plan, table
 from keras_compress.export import rehearse as rehearsing
 from keras_compress.tflite.conversion import process
 
+pytestmark = pytest.mark.by_turns
+
 ROWS, BATCH = 32, 8  # four updates in an epoch
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.random((ROWS, 6, 6, 2)).astype("float32")

@@ -21,7 +21,10 @@ from keras_compress.engines.snapshot import take
 from keras_compress.engines.state import Phase, State
 from keras_compress.fit.backup import Backups
 
-pytestmark = pytest.mark.timeout(300)  # the first test with `killed` waits for its trainings
+pytestmark = [
+    pytest.mark.timeout(300),  # the first test with `killed` waits for its trainings
+    pytest.mark.by_turns,
+]
 
 
 class StopError(Exception):

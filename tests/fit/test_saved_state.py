@@ -21,7 +21,10 @@ from keras_compress.engines.engine import engine_of
 from keras_compress.engines.snapshot import restore_arrays, take
 from keras_compress.engines.state import Phase, State
 
-pytestmark = pytest.mark.timeout(300)  # the first test with `saved` waits for every training
+pytestmark = [
+    pytest.mark.timeout(300),  # the first test with `saved` waits for every training
+    pytest.mark.by_turns,
+]
 
 STEPS, BATCH = 4, 16  # updates of an epoch, and what makes them of the data
 SCHEDULE = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=18, frequency=3)

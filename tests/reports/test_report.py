@@ -16,6 +16,8 @@ from keras_compress.reports.file import ExportReport, FloatOpReport, LayerAgreem
 from keras_compress.reports.fit import EpochReport, LayerReport, Report, WeightHistogram
 from keras_compress.reports.validation import ValidationReport
 
+pytestmark = pytest.mark.by_turns
+
 
 @pytest.fixture(scope="session")
 def schema():

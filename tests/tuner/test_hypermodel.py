@@ -26,7 +26,10 @@ from keras_compress.frameworks.choose import adapter_of
 from keras_compress.tuner import CompressionHyperModel, SparsitySearch, baseline
 from keras_compress.tuner.memory import forget_graphs
 
-pytestmark = pytest.mark.timeout(300)  # whole searches, one of them in a fixture
+pytestmark = [
+    pytest.mark.timeout(300),  # whole searches, one of them in a fixture
+    pytest.mark.by_turns(suite="keras3"),
+]
 
 BEST_FILE = keras_tuner.Objective("tflite_accuracy", "max")
 
