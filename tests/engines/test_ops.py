@@ -218,8 +218,8 @@ def test_an_op_ships_as_integers_and_stays_the_function_it_was(keras, group):
     )
     contents = inspect_tflite(data)
     assert contents.all_integer, [str(op) for op in contents.float_ops]
-    answers = TFLiteModel(data).predict(x)
-    scales = dict(zip(contents.outputs, contents.output_scales, strict=True))
+    file = TFLiteModel(data)
+    answers, scales = file.predict(x), {info.name: info.scale for info in file.outputs}
     for name, of_network in zip(functions, rounded, strict=True):
         assert np.abs(answers[name] - of_network).max() <= 2.001 * scales[name], name
     for name, one, other in zip(functions, plain, rounded, strict=True):
