@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from keras_compress.tflite.file.contents import MOVING
 from keras_compress.tflite.file.flatbuffer import end_names, pack, scale_of, text, unpack
 from keras_compress.tflite.file.inspect import op_name
-from keras_compress.tflite.file.report import MOVING
 from keras_compress.tflite.file.schema import TensorT
 from keras_compress.tflite.litert.model import TFLiteModel, real_numbers
 

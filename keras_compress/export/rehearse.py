@@ -25,7 +25,7 @@ from keras_compress.export.model_source import ModelSource
 from keras_compress.export.rows import drawn, specs_of
 from keras_compress.export.verify import loaded
 from keras_compress.frameworks.choose import adapter_of
-from keras_compress.reports.file import FloatOpReport
+from keras_compress.reports.export import FloatOpReport
 from keras_compress.specs.export import INTEGER_MODES, Export
 from keras_compress.tflite import Conversion, ConversionError, convert, inspect_tflite
 from keras_compress.tflite.conversion.graph_defs import node_of

@@ -13,7 +13,7 @@ import numpy as np
 from keras_compress.export.float_ops import LayersOf
 from keras_compress.export.layer_by_layer import compare_layers
 from keras_compress.export.rows import rows_to_compare, specs_of
-from keras_compress.reports.file import ExportReport
+from keras_compress.reports.export import ExportReport
 from keras_compress.specs.export import Export
 from keras_compress.tflite import (
     ConversionError,
@@ -57,7 +57,8 @@ def verify(
     """
     file = loaded(data, contents, layers_of)
     report.inputs, report.outputs = (
-        {info.name: _end(info) for info in ends} for ends in (file.inputs, file.outputs)
+        {info.name: _described_tensor(info) for info in ends}
+        for ends in (file.inputs, file.outputs)
     )
     rows, report.samples, report.verified_on = rows_to_compare(export, function, ranges)
     _compare_outputs(report, function, file, contents, rows, predict)
@@ -96,7 +97,7 @@ def loaded(
     return file
 
 
-def _end(info: TensorInfo) -> dict[str, Any]:
+def _described_tensor(info: TensorInfo) -> dict[str, Any]:
     return {
         "dtype": info.dtype,
         "shape": list(info.shape),

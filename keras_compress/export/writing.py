@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from keras_compress._shared.files import write_atomically
-from keras_compress.engines import reporting
 from keras_compress.export.float_ops import named, refuse, rounded_anyway
 from keras_compress.export.input_ranges import check_calibrated, input_ranges
 from keras_compress.export.record import forget_record
@@ -21,8 +20,7 @@ from keras_compress.export.rows import CALIBRATION_SAMPLES, read_rows, specs_of
 from keras_compress.export.source import Range, Source
 from keras_compress.export.verify import verify
 from keras_compress.ranges import quantization_of_range
-from keras_compress.reports.file import ExportReport
-from keras_compress.reports.fit import Report
+from keras_compress.reports.export import ExportReport
 from keras_compress.specs.export import INTEGER_MODES, Export
 from keras_compress.tflite import (
     Conversion,
@@ -38,14 +36,6 @@ from keras_compress.tflite.file.flatbuffer import custom_ops, unpack
 from keras_compress.tflite.probe.probing import check_harmless
 
 logger = logging.getLogger("keras_compress")
-
-
-def report_on(source: Source, export: Export | None) -> Report:
-    """The report on a network as it is now, before anything is exported."""
-    engine = source.engine
-    report = Report.of_plain_model() if engine is None else reporting.report_on(engine)
-    report.specs["export"] = export and export.get_config()
-    return report
 
 
 def write_file(source: Source, export: Export, progress: Progress | None = None) -> ExportReport:

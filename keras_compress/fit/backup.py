@@ -63,7 +63,7 @@ class Backups:
         )
 
 
-def watch(
+def accompany(
     adapter: Adapter,
     model: KerasModel,
     engine: Engine,
@@ -74,7 +74,7 @@ def watch(
     was.
 
     `iterations_before`: the optimizer's count before any `on_train_begin`; a restored backup has
-    changed it. Returns what ends the watching; None without a `BackupAndRestore`.
+    changed it. Returns what ends that; None without a `BackupAndRestore`.
 
     Raises:
         ValueError: a backup was restored, and no state matches it.

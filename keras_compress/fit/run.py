@@ -23,13 +23,14 @@ from keras_compress.engines.train_step import LOG_NAMES
 from keras_compress.export import writing
 from keras_compress.export.model_source import ModelSource
 from keras_compress.export.record import write_record
+from keras_compress.export.source import report_before_export
 from keras_compress.fit import backup, preflight
-from keras_compress.fit.history import Recording
+from keras_compress.fit.plot_data import PlotData
 from keras_compress.fit.validation import Validation
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import Method
-from keras_compress.reports.file import ExportReport
+from keras_compress.reports.export import ExportReport
 from keras_compress.reports.fit import Report
 from keras_compress.reports.validation import ValidationReport
 from keras_compress.specs.export import Export
@@ -65,7 +66,7 @@ class Run:
         self._reset_due: list[str] = []
         self._best: dict[int, tuple[int, State]] = {}
         self._validation: Validation | None = None
-        self._recording = Recording()
+        self._plot_data = PlotData()
 
     @classmethod
     def of(cls, member: Any, model: Any) -> Run:
@@ -198,7 +199,7 @@ class Run:
             saves = self.adapter.isinstance(callback, "ModelCheckpoint")
             if saves and not callback.save_weights_only:
                 engine.check_saving(callback.filepath)
-        let_go = backup.watch(
+        let_go = backup.accompany(
             self.adapter, self.model, engine, self.callbacks, self.members[0].iterations
         )
         if let_go is not None:
@@ -220,7 +221,7 @@ class Run:
             if self.drives and updates is not None and not self._partial:
                 preflight.check_reach(engine, updates)
             self._rehearse(exports, updates)
-            self._recording.begin(engine)
+            self._plot_data.begin(engine)
 
         preflight.check_ranges_are_set(engine)
         if engine.is_placed:
@@ -298,7 +299,7 @@ class Run:
 
     def _after_epoch_end(self, epoch: int, logs: Any = None, *_: Any) -> None:
         """Keep masks and ranges beside the weights that an EarlyStopping has just kept."""
-        self._recording.epoch_end(epoch, self.engine and self.engine.step, logs)
+        self._plot_data.epoch_end(epoch, self.engine and self.engine.step, logs)
         if self.engine is None:
             return
         for callback in self.callbacks.callbacks:
@@ -357,9 +358,9 @@ class Run:
 
     def _report(self, missed: list[str], export: Export | None) -> Report:
         source = ModelSource(self.model, None if export is None else export.input_shape)
-        report = writing.report_on(source, export)
+        report = report_before_export(source, export)
         report.missed = list(missed)
-        self._recording.write(report, self.engine)
+        self._plot_data.write(report, self.engine)
         if export is not None:
             report.export = self._export(source, missed, export)
         report.validation = self._validate(report.export)

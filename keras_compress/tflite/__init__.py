@@ -13,14 +13,14 @@ from keras_compress.tflite.conversion.convert import (
 )
 from keras_compress.tflite.conversion.process import stop_worker
 from keras_compress.tflite.data import batches
-from keras_compress.tflite.file.inspect import inspect_tflite
-from keras_compress.tflite.file.report import (
+from keras_compress.tflite.file.contents import (
     FileReport,
     FloatOp,
     OpReport,
     TensorReport,
     zipped_size,
 )
+from keras_compress.tflite.file.inspect import inspect_tflite
 from keras_compress.tflite.litert.agreement import OutputAgreement, agreement
 from keras_compress.tflite.litert.inner_tensors import ComputedTensor, computed_tensors
 from keras_compress.tflite.litert.latency import Latency, latency_ms, measure_latency

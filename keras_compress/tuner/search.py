@@ -217,7 +217,7 @@ class SparsitySearch:
         found = self.trials()
         if path is not None:
             trials.write_csv(found, self.question, path)
-        return trials.drawn(found, self.question)
+        return trials.as_table(found, self.question)
 
     def plot(self, path: str | Path) -> None:
         """Write a picture of metric against zipped bytes, with the front drawn, as PNG (or what the

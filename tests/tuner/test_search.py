@@ -81,7 +81,7 @@ def test_the_best_below_a_size_wins(found, keras, limit, tmp_path):
     with pytest.raises(ValueError, match=r"`max_accuracy_drop` must be 0\.1, as in the search"):
         make(keras, found.tuner.directory, **arguments)
     shutil.copytree(found.tuner.project_dir, tmp_path / found.tuner.project_name)
-    (tmp_path / found.tuner.project_name / question.FILE).unlink()
+    (tmp_path / found.tuner.project_name / question.QUESTION_FILE).unlink()
     other = make(keras, tmp_path, **arguments)
     if not limit:
         with pytest.raises(RuntimeError, match=r"no trial keeps to at most 10 .* nearest is trial"):

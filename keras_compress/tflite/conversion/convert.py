@@ -155,7 +155,7 @@ def _run(
     progress: Progress | None = None,
 ) -> bytes:
     """The bytes of the file `result` that the child makes."""
-    inputs, outputs = _ends(function)
+    inputs, outputs = _signature_ends(function)
     types = [how.input_type, how.output_type]
     input_type, output_type = (given or END_TYPES[how.mode][0] for given in types)
     job: dict[str, Any] = {
@@ -208,7 +208,7 @@ def _run(
         return (session.folder / result).read_bytes()
 
 
-def _ends(
+def _signature_ends(
     function: tf.types.experimental.ConcreteFunction,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Name, tensor, shape and dtype of each input, name and tensor of each output, in the model's

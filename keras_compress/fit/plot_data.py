@@ -15,8 +15,8 @@ DOUBLINGS = 3
 """How often the widest weight may double before weights are counted in the outermost bins."""
 
 
-class Recording:
-    """One fit: its epochs, and what the kernels were before it."""
+class PlotData:
+    """Of one fit: its epochs, and the weights of its kernels before it and after."""
 
     def __init__(self) -> None:
         self._epochs: list[EpochReport] = []
