@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,19 +22,19 @@ from keras_compress.export.float_ops import named, refuse, rounded_anyway
 from keras_compress.export.input_ranges import input_ranges
 from keras_compress.export.model_source import ModelSource
 from keras_compress.export.rows import drawn, specs_of
+from keras_compress.export.same_structure import structure_of
 from keras_compress.export.verify import loaded
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.reports.export import FloatOpReport
 from keras_compress.specs.export import INTEGER_MODES, Export
 from keras_compress.tflite import Conversion, ConversionError, convert, inspect_tflite
-from keras_compress.tflite.conversion.graph_defs import node_of
 
 NOTHING_TRAINED = (
     "Nothing is trained yet: this was the rehearsal, which `rehearse=False` leaves out"
 )
 
 _passed: set[bytes] = set()
-"""What has been rehearsed in this process without an error, as `_key` describes it."""
+"""What has been rehearsed in this process without an error, as `structure_of` describes it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +180,7 @@ def _tried(
             function = source.function(export.batch_size, quantized=quantized)
             how = writing.conversion(export, function, quantized, ranges)
             chosen = engine and [path in by_choice for path in engine.paths()]
-            key = _key(function, how, (export.allow_float_ops, export.c_array, chosen))
+            key = structure_of(function, how, (export.allow_float_ops, export.c_array, chosen))
             if use_known and key in _passed:
                 return Rehearsal(known=True)
             data = convert(function, how, representative=_one_batch(export, function, how))
@@ -269,45 +268,3 @@ def _with_ways(error: ConversionError, ways: list[str]) -> ConversionError:
     if ways:
         remedy = f"What ends with a file: {listed(ways)}. "
     return ConversionError(error.reason, f"{remedy}{NOTHING_TRAINED}", error.chatter)
-
-
-# --- the same structure
-
-
-def _key(function: Any, how: Conversion, more: Any) -> bytes:
-    """What two networks have in common of which one says how the other's rehearsal would end: all
-    but names and the values of real numbers.
-    """
-    graph = function.graph.as_graph_def()
-    digest = hashlib.sha256(repr((how, more)).encode())
-    functions = {each.signature.name: i for i, each in enumerate(graph.library.function)}
-    bodies = [graph.node, *(each.node_def for each in graph.library.function)]
-    for nodes in bodies:
-        numbers = {node.name: i for i, node in enumerate(nodes)}
-        for node in nodes:
-            read = [_numbered(name, numbers) for name in node.input]
-            digest.update(repr((node.op, read)).encode())
-            for name in sorted(node.attr):
-                if not name.startswith("_"):
-                    digest.update(f"{name}=".encode() + _described(node.attr[name], functions))
-    for outer, _ in function.graph.captures:
-        digest.update(repr((outer.dtype, getattr(outer, "_handle_data", outer.shape))).encode())
-    digest.update(repr([tensor.shape for tensor in function.outputs]).encode())
-    return digest.digest()
-
-
-def _numbered(name: str, numbers: Mapping[str, int]) -> tuple[Any, ...]:
-    node = node_of(name.lstrip("^"))
-    return (name[0] == "^", numbers.get(node, node), name.partition(":")[2])
-
-
-def _described(value: Any, functions: Mapping[str, int]) -> bytes:
-    import tensorflow as tf
-
-    kind = value.WhichOneof("value")
-    if kind == "func":
-        return repr(functions.get(value.func.name)).encode()
-    if kind == "tensor" and tf.as_dtype(value.tensor.dtype).is_floating:
-        return repr((value.tensor.dtype, str(value.tensor.tensor_shape))).encode()
-    serialized: bytes = value.SerializeToString(deterministic=True)
-    return serialized

@@ -32,6 +32,8 @@ class _Member(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
 
     iterations: int | None = None
     """The optimizer's count before any hook of this fit."""
+    export: Export | None = None
+    partial = False
     verbose = 1
     _run: Run
 
@@ -128,7 +130,7 @@ class Compress(_Member):
         self.stripped_model = None
         run = Run.of(self, self.model)
         self._run = run
-        run.join(self, self.pruning, self.quantization, self.export)
+        run.join(self, self.pruning, self.quantization)
         continue_in_bare_fits(self.model)
 
     def finished(self, report: Report) -> None:

@@ -6,11 +6,11 @@ Importing this package loads neither TensorFlow nor LiteRT.
 from keras_compress.tflite.c_array import write_c_array
 from keras_compress.tflite.conversion.convert import (
     Conversion,
-    ConversionError,
     Progress,
     convert,
     measure,
 )
+from keras_compress.tflite.conversion.errors import ConversionError
 from keras_compress.tflite.conversion.process import stop_worker
 from keras_compress.tflite.data import batches
 from keras_compress.tflite.file.contents import (

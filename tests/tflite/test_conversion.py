@@ -28,7 +28,7 @@ from keras_compress.tflite import (
     stop_worker,
 )
 from keras_compress.tflite.child_process import child_environment
-from keras_compress.tflite.conversion.convert import remedy_for_crash, translate
+from keras_compress.tflite.conversion.errors import remedy_for_crash, translate
 from keras_compress.tflite.conversion.process import Session, worker_pid
 
 fake_quant = tf.quantization.fake_quant_with_min_max_vars

@@ -14,7 +14,7 @@ from helpers.digit_search import builder, run_by_litert
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.tuner import SparsitySearch, question
-from keras_compress.tuner.trials import TrialResult, dominates, drawn
+from keras_compress.tuner.trials import TrialResult, as_table, dominates
 
 pytestmark = pytest.mark.timeout(300)  # whole searches, one of them in a fixture
 
@@ -217,7 +217,7 @@ def test_a_table_of_many_layers_keeps_every_word(tmp_path):
     asked = question.Question(
         metric="accuracy", direction="max", max_accuracy_drop=0.1, max_bytes=None, max_epochs=None
     )
-    text = drawn([trial], asked)
+    text = as_table([trial], asked)
     for word in ("07", "feasible, pareto", *values, "0.9", "0.91", "5,123", "0.7"):
         assert f" {word} " in text
 
