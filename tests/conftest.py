@@ -1,4 +1,4 @@
-"""What the tests share: both Keras by one fixture, real data, small models."""
+"""What the tests share: both Keras by one fixture, real data; and what of them is run, and how."""
 
 import gc
 import inspect

@@ -149,7 +149,7 @@ def _of_source(network: Any, name: str, batch_size: int) -> Iterator[_Network]:
     from keras_compress.tflite import Conversion, convert
 
     is_path = isinstance(network, str | os.PathLike)
-    source = source_of_file(network) if is_path else ModelSource(network)
+    source = source_of_file(network) if is_path else ModelSource(network, owner=OWNER)
 
     def answering(label: str, function: Any, file: bytes | None) -> _Network:
         inputs = tuple(spec.name for spec in function.structured_input_signature[0])

@@ -245,8 +245,8 @@ class Engine(abc.ABC):
             if ours != theirs and self.named(ours) != self.named(theirs):
                 raise ValueError(
                     f"Compress: `{name}` must equal that of the Compress already in charge of this "
-                    f"model, which has {ours!r}; "
-                    f"`strip` the model to begin anew. Received: {name}={theirs!r}"
+                    f"model, which has {ours!r}; `strip` the model to begin anew. "
+                    f"Received: {name}={theirs!r}"
                 )
 
     # --- the life of a fit

@@ -78,8 +78,7 @@ def plan_pruning(adapter: Adapter, model: KerasModel, spec: Pruning) -> PruningP
             if is_named:
                 raise ValueError(
                     f"Pruning: `layers` must name layers that can be pruned; {path!r} cannot: "
-                    f"{found}. "
-                    f"Received: layers containing {path!r}"
+                    f"{found}. Received: layers containing {path!r}"
                 )
             if found:
                 plan.left_out[path] = found

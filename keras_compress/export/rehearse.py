@@ -111,7 +111,7 @@ def _as_at_the_end(model: Any, export: Export) -> Iterator[ModelSource]:
     """The model with its quantization on, over stand-ins where no range is set; afterwards it is as
     it was, and whoever draws random numbers draws what would have come.
     """
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, "Compress")
     with contextlib.ExitStack() as stack:
         stack.enter_context(adapter.seeds_kept())
         source = ModelSource(model, export.input_shape, masked=False)

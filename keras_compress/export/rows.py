@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_compress.specs.export import Export
-from keras_compress.tflite import (
-    batches,
-)
+from keras_compress.tflite import batches
 
 CALIBRATION_SAMPLES = 512  # at most so many rows of representative data
 SAMPLES = 64  # inputs on which a file is compared with its network
@@ -49,23 +47,23 @@ def rows_to_compare(
         if given is not None:
             count = sum(1 for _ in read_rows(specs, given, field, SAMPLES))
             return list(read_rows(specs, given, field, SAMPLES, export.batch_size)), count, field
-    batches = -(-SAMPLES // export.batch_size)
-    rows = list(drawn(specs, ranges, batches))
+    number = -(-SAMPLES // export.batch_size)
+    rows = list(drawn(specs, ranges, number))
     if None not in ranges:
         source = "inputs drawn inside the watched ranges"
     elif any(ranges):
         source = "inputs drawn inside the watched ranges, or from [0, 1) where none was watched"
     else:
         source = "inputs drawn from [0, 1)"
-    return rows, batches * export.batch_size, source
+    return rows, number * export.batch_size, source
 
 
 def drawn(
-    specs: Sequence[Any], ranges: Sequence[tuple[float, float] | None], batches: int
+    specs: Sequence[Any], ranges: Sequence[tuple[float, float] | None], number: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of real numbers within the ranges, [0, 1) where there is none, and of 0 and 1."""
+    """Some batches: reals within the ranges, [0, 1) where there is none; integers 0 and 1."""
     generator = np.random.default_rng(0)
-    for _ in range(batches):
+    for _ in range(number):
         batch = {}
         for spec, limits in zip(specs, ranges, strict=True):
             if spec.dtype.is_floating:

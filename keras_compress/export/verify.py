@@ -27,7 +27,8 @@ from keras_compress.tflite import (
 Predict = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray] | None]
 
 logger = logging.getLogger("keras_compress")
-LAYER_SAMPLES = 8  # of them those on which it is compared layer by layer
+LAYER_SAMPLES = 8
+"""On how many of the inputs a file is compared with its network layer by layer."""
 
 
 def verify(

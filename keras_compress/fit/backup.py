@@ -56,10 +56,9 @@ class Backups:
                 found.append(state.iterations)
         raise ValueError(
             "Compress: the backup that was restored must have a state of ours beside it, or its "
-            "masks and ranges are "
-            f"lost. There are states of iterations {found} in {self.current!r} and "
-            f"{self.previous!r}; remove the backup to "
-            f"begin anew. Received: a backup of iteration {iterations}"
+            f"masks and ranges are lost. There are states of iterations {found} in "
+            f"{self.current!r} and {self.previous!r}; remove the backup to begin anew. "
+            f"Received: a backup of iteration {iterations}"
         )
 
 
@@ -90,7 +89,7 @@ def accompany(
     files = Backups(backup.backup_dir)
     iterations = adapter.iterations(model)
     if iterations is not None and iterations != iterations_before:
-        restore(engine, files.matching(iterations))
+        restore(engine, files.matching(iterations), "Compress")
 
     def make(original: Method) -> Method:
         def back_up(*args: object, **kwargs: object) -> object:

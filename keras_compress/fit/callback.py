@@ -53,7 +53,7 @@ class _Member(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
 
     def set_model(self, model: KerasModel) -> None:
         super().set_model(model)
-        self.iterations = adapter_of(model).iterations(model)
+        self.iterations = adapter_of(model, "Compress").iterations(model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._run.epoch_begin(epoch)
@@ -208,7 +208,7 @@ def _with_member(model: KerasModel, fit: Method) -> Method:
         flat = [member for member in flat if member is not None]
         member = _missing_member(engine_of(model), flat)
         if member is not None and callbacks is not members:
-            adapter_of(model).append_callback(callbacks, member)
+            adapter_of(model, "Compress").append_callback(callbacks, member)
             member.set_model(model)  # as the list's members know it
         elif member is not None and len(args) > place:
             args = (*args[:place], [*flat, member], *args[place + 1 :])
@@ -228,6 +228,6 @@ def _missing_member(engine: Any, callbacks: list[Any]) -> Any:
 
 def compression_of(model: KerasModel) -> Compress | None:
     """The `Compress` in charge of a model, or None. TypeError for what is no model."""
-    adapter_of(model)
+    adapter_of(model, "compression_of")  # refuses what is no model
     engine = engine_of(model)
     return None if engine is None else engine.owner

@@ -105,7 +105,7 @@ def rehearsed(model: Any, export: Export) -> str | None:
     """
     if not export.rehearse:
         return None
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, "Compress")
     if adapter.functional(model) is None and adapter.grows(model):
         return "is not rehearsed: the model gets its shapes with the first batch"
     begin = time.perf_counter()
@@ -122,7 +122,7 @@ def _check_rows(model: Any, export: Export) -> None:
         ValueError, TypeError: naming the field, the input and what was found; or the model has no
             inputs that a file could have.
     """
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, "Compress")
     if adapter.functional(model) is None and adapter.grows(model):
         return  # a Sequential that gets its inputs with the first batch
     specs = input_specs(adapter, model, export.batch_size, export.input_shape)

@@ -78,7 +78,7 @@ class Run:
     @classmethod
     def of(cls, member: Member, model: KerasModel) -> Run:
         """The run of the fit that is calling `member`, made by the first that asks."""
-        adapter = adapter_of(model)
+        adapter = adapter_of(model, "Compress")
         callbacks = adapter.callback_list(member)
         if callbacks is None:
             raise RuntimeError(
@@ -124,7 +124,7 @@ class Run:
             self._detach()  # an export earlier in the list took wrappers for what they are
         self._asked = self._asked or asks
         self.engine = engine_of(model)
-        if self.engine is None and is_wrapped(model):
+        if self.engine is None and is_wrapped(model, "Compress"):
             self._attach(Tfmot(self.adapter, model, pruning, quantization), member)
         elif self.engine is None and asks:
             self._attach(InPlace(self.adapter, model, pruning, quantization), member)

@@ -175,7 +175,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
         """
         given, standing = list(kwargs.pop("callbacks", None) or []), model
         model = bridge.behind(standing)
-        adapter = adapter_of(model)
+        adapter = adapter_of(model, OWNER)
         trial = bridge.CurrentTrial.of(given)
         bridge.check_success_at_end(trial.tuner)
         done = trial.metrics()
@@ -312,7 +312,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
 
 def _check_model(model: KerasModel) -> Adapter:
     """Refuse what a trial could not train."""
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, OWNER)
     if not adapter.is_compiled(model) or not model.built:
         lacks = "compiled" if model.built else "built"
         raise ValueError(

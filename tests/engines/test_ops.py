@@ -157,7 +157,7 @@ def network(keras, functions):
 
 
 def units_of(model):
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, "test")
     lambdas = {
         path: operation
         for path, operation in Graph(adapter, model).operations()

@@ -539,7 +539,8 @@ def test_a_plain_model_has_no_state(keras, tmp_path):
 def test_what_is_no_model_is_refused(call, thing, tmp_path):
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
     message = (
-        f"Compress: the model must be a Keras 3 or tf_keras model. Received: model of class {kind}"
+        f"{call.__name__}: the model must be a Keras 3 or tf_keras model. "
+        f"Received: model of class {kind}"
     )
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         call(thing, tmp_path / "state.npz")

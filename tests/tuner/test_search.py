@@ -24,7 +24,7 @@ HYPERBAND = {"tuner": "hyperband", "max_trials": None, "max_epochs": 3}
 
 @pytest.fixture(scope="module")
 def keras():
-    """What a search adds to its trials, which `test_tuner.py` sees with both, is the same."""
+    """What a search adds to its trials, which `test_hypermodel.py` sees with both, is the same."""
     import keras
 
     return keras

@@ -134,7 +134,7 @@ def basename(variable: KerasVariable) -> str:
     return str(variable.name.split(":")[0].rpartition("/")[2])
 
 
-def is_wrapped(model: KerasModel, owner: str = "Compress") -> bool:
+def is_wrapped(model: KerasModel, owner: str) -> bool:
     """Whether some layer of a model is one of tfmot's wrappers.
 
     Raises:
