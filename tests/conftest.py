@@ -23,6 +23,13 @@ def keras(request):
 
 
 @pytest.fixture(scope="session")
+def tfmot():
+    import tensorflow_model_optimization
+
+    return tensorflow_model_optimization
+
+
+@pytest.fixture(scope="session")
 def digits():
     """scikit-learn's 1797 handwritten digits, (n, 8, 8, 1) in [0, 1]: (x, y, x_test, y_test)."""
     from sklearn.datasets import load_digits

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from keras_compress._shared import checks
-from keras_compress._shared.by_name import by_name, rows_of
+from keras_compress._shared.by_name import by_name, filled_up, rows_of
 from keras_compress.comparison.results import ComparedNetwork, Comparison
 from keras_compress.comparison.signals import LayerSignal, layer_signals
 from keras_compress.tflite import TFLiteModel, agreement, load_tflite, zipped_size
@@ -170,9 +170,8 @@ def _function_answer(function: Any, columns: Columns) -> Columns:
     rows = len(columns[specs[0].name])
     parts: dict[str, list[np.ndarray]] = {}
     for start in range(0, rows, _BATCH):
-        # The last batch is filled up with its last row, and the surplus dropped.
-        indices = np.minimum(np.arange(start, start + _BATCH), rows - 1)
-        batch = [tf.constant(columns[spec.name][indices], spec.dtype) for spec in specs]
+        given = (filled_up(columns[spec.name][start : start + _BATCH], _BATCH) for spec in specs)
+        batch = [tf.constant(values, spec.dtype) for values, spec in zip(given, specs, strict=True)]
         for name, values in function(*batch).items():
             parts.setdefault(name, []).append(values.numpy())
     return {name: np.concatenate(values)[:rows] for name, values in parts.items()}

@@ -16,13 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from keras_compress.tflite.file.contents import MOVING
+from keras_compress.tflite.file.contents import CONVERTING, MOVING
 from keras_compress.tflite.file.flatbuffer import end_names, pack, scale_of, text, unpack
 from keras_compress.tflite.file.inspect import op_name
 from keras_compress.tflite.file.schema import TensorT
 from keras_compress.tflite.litert.model import TFLiteModel, real_numbers
 
-_CONVERTING = ("QUANTIZE", "DEQUANTIZE")
 _ROUNDING = ("FakeQuant", "unstack")  # how the names of nodes begin that only round
 _INNER = "_inner"  # behind the name of a tensor whose own name an end of the file bears
 
@@ -167,7 +166,7 @@ class _File:
         source: dict[int, int] = {}
         for operator in graph.operators or []:
             op = op_name(model.operatorCodes[operator.opcodeIndex])
-            if op in _CONVERTING:
+            if op in CONVERTING:
                 source[int(operator.outputs[0])] = int(operator.inputs[0])
             elif op not in MOVING:
                 self.computed.update((int(index), op) for index in operator.outputs)

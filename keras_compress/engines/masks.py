@@ -40,7 +40,9 @@ class Target:
     """One kernel under pruning."""
 
     key: str
+    """What a state calls it: position, kind of layer, `kernel_name` and shape."""
     path: str
+    kernel_name: str
     layer: KerasLayer
     variable: KerasVariable
     """Keras' own variable, whose `trainable` counts."""

@@ -133,5 +133,5 @@ def make_targets(adapter: Adapter, plan: PruningPlan) -> list[Target]:
         shape = "x".join(map(str, kernel.shape))
         mask = tf.Variable(tf.ones(kernel.shape, tf.bool), trainable=False, name="mask")
         key = f"{position}/{type(layer).__name__}/{name}/{shape}"
-        targets.append(Target(key, path, layer, variable, kernel, schedule, mask))
+        targets.append(Target(key, path, name, layer, variable, kernel, schedule, mask))
     return targets

@@ -22,6 +22,7 @@ from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.tflite.conversion.graph_defs import node_of
 from keras_compress.tflite.conversion.job import frozen
 from keras_compress.tflite.data import read_npz
+from keras_compress.tflite.file.flatbuffer import SIGNATURE
 
 OWNER = "export_tflite"
 
@@ -29,7 +30,6 @@ ChosenInputs = Sequence[str] | Mapping[str, Sequence[int | None] | None] | None
 """Names of a graph's inputs, perhaps with their shapes."""
 
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
-SIGNATURE = "serving_default"
 
 
 def source_of_file(

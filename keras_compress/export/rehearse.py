@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_compress._shared.checks import joined
 from keras_compress.engines.quantizers import Quantizers
 from keras_compress.engines.state import Phase, State
 from keras_compress.export import writing
@@ -257,14 +258,14 @@ def _others(source: ModelSource, export: Export) -> list[str]:
     return [] if found.error else [IN_FLOAT]
 
 
-def listed(ways: list[str]) -> str:
+def in_words(ways: list[str]) -> str:
     """`a; b; or c`."""
-    return ways[0] if len(ways) == 1 else f"{'; '.join(ways[:-1])}; or {ways[-1]}"
+    return joined(ways, "; ", "; or ")
 
 
 def _with_ways(error: ConversionError, ways: list[str]) -> ConversionError:
     """The error of a rehearsal, with what was found to end with a file."""
     remedy = f"{error.remedy.rstrip('.')}. "
     if ways:
-        remedy = f"What ends with a file: {listed(ways)}. "
+        remedy = f"What ends with a file: {in_words(ways)}. "
     return ConversionError(error.reason, f"{remedy}{NOTHING_TRAINED}", error.chatter)

@@ -9,12 +9,13 @@ from typing import Any
 from keras_compress.engines.engine import Engine, engine_inside
 from keras_compress.engines.train_step import LOG_NAMES
 from keras_compress.export.input_ranges import check_calibrated, input_ranges
-from keras_compress.export.rehearse import WAYS, Rehearsal, listed, look_ahead, rehearse
+from keras_compress.export.rehearse import WAYS, Rehearsal, in_words, look_ahead, rehearse
 from keras_compress.export.rows import CALIBRATION_SAMPLES, SAMPLES, read_rows
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.inference import input_specs
 from keras_compress.specs.export import Export
+from keras_compress.tflite.file.contents import CONVERTING
 
 
 def check_model(adapter: Adapter, model: Any) -> None:
@@ -71,7 +72,7 @@ def check_export_of(model: Any, engine: Engine | None, export: Export) -> None:
         if export.rehearse:
             rehearsal, ways = look_ahead(model, export)
             told = f"{_told(rehearsal, ways)} "
-        can = f"What can be done: {listed(ways)}. " if ways else ""
+        can = f"What can be done: {in_words(ways)}. " if ways else ""
         raise ValueError(
             "Export: `allow_float_ops` must be True for an integer file of this model, whose "
             f"layers would not all be rounded in the training: {what}. {told}{can}Received: "
@@ -86,7 +87,7 @@ def _told(found: Rehearsal, ways: list[str]) -> str:
         return f"With them there would be no file: {found.error.reason}.{more}"
     anyway = ", ".join(found.rounded_anyway)
     if found.float_ops:
-        computing = [op for op in found.float_ops if not op.op.endswith("QUANTIZE")]
+        computing = [op for op in found.float_ops if op.op not in CONVERTING]
         ops = ", ".join(dict.fromkeys(map(str, computing or found.float_ops)))
         also = f", and its report list as `rounded_anyway`: {anyway}" if anyway else ""
         return f"The file would compute in float: {ops}{also}."

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_compress._shared.by_name import by_name, rows_of
+from keras_compress._shared.by_name import by_name, filled_up, rows_of
 from keras_compress._shared.checks import DATA_RULE, check_int, type_error, value_error
 
 
@@ -203,9 +203,5 @@ def _in_batches(
                 break
     if not seen:
         raise inputs.error("no rows", "data with at least one row")
-    missing = batch_size - len(next(iter(rest.values())))
-    if missing < batch_size:
-        yield {
-            name: np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
-            for name, array in rest.items()
-        }
+    if len(next(iter(rest.values()))):
+        yield {name: filled_up(array, batch_size) for name, array in rest.items()}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import keras_tuner
 
 from keras_compress._shared.checks import check_choice, check_int, value_error
+from keras_compress._shared.files import check_writable
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.tuner import trials
@@ -145,10 +145,6 @@ class SparsitySearch:
         known = (trials.metrics_in(state) for _, state in trials.states(self._project))
         return self.question.reference([*more, *known])
 
-    def is_feasible(self, metrics: Metrics) -> bool:
-        """Whether the metrics of a trial keep to the limit."""
-        return self.question.excess(metrics, self.reference(metrics)) <= 0
-
     def score(self, metrics: Metrics) -> float:
         """What KerasTuner minimizes; NaN, which fails the trial, where the metric is none."""
         return self.question.score(metrics, self.reference(metrics))
@@ -276,8 +272,7 @@ def _check_folder(folder: Path) -> None:
     """Refuse a project that could not be written, before anything is trained."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        check_writable(folder)
     except OSError as error:
         raise ValueError(
             "SparsitySearch: `directory` must be a folder that can be written to. "

@@ -615,13 +615,6 @@ def test_the_save_context_tells_when_tf_keras_writes_a_saved_model(tmp_path):
 # --- tfmot, all of it used in `engines/tfmot/`
 
 
-@pytest.fixture(scope="module")
-def tfmot():
-    import tensorflow_model_optimization
-
-    return tensorflow_model_optimization
-
-
 def uncompiled():
     layers = tf_keras.layers
     return tf_keras.Sequential(

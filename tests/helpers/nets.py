@@ -27,3 +27,9 @@ def trained_net(keras, digits, *callbacks, epochs, optimizer="adam", batch_norm=
     x, y, _, _ = digits
     model.fit(x, y, epochs=epochs, batch_size=32, verbose=0, callbacks=list(callbacks))
     return model
+
+
+def slots(model):
+    """The values of all that the optimizer keeps."""
+    variables = model.optimizer.variables
+    return [v.numpy() for v in (variables() if callable(variables) else variables)]

@@ -141,10 +141,11 @@ def _target(
     threshold: tf.Variable,
     wrapper: PruneWrapper | None = None,
 ) -> TfmotTarget:
-    shape = "x".join(map(str, kernel.shape))
+    name, shape = basename(kernel), "x".join(map(str, kernel.shape))
     return TfmotTarget(
-        f"{type(layer).__name__}/{basename(kernel)}/{shape}",
+        f"{type(layer).__name__}/{name}/{shape}",
         held.path,
+        name,
         layer,
         kernel,
         adapter.tf_variable(kernel),

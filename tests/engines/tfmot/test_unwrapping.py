@@ -30,13 +30,6 @@ PRUNING = kc.Pruning(HALF)
 QUANTIZATION = kc.Quantization(delay=5, calibration_steps=2)
 
 
-@pytest.fixture(scope="module")
-def tfmot():
-    import tensorflow_model_optimization
-
-    return tensorflow_model_optimization
-
-
 class Scale(layers.Layer):
     """A user's own layer, registered nowhere."""
 
