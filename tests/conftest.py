@@ -58,6 +58,7 @@ def pytest_collection_modifyitems(items):
 # --- what keeps a long run short
 
 FORGET_EVERY = 10  # tests
+torn_down = itertools.count(1)
 
 
 def pytest_collection_finish():
@@ -66,9 +67,9 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-def pytest_runtest_teardown(item, nextitem, _count=itertools.count(1)):  # noqa: B008
+def pytest_runtest_teardown():
     """TensorFlow keeps the graphs of models that are gone, millions of objects after some tests."""
-    if next(_count) % FORGET_EVERY == 0:
+    if next(torn_down) % FORGET_EVERY == 0:
         from keras_compress.tuner.memory import forget_graphs
 
         forget_graphs()

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from keras_compress.tflite import TFLiteModel, agreement, load_tflite, zipped_si
 from keras_compress.tflite.file.flatbuffer import read_bytes
 from keras_compress.tflite.litert.latency import latency_ms
 from keras_compress.tflite.litert.metrics import Metrics, scores
+
+if TYPE_CHECKING:
+    from tensorflow.types.experimental import ConcreteFunction
 
 OWNER = "compare"
 _BATCH = 32  # rows that a Keras network gets at once
@@ -151,7 +154,7 @@ def _of_source(network: Any, name: str, batch_size: int) -> Iterator[_Network]:
     is_path = isinstance(network, str | os.PathLike)
     source = source_of_file(network) if is_path else ModelSource(network, owner=OWNER)
 
-    def answering(label: str, function: Any, file: bytes | None) -> _Network:
+    def answering(label: str, function: ConcreteFunction, file: bytes | None) -> _Network:
         inputs = tuple(spec.name for spec in function.structured_input_signature[0])
         return _Network(label, inputs, functools.partial(_function_answer, function), file)
 
@@ -163,7 +166,7 @@ def _of_source(network: Any, name: str, batch_size: int) -> Iterator[_Network]:
         yield answering(f"{name} (fake-quantized)", rounding, None)
 
 
-def _function_answer(function: Any, columns: Columns) -> Columns:
+def _function_answer(function: ConcreteFunction, columns: Columns) -> Columns:
     import tensorflow as tf
 
     specs = function.structured_input_signature[0]

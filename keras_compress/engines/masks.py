@@ -123,7 +123,7 @@ class Pruner(abc.ABC):
     def before_step(self, step: tf.Tensor) -> None:
         """The part of training step number `step` before the forward pass."""
 
-    def after_step(self, step: tf.Tensor) -> None:  # noqa: B027
+    def after_step(self, step: tf.Tensor) -> None:  # noqa: B027  (not every pruner has one)
         """The part of a training step after the update of the weights."""
 
     @abc.abstractmethod

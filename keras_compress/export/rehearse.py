@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,9 +26,13 @@ from keras_compress.export.rows import drawn, specs_of
 from keras_compress.export.same_structure import structure_of
 from keras_compress.export.verify import loaded
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.reports.export import FloatOpReport
 from keras_compress.specs.export import INTEGER_MODES, Export
 from keras_compress.tflite import Conversion, ConversionError, convert, inspect_tflite
+
+if TYPE_CHECKING:
+    from tensorflow.types.experimental import ConcreteFunction
 
 NOTHING_TRAINED = (
     "Nothing is trained yet: this was the rehearsal, which `rehearse=False` leaves out"
@@ -56,7 +60,7 @@ class Rehearsal:
     known: bool = False
 
 
-def rehearse(model: Any, export: Export) -> Rehearsal:
+def rehearse(model: KerasModel, export: Export) -> Rehearsal:
     """Convert a model as it will be at the end of the fit that begins, and run the file once.
 
     Raises:
@@ -77,7 +81,7 @@ def rehearse(model: Any, export: Export) -> Rehearsal:
         return found
 
 
-def look_ahead(model: Any, export: Export) -> tuple[Rehearsal, list[str]]:
+def look_ahead(model: KerasModel, export: Export) -> tuple[Rehearsal, list[str]]:
     """What the file of a network would be whose layers stay in float though nobody said so, and
     what can be done, as far as it ends with a file.
     """
@@ -108,7 +112,7 @@ WAYS = [LEAVE_OUT, ALLOW, AFTERWARDS.format(more="")]
 
 
 @contextlib.contextmanager
-def _as_at_the_end(model: Any, export: Export) -> Iterator[ModelSource]:
+def _as_at_the_end(model: KerasModel, export: Export) -> Iterator[ModelSource]:
     """The model with its quantization on, over stand-ins where no range is set; afterwards it is as
     it was, and whoever draws random numbers draws what would have come.
     """
@@ -211,7 +215,7 @@ def _tried(
 
 
 def _one_batch(
-    export: Export, function: Any, how: Conversion
+    export: Export, function: ConcreteFunction, how: Conversion
 ) -> Iterator[dict[str, np.ndarray]] | None:
     """Data to calibrate on, as little of it as there can be."""
     if not how.calibrates:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_compress.specs.export import Export
 from keras_compress.tflite import batches
 
+if TYPE_CHECKING:
+    from tensorflow import TensorSpec
+    from tensorflow.types.experimental import ConcreteFunction
+
 CALIBRATION_SAMPLES = 512  # at most so many rows of representative data
 SAMPLES = 64  # inputs on which a file is compared with its network
 
 
 def read_rows(
-    specs: Sequence[Any], data: Any, field: str, samples: int, batch_size: int = 1
+    specs: Sequence[TensorSpec], data: Any, field: str, samples: int, batch_size: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
     """An export's data as dicts of input name -> one batch, at most so many rows.
 
@@ -32,13 +36,13 @@ def read_rows(
     )
 
 
-def specs_of(function: Any) -> list[Any]:
+def specs_of(function: ConcreteFunction) -> list[TensorSpec]:
     """The flat inputs of a network's function."""
     return list(function.structured_input_signature[0])
 
 
 def rows_to_compare(
-    export: Export, function: Any, ranges: Sequence[tuple[float, float] | None]
+    export: Export, function: ConcreteFunction, ranges: Sequence[tuple[float, float] | None]
 ) -> tuple[list[dict[str, np.ndarray]], int, str]:
     """Whole batches to compare on, how many rows of them count, and where they are from."""
     specs = specs_of(function)
@@ -59,7 +63,7 @@ def rows_to_compare(
 
 
 def drawn(
-    specs: Sequence[Any], ranges: Sequence[tuple[float, float] | None], number: int
+    specs: Sequence[TensorSpec], ranges: Sequence[tuple[float, float] | None], number: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Some batches: reals within the ranges, [0, 1) where there is none; integers 0 and 1."""
     generator = np.random.default_rng(0)

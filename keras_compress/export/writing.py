@@ -8,7 +8,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from keras_compress.tflite import (
 )
 from keras_compress.tflite.file.flatbuffer import custom_ops, unpack
 from keras_compress.tflite.probe.probing import check_harmless
+
+if TYPE_CHECKING:
+    from tensorflow.types.experimental import ConcreteFunction
 
 logger = logging.getLogger("keras_compress")
 
@@ -74,7 +77,7 @@ def write_file(source: Source, export: Export, progress: Progress | None = None)
 
 
 def conversion(
-    export: Export, function: Any, quantized: bool, ranges: Mapping[int, Range]
+    export: Export, function: ConcreteFunction, quantized: bool, ranges: Mapping[int, Range]
 ) -> Conversion:
     """How the function of an export's network becomes its file."""
     specs = specs_of(function)
@@ -92,7 +95,7 @@ def conversion(
 
 
 def calibration_rows(
-    export: Export, function: Any, how: Conversion
+    export: Export, function: ConcreteFunction, how: Conversion
 ) -> Iterator[dict[str, np.ndarray]] | None:
     """The data to calibrate on, where that is done."""
     if not how.calibrates or export.representative_dataset is None:
@@ -151,7 +154,7 @@ def _verify(
     report: ExportReport,
     export: Export,
     source: Source,
-    function: Any,
+    function: ConcreteFunction,
     data: bytes,
     contents: FileReport,
     ranges: Mapping[int, Range],
@@ -190,7 +193,7 @@ def _put_down(report: ExportReport, export: Export, data: bytes) -> None:
 
 
 def guessed(
-    function: Any, how: Conversion, contents: FileReport, calibrated: bool
+    function: ConcreteFunction, how: Conversion, contents: FileReport, calibrated: bool
 ) -> Iterator[str]:
     """The tensors that have the default range, because nobody knew theirs."""
     if how.default_range is None or calibrated:

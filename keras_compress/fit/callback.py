@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_compress._shared.checks import check_bool, check_int, type_error
-from keras_compress.engines.engine import engine_of
+from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.strip import strip
 from keras_compress.fit.run import Run
 from keras_compress.frameworks.choose import adapter_of
@@ -55,10 +55,10 @@ class _Member(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         super().set_model(model)
         self.iterations = adapter_of(model, "Compress").iterations(model)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
         self._run.epoch_begin(epoch)
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
         self._run.batch_begin(batch)
 
 
@@ -123,9 +123,9 @@ class Compress(_Member):
         self.partial = check_bool("Compress", "partial", partial)
         self.verbose = check_int("Compress", "verbose", verbose, minimum=0)
         self.report: Report | None = None
-        self.stripped_model: Any = None
+        self.stripped_model: KerasModel | None = None
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: object = None) -> None:
         self.report = None
         self.stripped_model = None
         run = Run.of(self, self.model)
@@ -178,7 +178,7 @@ class _Continue(_Member):
     on.
     """
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: object = None) -> None:
         self._run = Run.of(self, self.model)
         self._run.join(self, drives=False)
 
@@ -219,7 +219,7 @@ def _with_member(model: KerasModel, fit: Method) -> Method:
     return wrapped
 
 
-def _missing_member(engine: Any, callbacks: list[Any]) -> Any:
+def _missing_member(engine: Engine | None, callbacks: list[object]) -> Any:
     """Who has to stand in a list of callbacks besides those who do; None if nobody has."""
     if engine is not None and engine.drives_bare_fits:
         return None if any(member is engine.owner for member in callbacks) else engine.owner

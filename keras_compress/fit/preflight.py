@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
 
 from keras_compress.engines.engine import Engine, engine_inside
 from keras_compress.engines.train_step import LOG_NAMES
@@ -14,11 +13,12 @@ from keras_compress.export.rows import CALIBRATION_SAMPLES, SAMPLES, read_rows
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.inference import input_specs
+from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.specs.export import Export
 from keras_compress.tflite.file.contents import CONVERTING
 
 
-def check_model(adapter: Adapter, model: Any) -> None:
+def check_model(adapter: Adapter, model: KerasModel) -> None:
     """Refuse a model that is not built, holds a compressed one, has metrics with names of ours, or
     is broken.
     """
@@ -56,7 +56,7 @@ def check_export(engine: Engine | None, export: Export) -> None:
         check_calibrated(None, export)
 
 
-def check_export_of(model: Any, engine: Engine | None, export: Export) -> None:
+def check_export_of(model: KerasModel, engine: Engine | None, export: Export) -> None:
     """Refuse an export whose data do not fit the built model, or that would leave layers in float
     though nobody said so.
     """
@@ -98,7 +98,7 @@ def _told(found: Rehearsal, ways: list[str]) -> str:
     )
 
 
-def rehearsed(model: Any, export: Export) -> str | None:
+def rehearsed(model: KerasModel, export: Export) -> str | None:
     """Rehearse an export, unless it is to be left out; what there is to say about that.
 
     Raises:
@@ -116,7 +116,7 @@ def rehearsed(model: Any, export: Export) -> str | None:
     return f"is rehearsed: it took {time.perf_counter() - begin:.1f} s"
 
 
-def _check_rows(model: Any, export: Export) -> None:
+def _check_rows(model: KerasModel, export: Export) -> None:
     """Read the export's data once, so that what does not fit is said before training.
 
     Raises:

@@ -207,8 +207,11 @@ def test_data_may_be_a_file():
     assert spec.verify_data == "data.npz"
 
 
+def every_layer(layer):
+    return True
+
+
 GENERATOR = (number for number in range(3))
-LAMBDA = lambda layer: True  # noqa: E731
 NAMES = "None, a list of layer names or a callable `layer -> bool`"
 NAMES_OR_DICT = (
     "None, a list of layer names, a callable `layer -> bool` or a dict of name -> schedule"
@@ -316,10 +319,10 @@ REFUSED = [
         "Received: target_sparsity=0.25",
     ),
     (
-        lambda: Pruning(HALF, layers=LAMBDA).get_config(),
+        lambda: Pruning(HALF, layers=every_layer).get_config(),
         ValueError,
         "Pruning: `layers` must be None or names to be written down: a callable has no plain form. "
-        f"Received: layers={LAMBDA!r}",
+        f"Received: layers={every_layer!r}",
     ),
     (
         lambda: FLAT.last_step,
@@ -387,10 +390,10 @@ REFUSED = [
         f"Quantization: `layers` must be {NAMES}. Received: layers={{'dense': 8}}",
     ),
     (
-        lambda: Quantization(layers=LAMBDA).get_config(),
+        lambda: Quantization(layers=every_layer).get_config(),
         ValueError,
         "Quantization: `layers` must be None or names to be written down: a callable has no plain "
-        f"form. Received: layers={LAMBDA!r}",
+        f"form. Received: layers={every_layer!r}",
     ),
     # Export
     (
@@ -496,10 +499,10 @@ REFUSED = [
         "(a generator can be neither copied nor read twice: pass the function that makes it)",
     ),
     (
-        lambda: Export("a.tflite", verify_data=LAMBDA),
+        lambda: Export("a.tflite", verify_data=every_layer),
         TypeError,
         f"Export: `verify_data` must be {DATA}. "
-        f"Received: verify_data={LAMBDA!r} (it takes arguments: (layer))",
+        f"Received: verify_data={every_layer!r} (it takes arguments: (layer))",
     ),
     (
         lambda: Export("a.tflite", representative_dataset=100),

@@ -271,7 +271,7 @@ def _write_samples(
     count = 0
     for sample in representative:
         arrays = {f"input_{i}": np.asarray(sample[name]) for i, name in enumerate(names)}
-        np.savez(folder / f"sample_{count}.npz", **arrays)  # type: ignore[arg-type]
+        np.savez(folder / f"sample_{count}.npz", **arrays)  # type: ignore[arg-type]  # `savez` has other keywords
         count += 1
     if not count:
         raise value_error("convert", "representative", count, "at least one batch")
