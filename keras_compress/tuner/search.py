@@ -86,7 +86,7 @@ class SparsitySearch:
         project_name: str = "sparsity_search",
         overwrite: bool = False,
         seed: int | None = None,
-        **hypermodel: KerasModel,
+        **hypermodel: Any,
     ):
         self.question = Question(
             metric=metric,
