@@ -706,7 +706,6 @@ def test_saved_it_loads_where_we_are_not_installed(keras, compressed, tmp_path):
         [sys.executable, "-c", LOAD, keras.__name__, str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [*lines, "blocked"]

@@ -74,7 +74,6 @@ def killed(keras, tmp_path_factory):
             [sys.executable, resume_child.__file__, kind, str(root), "uninterrupted", *names],
             capture_output=True,
             text=True,
-            timeout=600,
         )
         assert done.returncode == 0, done.stderr
         return root

@@ -29,6 +29,17 @@ def trained_net(keras, digits, *callbacks, epochs, optimizer="adam", batch_norm=
     return model
 
 
+def compile_net(keras, model):
+    """Without XLA, which would take seconds for every phase."""
+    model.compile(
+        keras.optimizers.Adam(0.01),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    return model
+
+
 def slots(model):
     """The values of all that the optimizer keeps."""
     variables = model.optimizer.variables
