@@ -14,8 +14,8 @@ import numpy as np
 
 from keras_compress._shared import checks
 from keras_compress._shared.by_name import by_name, filled_up, rows_of
-from keras_compress.comparison.results import ComparedNetwork, Comparison
-from keras_compress.comparison.signals import LayerSignal, layer_signals
+from keras_compress.comparison.signals import layer_signals
+from keras_compress.reports.comparison import ComparedNetwork, Comparison, LayerSignal
 from keras_compress.tflite import TFLiteModel, agreement, load_tflite, zipped_size
 from keras_compress.tflite.file.flatbuffer import read_bytes
 from keras_compress.tflite.litert.latency import latency_ms

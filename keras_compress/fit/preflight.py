@@ -14,8 +14,8 @@ from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.inference import input_specs
 from keras_compress.frameworks.protocols import KerasModel
+from keras_compress.reports.inspection import CONVERTING
 from keras_compress.specs.export import Export
-from keras_compress.tflite.file.contents import CONVERTING
 
 
 def check_model(adapter: Adapter, model: KerasModel) -> None:

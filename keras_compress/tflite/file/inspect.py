@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from keras_compress.tflite.file.contents import FileReport, FloatOp, OpReport, TensorReport
+from keras_compress.reports.inspection import FileReport, FloatOp, OpReport, TensorReport
 from keras_compress.tflite.file.flatbuffer import (
     is_stored,
     read_bytes,
