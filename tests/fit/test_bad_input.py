@@ -270,7 +270,7 @@ def test_another_backend_is_refused(backend, verb, monkeypatch, tmp_path):
         "save_state": lambda: kc.save_state(model, tmp_path / "state.npz"),
         "load_state": lambda: kc.load_state(model, tmp_path / "state.npz"),
     }
-    owner = "export_tflite" if verb == "export_tflite" else "Compress"
+    owner = "Compress" if verb == "fit" else verb
     message = (
         f"{owner}: the model must run on the TensorFlow backend, because it ends as a TFLite file; "
         "set KERAS_BACKEND=tensorflow before importing keras. "
