@@ -212,7 +212,9 @@ def attached(model):
     from keras_compress.frameworks.choose import adapter_of
 
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    engine = InPlace(adapter_of(model), model, kc.Pruning(SCHEDULE), kc.Quantization(delay=0.5))
+    engine = InPlace(
+        adapter_of(model, "zoo"), model, kc.Pruning(SCHEDULE), kc.Quantization(delay=0.5)
+    )
     engine.attach()
     seconds = time.perf_counter() - begin
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

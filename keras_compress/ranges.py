@@ -10,7 +10,7 @@ import math
 from keras_compress._shared import checks
 
 # The integers of each type. A narrow range leaves out the lowest, as kernels do.
-_ENDS = {"uint8": (0, 255), "int8": (-128, 127), "int4": (-8, 7)}
+_INTEGERS = {"uint8": (0, 255), "int8": (-128, 127), "int4": (-8, 7)}
 
 
 def quantization_of_range(
@@ -80,7 +80,7 @@ def quantization_of_stats(mean: float, std: float, dtype: str = "uint8") -> tupl
     checks.check_positive(owner, "std", std)
     if not 0 <= mean <= 255:
         raise checks.value_error(owner, "mean", mean, "a number in [0, 255]")
-    return 1 / std, math.floor(mean + 0.5) + _ENDS[dtype][0]
+    return 1 / std, math.floor(mean + 0.5) + _INTEGERS[dtype][0]
 
 
 def stats_of_quantization(
@@ -94,7 +94,7 @@ def stats_of_quantization(
     owner = "stats_of_quantization"
     checks.check_choice(owner, "dtype", dtype, ("uint8", "int8"))
     checks.check_positive(owner, "scale", scale)
-    return float(zero_point - _ENDS[dtype][0]), 1 / scale
+    return float(zero_point - _INTEGERS[dtype][0]), 1 / scale
 
 
 def stats_of_range(minimum: float, maximum: float) -> tuple[float, float]:
@@ -109,5 +109,5 @@ def stats_of_range(minimum: float, maximum: float) -> tuple[float, float]:
 
 def _integers(owner: str, dtype: str, narrow: bool) -> tuple[int, int]:
     """The lowest and the highest integer of `dtype`."""
-    low, high = _ENDS[checks.check_choice(owner, "dtype", dtype, _ENDS)]
+    low, high = _INTEGERS[checks.check_choice(owner, "dtype", dtype, _INTEGERS)]
     return low + narrow, high

@@ -1,4 +1,4 @@
-"""What the tests share: both Keras by one fixture, real data, small models."""
+"""What the tests share: both Keras by one fixture, real data; and what of them is run, and how."""
 
 import gc
 import inspect
@@ -21,6 +21,13 @@ def keras(request):
     else:
         import tf_keras as keras
     return keras
+
+
+@pytest.fixture(scope="session")
+def tfmot():
+    import tensorflow_model_optimization
+
+    return tensorflow_model_optimization
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +66,7 @@ def pytest_collection_modifyitems(items):
 # --- what keeps a long run short
 
 FORGET_EVERY = 10  # tests
+torn_down = itertools.count(1)
 
 
 def pytest_collection_finish():
@@ -67,9 +75,9 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-def pytest_runtest_teardown(item, nextitem, _count=itertools.count(1)):  # noqa: B008
+def pytest_runtest_teardown():
     """TensorFlow keeps the graphs of models that are gone, millions of objects after some tests."""
-    if next(_count) % FORGET_EVERY == 0:
+    if next(torn_down) % FORGET_EVERY == 0:
         from keras_compress.tuner.memory import forget_graphs
 
         forget_graphs()

@@ -1,5 +1,5 @@
 """What a user gives for the inputs or outputs of a network: an array, a list in their order, or a
-dict by name. The one reader of these three, with the one error text.
+dict by name. The one reader of these three, with the one error text; and the rows of the arrays.
 """
 
 from __future__ import annotations
@@ -71,6 +71,14 @@ def rows_of(owner: str, name: str, arrays: Mapping[str, np.ndarray]) -> int:
         rule = "arrays with as many rows along the first axis as one another"
         raise value_error(owner, name, rows, rule)
     return next(iter(rows.values()))
+
+
+def filled_up(array: np.ndarray, rows: int) -> np.ndarray:
+    """So many rows: those of the array, and behind them its last one as often as it takes."""
+    missing = rows - len(array)
+    if not missing:
+        return array
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
 
 
 def _is_of_arrays(given: Sequence[object], rank: int | None) -> bool:

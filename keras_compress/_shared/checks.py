@@ -4,7 +4,7 @@ import inspect
 import math
 import numbers
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -43,8 +43,12 @@ def type_error(owner: str, name: str, value: object, rule: str, *, hint: str = "
 
 def listing(choices: Iterable[object]) -> str:
     """`'a', 'b' or 'c'`."""
-    words = [repr(choice) for choice in choices]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+    return joined([repr(choice) for choice in choices], ", ", " or ")
+
+
+def joined(words: Sequence[str], between: str, last: str) -> str:
+    """All words, with something else before the last one than between the others."""
+    return words[0] if len(words) == 1 else f"{between.join(words[:-1])}{last}{words[-1]}"
 
 
 def is_int(value: object) -> TypeGuard[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import tempfile
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -33,3 +34,14 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         if isinstance(error, OSError) and error.errno is not None:  # not of the temporary name
             raise OSError(error.errno, error.strerror, target) from error
         raise
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Ask whether files can be made in a folder; nothing is left behind.
+
+    Raises:
+        OSError: they cannot.
+    """
+    # Asking for permissions tells root that all is well, on a read-only disk too.
+    with tempfile.TemporaryFile(dir=folder):
+        pass

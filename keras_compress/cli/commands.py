@@ -12,7 +12,7 @@ from keras_compress import __version__
 from keras_compress import ranges as notations
 from keras_compress._shared.plain import plain
 from keras_compress._shared.tables import table
-from keras_compress.cli.conversion import convert
+from keras_compress.cli.convert_command import convert
 from keras_compress.cli.frame import Answer, Group
 
 

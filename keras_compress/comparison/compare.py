@@ -8,18 +8,21 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_compress._shared import checks
-from keras_compress._shared.by_name import by_name, rows_of
-from keras_compress.comparison.results import ComparedNetwork, Comparison
-from keras_compress.comparison.signals import LayerSignal, layer_signals
+from keras_compress._shared.by_name import by_name, filled_up, rows_of
+from keras_compress.comparison.signals import layer_signals
+from keras_compress.reports.comparison import ComparedNetwork, Comparison, LayerSignal
 from keras_compress.tflite import TFLiteModel, agreement, load_tflite, zipped_size
 from keras_compress.tflite.file.flatbuffer import read_bytes
 from keras_compress.tflite.litert.latency import latency_ms
 from keras_compress.tflite.litert.metrics import Metrics, scores
+
+if TYPE_CHECKING:
+    from tensorflow.types.experimental import ConcreteFunction
 
 OWNER = "compare"
 _BATCH = 32  # rows that a Keras network gets at once
@@ -149,9 +152,9 @@ def _of_source(network: Any, name: str, batch_size: int) -> Iterator[_Network]:
     from keras_compress.tflite import Conversion, convert
 
     is_path = isinstance(network, str | os.PathLike)
-    source = source_of_file(network) if is_path else ModelSource(network)
+    source = source_of_file(network) if is_path else ModelSource(network, owner=OWNER)
 
-    def answering(label: str, function: Any, file: bytes | None) -> _Network:
+    def answering(label: str, function: ConcreteFunction, file: bytes | None) -> _Network:
         inputs = tuple(spec.name for spec in function.structured_input_signature[0])
         return _Network(label, inputs, functools.partial(_function_answer, function), file)
 
@@ -163,16 +166,15 @@ def _of_source(network: Any, name: str, batch_size: int) -> Iterator[_Network]:
         yield answering(f"{name} (fake-quantized)", rounding, None)
 
 
-def _function_answer(function: Any, columns: Columns) -> Columns:
+def _function_answer(function: ConcreteFunction, columns: Columns) -> Columns:
     import tensorflow as tf
 
     specs = function.structured_input_signature[0]
     rows = len(columns[specs[0].name])
     parts: dict[str, list[np.ndarray]] = {}
     for start in range(0, rows, _BATCH):
-        # The last batch is filled up with its last row, and the surplus dropped.
-        indices = np.minimum(np.arange(start, start + _BATCH), rows - 1)
-        batch = [tf.constant(columns[spec.name][indices], spec.dtype) for spec in specs]
+        given = (filled_up(columns[spec.name][start : start + _BATCH], _BATCH) for spec in specs)
+        batch = [tf.constant(values, spec.dtype) for values, spec in zip(given, specs, strict=True)]
         for name, values in function(*batch).items():
             parts.setdefault(name, []).append(values.numpy())
     return {name: np.concatenate(values)[:rows] for name, values in parts.items()}

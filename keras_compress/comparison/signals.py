@@ -8,7 +8,6 @@ package a node's name begins with the path of its layer; so names tell which bel
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections import defaultdict
@@ -16,39 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from keras_compress.reports.comparison import LayerSignal
+from keras_compress.reports.inspection import CONVERTING, MOVING
 from keras_compress.tflite.file.flatbuffer import end_names, pack, scale_of, text, unpack
 from keras_compress.tflite.file.inspect import op_name
-from keras_compress.tflite.file.report import MOVING
 from keras_compress.tflite.file.schema import TensorT
 from keras_compress.tflite.litert.model import TFLiteModel, real_numbers
 
-_CONVERTING = ("QUANTIZE", "DEQUANTIZE")
 _ROUNDING = ("FakeQuant", "unstack")  # how the names of nodes begin that only round
 _INNER = "_inner"  # behind the name of a tensor whose own name an end of the file bears
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerSignal:
-    """The numbers that one op of a quantized file computes, against those of the float file.
-
-    With `r` the float file's numbers and `q` the quantized one's, over all samples, the ratio is
-    10 log10(sum r^2 / sum (r - q)^2): 6 dB are one bit, 20 dB one decimal place. It is infinite
-    where there is no difference, and NaN where one of the files computes NaN.
-
-    Attributes:
-        layers: the paths of the layers that the op computes, several where they were fused.
-        op: its name in the TFLite schema.
-        tensor: its output's name in the quantized file.
-        sqnr_db: the ratio, to which the layers before contribute what they have spoiled.
-        own_db: the ratio where both compute on the same inputs, those that the quantized file gave
-            the layer: what it spoils by itself.
-    """
-
-    layers: tuple[str, ...]
-    op: str
-    tensor: str
-    sqnr_db: float
-    own_db: float
 
 
 def layer_signals(
@@ -167,7 +142,7 @@ class _File:
         source: dict[int, int] = {}
         for operator in graph.operators or []:
             op = op_name(model.operatorCodes[operator.opcodeIndex])
-            if op in _CONVERTING:
+            if op in CONVERTING:
                 source[int(operator.outputs[0])] = int(operator.inputs[0])
             elif op not in MOVING:
                 self.computed.update((int(index), op) for index in operator.outputs)

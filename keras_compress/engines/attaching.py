@@ -17,6 +17,8 @@ from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
 
+OWNER = "load_state"
+
 
 def attach_state(model: KerasModel, state: State) -> Engine:
     """Compress a plain model as the one was whose state this is; or let one that was just wrapped
@@ -29,18 +31,18 @@ def attach_state(model: KerasModel, state: State) -> Engine:
     engine = engine_of(model)
     if engine is not None and engine.step:
         raise ValueError(
-            "load_state: `model` must be plain, or freshly wrapped; `strip` it first. "
+            f"{OWNER}: `model` must be plain, or freshly wrapped; `strip` it first. "
             f"Received: model={type(model).__name__} compressed for {engine.step} updates"
         )
     if not model.built:
         raise ValueError(
-            "load_state: `model` must be built; call it on a batch of data first. "
+            f"{OWNER}: `model` must be built; call it on a batch of data first. "
             f"Received: model={type(model).__name__} without weights"
         )
     if engine is not None:
-        restore(engine, state)
+        restore(engine, state, OWNER)
         return engine
-    engine = _wrapped(model, state) if is_wrapped(model, "load_state") else _in_place(model, state)
+    engine = _wrapped(model, state) if is_wrapped(model, OWNER) else _in_place(model, state)
     try:
         return _restored(engine, state)
     except ValueError:
@@ -56,7 +58,7 @@ def attach_state(model: KerasModel, state: State) -> Engine:
 def _restored(engine: Engine, state: State) -> Engine:
     engine.attach()
     try:
-        restore(engine, state)
+        restore(engine, state, OWNER)
     except Exception:
         engine.detach()
         raise
@@ -65,7 +67,7 @@ def _restored(engine: Engine, state: State) -> Engine:
 
 def _wrapped(model: KerasModel, state: State) -> Tfmot:
     """The engine that a state asks for on a model that was wrapped by hand."""
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, OWNER)
     if any(is_own(layer, PRUNED) for _, layer in wrapped_layers(model)):
         return Tfmot(adapter, model, None, None)  # pruned as its wrappers say
     here = [path for path, _ in adapter.layers(plain_copy(adapter, model))]
@@ -74,7 +76,7 @@ def _wrapped(model: KerasModel, state: State) -> Tfmot:
 
 def _in_place(model: KerasModel, state: State) -> InPlace:
     """The engine that a state asks for on a plain model, whose automatic names may be others."""
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, OWNER)
     return InPlace(adapter, model, *_specs(state, plan.paths(adapter, model)))
 
 
@@ -82,7 +84,9 @@ def _specs(state: State, here: list[str]) -> tuple[Pruning | None, Quantization 
     """The specs of a state, for a model whose layers and operations are these."""
     pruning = quantization = None
     if state.pruning is not None:
-        pruning = Pruning.from_config(renamed(state.pruning, state.paths, here))
+        pruning = Pruning.from_config(renamed(OWNER, state.pruning, state.paths, here))
     if state.quantization is not None:
-        quantization = Quantization.from_config(renamed(state.quantization, state.paths, here))
+        quantization = Quantization.from_config(
+            renamed(OWNER, state.quantization, state.paths, here)
+        )
     return pruning, quantization

@@ -92,7 +92,7 @@ class Engine(abc.ABC):
         quantized: bool = True,
         for_file: bool = True,
         input_shape: Shapes = None,
-    ) -> Any:
+    ) -> tf.types.experimental.ConcreteFunction:
         """The network as it answers now, as a ConcreteFunction of its flat inputs that can leave
         the process and returns name -> tensor.
 
@@ -101,10 +101,10 @@ class Engine(abc.ABC):
         model leaves free.
         """
 
-    def check_saving(self, path: Any) -> None:  # noqa: B027
+    def check_saving(self, path: object) -> None:  # noqa: B027  (not every engine has to)
         """Refuse to save the whole model to a path from which it could not be loaded."""
 
-    def network_behind(self, quantized: bool) -> Any:
+    def network_behind(self, quantized: bool) -> KerasModel:
         """The model whose layers `inference_function` traces."""
         return self.model
 
@@ -171,7 +171,7 @@ class Engine(abc.ABC):
         remember(self.model, None)
         self.adapter.retrace(self.model)
 
-    def place_with(self, data: Any) -> None:
+    def place_with(self, data: object) -> None:
         """Give a model without shapes those of the first batch, and place everything before its
         first update.
         """
@@ -245,8 +245,8 @@ class Engine(abc.ABC):
             if ours != theirs and self.named(ours) != self.named(theirs):
                 raise ValueError(
                     f"Compress: `{name}` must equal that of the Compress already in charge of this "
-                    f"model, which has {ours!r}; "
-                    f"`strip` the model to begin anew. Received: {name}={theirs!r}"
+                    f"model, which has {ours!r}; `strip` the model to begin anew. "
+                    f"Received: {name}={theirs!r}"
                 )
 
     # --- the life of a fit

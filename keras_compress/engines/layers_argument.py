@@ -26,8 +26,7 @@ def resolve_name(owner: str, name: str, paths: Collection[str]) -> str:
     if matches:
         raise ValueError(
             f"{owner}: `layers` must name one layer each; {name!r} is ambiguous, write one of "
-            f"the paths "
-            f"{sorted(matches)}. Received: layers containing {name!r}"
+            f"the paths {sorted(matches)}. Received: layers containing {name!r}"
         )
     raise ValueError(
         f"{owner}: `layers` must name layers of the model; it has {sorted(paths)}. "
@@ -62,7 +61,7 @@ def resolve_names(owner: str, names: Collection[str], paths: Collection[str]) ->
         if path in found:
             raise ValueError(
                 f"{owner}: `layers` must name each layer once; {found[path]!r} and {name!r} are "
-                f"the same. Received: layers containing both"
+                "the same. Received: layers containing both"
             )
         found[path] = name
     return found
@@ -76,7 +75,9 @@ def with_names(spec: Any, chosen: list[str]) -> Any:
     return dataclasses.replace(spec, layers=tuple(chosen))
 
 
-def renamed(config: dict[str, Any], before: Sequence[str], now: Sequence[str]) -> dict[str, Any]:
+def renamed(
+    owner: str, config: dict[str, Any], before: Sequence[str], now: Sequence[str]
+) -> dict[str, Any]:
     """The config of a spec of one model, for an equal one whose automatic names are others.
 
     Raises:
@@ -87,13 +88,13 @@ def renamed(config: dict[str, Any], before: Sequence[str], now: Sequence[str]) -
         return config
     if len(before) != len(now):
         raise ValueError(
-            "load_state: the state must belong to this model; the one it was saved of has "
+            f"{owner}: the state must belong to this model; the one it was saved of has "
             f"{len(before)} layers and operations. Received: a model with {len(now)}"
         )
     path_now = dict(zip(before, now, strict=True))
 
     def rename(name: str) -> str:
-        path = path_now[resolve_name("load_state", name, path_now)]
+        path = path_now[resolve_name(owner, name, path_now)]
         return path if name in path_now else path.rpartition("/")[2]
 
     if isinstance(layers, dict):

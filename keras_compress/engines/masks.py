@@ -40,7 +40,9 @@ class Target:
     """One kernel under pruning."""
 
     key: str
+    """What a state calls it: position, kind of layer, `kernel_name` and shape."""
     path: str
+    kernel_name: str
     layer: KerasLayer
     variable: KerasVariable
     """Keras' own variable, whose `trainable` counts."""
@@ -121,7 +123,7 @@ class Pruner(abc.ABC):
     def before_step(self, step: tf.Tensor) -> None:
         """The part of training step number `step` before the forward pass."""
 
-    def after_step(self, step: tf.Tensor) -> None:  # noqa: B027
+    def after_step(self, step: tf.Tensor) -> None:  # noqa: B027  (not every pruner has one)
         """The part of a training step after the update of the weights."""
 
     @abc.abstractmethod

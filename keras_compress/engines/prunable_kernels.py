@@ -78,8 +78,7 @@ def plan_pruning(adapter: Adapter, model: KerasModel, spec: Pruning) -> PruningP
             if is_named:
                 raise ValueError(
                     f"Pruning: `layers` must name layers that can be pruned; {path!r} cannot: "
-                    f"{found}. "
-                    f"Received: layers containing {path!r}"
+                    f"{found}. Received: layers containing {path!r}"
                 )
             if found:
                 plan.left_out[path] = found
@@ -134,5 +133,5 @@ def make_targets(adapter: Adapter, plan: PruningPlan) -> list[Target]:
         shape = "x".join(map(str, kernel.shape))
         mask = tf.Variable(tf.ones(kernel.shape, tf.bool), trainable=False, name="mask")
         key = f"{position}/{type(layer).__name__}/{name}/{shape}"
-        targets.append(Target(key, path, layer, variable, kernel, schedule, mask))
+        targets.append(Target(key, path, name, layer, variable, kernel, schedule, mask))
     return targets

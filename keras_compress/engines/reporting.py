@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,19 @@ import tensorflow as tf
 
 from keras_compress.engines.engine import Engine
 from keras_compress.reports.fit import LayerReport, Report
+
+
+def compressed_kernels(engine: Engine) -> Iterator[tuple[str, str, tf.Variable]]:
+    """(path, name, variable) of every kernel that is pruned or quantized, each once."""
+    found: dict[int, tuple[str, str, tf.Variable]] = {}
+    if engine.quantizers is not None:
+        for path, name, kernel in engine.quantizers.kernels_by_path():
+            found.setdefault(id(kernel), (path, name, kernel))
+    if engine.pruner is not None:
+        for target in engine.pruner.targets:
+            own = (target.path, target.kernel_name, target.kernel)
+            found.setdefault(id(target.kernel), own)
+    yield from found.values()
 
 
 def report_on(engine: Engine) -> Report:
@@ -42,28 +56,21 @@ def _frozen(engine: Engine) -> dict[str, str]:
 
 def _layers(engine: Engine) -> list[LayerReport]:
     """One row for every kernel that is pruned or quantized."""
-    rows: dict[int, LayerReport] = {}
-
-    def row(path: str, name: str, kernel: tf.Variable) -> LayerReport:
-        if id(kernel) not in rows:
-            kept = int(np.count_nonzero(kernel.numpy()))
-            zeros = 1.0 - kept / kernel.shape.num_elements()
-            rows[id(kernel)] = LayerReport(path, name, tuple(kernel.shape), zeros, None)
-        return rows[id(kernel)]
-
-    if engine.quantizers is not None:
-        for path, name, kernel in engine.quantizers.kernels_by_path():
-            layer = row(path, name, kernel)
-            if engine.phase.rounds:
-                bits = engine.quantizers.kernel_bits(kernel)
-                if bits is None and engine.quantization is not None:
-                    bits = engine.quantization.weight_bits
-                layer.bits = bits
-                layer.scale = _smallest_and_largest(engine.quantizers.kernel_scale(kernel))
-    if engine.pruner is not None:
-        for target in engine.pruner.targets:
-            row(target.path, target.key.split("/")[2], target.kernel)
-    return list(rows.values())
+    quantizers = engine.quantizers if engine.phase.rounds else None
+    kernels = () if quantizers is None else quantizers.kernels_by_path()
+    rounded = {id(kernel) for _, _, kernel in kernels}
+    rows = []
+    for path, name, kernel in compressed_kernels(engine):
+        kept = int(np.count_nonzero(kernel.numpy()))
+        zeros = 1.0 - kept / kernel.shape.num_elements()
+        row = LayerReport(path, name, tuple(kernel.shape), zeros, None)
+        if quantizers is not None and id(kernel) in rounded:
+            row.bits = quantizers.kernel_bits(kernel)
+            if row.bits is None and engine.quantization is not None:
+                row.bits = engine.quantization.weight_bits
+            row.scale = _smallest_and_largest(quantizers.kernel_scale(kernel))
+        rows.append(row)
+    return rows
 
 
 def _smallest_and_largest(scale: np.ndarray | None) -> tuple[float, ...] | None:

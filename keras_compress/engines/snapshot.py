@@ -30,14 +30,14 @@ def take(engine: Engine) -> State:
     return state
 
 
-def restore(engine: Engine, state: State) -> None:
-    """Go on from `state`.
+def restore(engine: Engine, state: State, owner: str) -> None:
+    """Go on from `state`; `owner` is whom to name in an error.
 
     Raises:
         ValueError: it belongs to another model or to other specs, naming the difference.
     """
     engine.place_if_built()
-    _check_fits(engine, state)
+    _check_fits(engine, state, owner)
     engine.step = state.step
     engine.switched_at = state.switched_at
     timetable = engine.timetable.copy()
@@ -65,22 +65,22 @@ def restore_arrays(engine: Engine, state: State) -> None:
         engine.quantizers.read_from(state)
 
 
-def _check_fits(engine: Engine, state: State) -> None:
+def _check_fits(engine: Engine, state: State, owner: str) -> None:
     own = take(engine)
     for group in ("masks", "ranges", "kernels"):
         theirs, ours = set(getattr(state, group)), set(getattr(own, group))
         if theirs != ours:
             raise ValueError(
-                f"load_state: the state must belong to this model; {group} differ: only in the "
+                f"{owner}: the state must belong to this model; {group} differ: only in the "
                 f"state {sorted(theirs - ours)}, only in the model {sorted(ours - theirs)}. "
                 "Received: a state of another model, or of other specs"
             )
     for name in ("pruning", "quantization"):
         given, here = getattr(state, name), getattr(own, name)
         if given is not None:
-            given = renamed(given, state.paths, own.paths)
+            given = renamed(owner, given, state.paths, own.paths)
         if given != here:
             raise ValueError(
-                f"Compress: `{name}` must equal that of the run that is resumed, which has "
-                f"{given}; remove its backup to begin anew. Received: {name}={here}"
+                f"{owner}: `{name}` must equal that of the run that is resumed, which has "
+                f"{given}; remove what was saved of it to begin anew. Received: {name}={here}"
             )

@@ -34,7 +34,7 @@ def strip(model: KerasModel) -> KerasModel:
         TypeError: `model` is no model of either Keras.
         ValueError: it is not built, or is subclassed and its class cannot be made from its config.
     """
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, "strip")
     if not model.built:
         raise ValueError(
             "strip: `model` must be built; call it on a batch of data first. "

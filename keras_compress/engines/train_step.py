@@ -17,11 +17,7 @@ LOG_NAMES = ("sparsity", "quantized")
 
 
 class TrainStep:
-    """The wrapped step of one engine's model, and the counter of its updates.
-
-    A Sequential that has no shapes yet is placed by its first training batch, before anything is
-    updated.
-    """
+    """The wrapped step of one engine's model, and the counter of its updates."""
 
     def __init__(self, engine: Engine):
         self._engine = engine

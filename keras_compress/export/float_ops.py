@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from keras_compress.reports.file import FloatOpReport
+from keras_compress.reports.export import FloatOpReport
+from keras_compress.reports.inspection import MOVING
 from keras_compress.tflite import ConversionError, FileReport, FloatOp
-from keras_compress.tflite.file.report import MOVING
 
 LayersOf = Callable[[str], list[str]]
 """The name of a file's tensor -> the paths of the layers that computed it."""

@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras_compress.engines.engine import Engine
 from keras_compress.engines.quantizers import OnRounded
 from keras_compress.frameworks.naming import Naming
-from keras_compress.reports.file import LayerAgreement
+from keras_compress.reports.export import LayerAgreement
 from keras_compress.tflite import ComputedTensor
 
 CLOSE = 1e-4

@@ -22,21 +22,21 @@ from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.tflite.conversion.graph_defs import node_of
 from keras_compress.tflite.conversion.job import frozen
 from keras_compress.tflite.data import read_npz
+from keras_compress.tflite.file.flatbuffer import SIGNATURE
 
 OWNER = "export_tflite"
 
-Inputs = Sequence[str] | Mapping[str, Sequence[int | None] | None] | None
+ChosenInputs = Sequence[str] | Mapping[str, Sequence[int | None] | None] | None
 """Names of a graph's inputs, perhaps with their shapes."""
 
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
-SIGNATURE = "serving_default"
 
 
 def source_of_file(
     path: str | os.PathLike[str],
     *,
     state: str | os.PathLike[str] | None = None,
-    inputs: Inputs = None,
+    inputs: ChosenInputs = None,
     outputs: Sequence[str] | None = None,
     input_shape: Shapes = None,
 ) -> Source:
@@ -174,7 +174,7 @@ def _is_state(path: Path) -> bool:
 # --- graphs
 
 
-def _saved_model(path: Path, inputs: Inputs, outputs: Sequence[str] | None) -> Source:
+def _saved_model(path: Path, inputs: ChosenInputs, outputs: Sequence[str] | None) -> Source:
     try:
         loaded = tf.saved_model.load(str(path))
     except Exception as error:
@@ -205,7 +205,7 @@ def _saved_model(path: Path, inputs: Inputs, outputs: Sequence[str] | None) -> S
     )
 
 
-def _frozen_graph(path: Path, inputs: Inputs, outputs: Sequence[str] | None) -> Source:
+def _frozen_graph(path: Path, inputs: ChosenInputs, outputs: Sequence[str] | None) -> Source:
     from google.protobuf.message import DecodeError
 
     try:
@@ -249,7 +249,7 @@ def _chosen(field: str, given: Iterable[str] | None, known: Mapping[str, str]) -
     return names
 
 
-def _shapes(inputs: Inputs) -> dict[str, Sequence[int | None]]:
+def _shapes(inputs: ChosenInputs) -> dict[str, Sequence[int | None]]:
     if not isinstance(inputs, Mapping):
         return {}
     return {name: shape for name, shape in inputs.items() if shape is not None}

@@ -26,18 +26,25 @@ class ModelSource:
     Args:
         input_shape: of inputs that the model leaves free, as in `Export`.
         masked: bring the weights under their masks now, as they are meant to leave.
+        owner: whom to name in an error.
     """
 
-    def __init__(self, model: KerasModel, input_shape: Shapes = None, masked: bool = True):
+    def __init__(
+        self,
+        model: KerasModel,
+        input_shape: Shapes = None,
+        masked: bool = True,
+        owner: str = "export_tflite",
+    ):
         self._model = model
         self._input_shape = input_shape
-        self._adapter = adapter_of(model, "export_tflite")
+        self._adapter = adapter_of(model, owner)
         self.keras = self._adapter.keras
         attached = engine_of(model)
         if attached is not None and masked:
             attached.apply_masks()
         # Or one to read a model with that tfmot's wrappers alone have driven.
-        wrapped = attached is None and is_wrapped(model, "export_tflite")
+        wrapped = attached is None and is_wrapped(model, owner)
         self.engine = reader(self._adapter, model) if wrapped else attached
 
     @property

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_compress._shared.checks import joined
 from keras_compress.engines.quantizers import Quantizers
 from keras_compress.engines.state import Phase, State
 from keras_compress.export import writing
@@ -23,19 +23,23 @@ from keras_compress.export.float_ops import named, refuse, rounded_anyway
 from keras_compress.export.input_ranges import input_ranges
 from keras_compress.export.model_source import ModelSource
 from keras_compress.export.rows import drawn, specs_of
+from keras_compress.export.same_structure import structure_of
 from keras_compress.export.verify import loaded
 from keras_compress.frameworks.choose import adapter_of
-from keras_compress.reports.file import FloatOpReport
+from keras_compress.frameworks.protocols import KerasModel
+from keras_compress.reports.export import FloatOpReport
 from keras_compress.specs.export import INTEGER_MODES, Export
 from keras_compress.tflite import Conversion, ConversionError, convert, inspect_tflite
-from keras_compress.tflite.conversion.graph_defs import node_of
+
+if TYPE_CHECKING:
+    from tensorflow.types.experimental import ConcreteFunction
 
 NOTHING_TRAINED = (
     "Nothing is trained yet: this was the rehearsal, which `rehearse=False` leaves out"
 )
 
 _passed: set[bytes] = set()
-"""What has been rehearsed in this process without an error, as `_key` describes it."""
+"""What has been rehearsed in this process without an error, as `structure_of` describes it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Rehearsal:
     known: bool = False
 
 
-def rehearse(model: Any, export: Export) -> Rehearsal:
+def rehearse(model: KerasModel, export: Export) -> Rehearsal:
     """Convert a model as it will be at the end of the fit that begins, and run the file once.
 
     Raises:
@@ -77,7 +81,7 @@ def rehearse(model: Any, export: Export) -> Rehearsal:
         return found
 
 
-def look_ahead(model: Any, export: Export) -> tuple[Rehearsal, list[str]]:
+def look_ahead(model: KerasModel, export: Export) -> tuple[Rehearsal, list[str]]:
     """What the file of a network would be whose layers stay in float though nobody said so, and
     what can be done, as far as it ends with a file.
     """
@@ -108,11 +112,11 @@ WAYS = [LEAVE_OUT, ALLOW, AFTERWARDS.format(more="")]
 
 
 @contextlib.contextmanager
-def _as_at_the_end(model: Any, export: Export) -> Iterator[ModelSource]:
+def _as_at_the_end(model: KerasModel, export: Export) -> Iterator[ModelSource]:
     """The model with its quantization on, over stand-ins where no range is set; afterwards it is as
     it was, and whoever draws random numbers draws what would have come.
     """
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, "Compress")
     with contextlib.ExitStack() as stack:
         stack.enter_context(adapter.seeds_kept())
         source = ModelSource(model, export.input_shape, masked=False)
@@ -181,7 +185,7 @@ def _tried(
             function = source.function(export.batch_size, quantized=quantized)
             how = writing.conversion(export, function, quantized, ranges)
             chosen = engine and [path in by_choice for path in engine.paths()]
-            key = _key(function, how, (export.allow_float_ops, export.c_array, chosen))
+            key = structure_of(function, how, (export.allow_float_ops, export.c_array, chosen))
             if use_known and key in _passed:
                 return Rehearsal(known=True)
             data = convert(function, how, representative=_one_batch(export, function, how))
@@ -211,7 +215,7 @@ def _tried(
 
 
 def _one_batch(
-    export: Export, function: Any, how: Conversion
+    export: Export, function: ConcreteFunction, how: Conversion
 ) -> Iterator[dict[str, np.ndarray]] | None:
     """Data to calibrate on, as little of it as there can be."""
     if not how.calibrates:
@@ -258,56 +262,14 @@ def _others(source: ModelSource, export: Export) -> list[str]:
     return [] if found.error else [IN_FLOAT]
 
 
-def listed(ways: list[str]) -> str:
+def in_words(ways: list[str]) -> str:
     """`a; b; or c`."""
-    return ways[0] if len(ways) == 1 else f"{'; '.join(ways[:-1])}; or {ways[-1]}"
+    return joined(ways, "; ", "; or ")
 
 
 def _with_ways(error: ConversionError, ways: list[str]) -> ConversionError:
     """The error of a rehearsal, with what was found to end with a file."""
     remedy = f"{error.remedy.rstrip('.')}. "
     if ways:
-        remedy = f"What ends with a file: {listed(ways)}. "
+        remedy = f"What ends with a file: {in_words(ways)}. "
     return ConversionError(error.reason, f"{remedy}{NOTHING_TRAINED}", error.chatter)
-
-
-# --- the same structure
-
-
-def _key(function: Any, how: Conversion, more: Any) -> bytes:
-    """What two networks have in common of which one says how the other's rehearsal would end: all
-    but names and the values of real numbers.
-    """
-    graph = function.graph.as_graph_def()
-    digest = hashlib.sha256(repr((how, more)).encode())
-    functions = {each.signature.name: i for i, each in enumerate(graph.library.function)}
-    bodies = [graph.node, *(each.node_def for each in graph.library.function)]
-    for nodes in bodies:
-        numbers = {node.name: i for i, node in enumerate(nodes)}
-        for node in nodes:
-            read = [_numbered(name, numbers) for name in node.input]
-            digest.update(repr((node.op, read)).encode())
-            for name in sorted(node.attr):
-                if not name.startswith("_"):
-                    digest.update(f"{name}=".encode() + _described(node.attr[name], functions))
-    for outer, _ in function.graph.captures:
-        digest.update(repr((outer.dtype, getattr(outer, "_handle_data", outer.shape))).encode())
-    digest.update(repr([tensor.shape for tensor in function.outputs]).encode())
-    return digest.digest()
-
-
-def _numbered(name: str, numbers: Mapping[str, int]) -> tuple[Any, ...]:
-    node = node_of(name.lstrip("^"))
-    return (name[0] == "^", numbers.get(node, node), name.partition(":")[2])
-
-
-def _described(value: Any, functions: Mapping[str, int]) -> bytes:
-    import tensorflow as tf
-
-    kind = value.WhichOneof("value")
-    if kind == "func":
-        return repr(functions.get(value.func.name)).encode()
-    if kind == "tensor" and tf.as_dtype(value.tensor.dtype).is_floating:
-        return repr((value.tensor.dtype, str(value.tensor.tensor_shape))).encode()
-    serialized: bytes = value.SerializeToString(deterministic=True)
-    return serialized

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_compress.specs.export import Export
-from keras_compress.tflite import (
-    batches,
-)
+from keras_compress.tflite import batches
+
+if TYPE_CHECKING:
+    from tensorflow import TensorSpec
+    from tensorflow.types.experimental import ConcreteFunction
 
 CALIBRATION_SAMPLES = 512  # at most so many rows of representative data
 SAMPLES = 64  # inputs on which a file is compared with its network
 
 
 def read_rows(
-    specs: Sequence[Any], data: Any, field: str, samples: int, batch_size: int = 1
+    specs: Sequence[TensorSpec], data: Any, field: str, samples: int, batch_size: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
     """An export's data as dicts of input name -> one batch, at most so many rows.
 
@@ -34,13 +36,13 @@ def read_rows(
     )
 
 
-def specs_of(function: Any) -> list[Any]:
+def specs_of(function: ConcreteFunction) -> list[TensorSpec]:
     """The flat inputs of a network's function."""
     return list(function.structured_input_signature[0])
 
 
 def rows_to_compare(
-    export: Export, function: Any, ranges: Sequence[tuple[float, float] | None]
+    export: Export, function: ConcreteFunction, ranges: Sequence[tuple[float, float] | None]
 ) -> tuple[list[dict[str, np.ndarray]], int, str]:
     """Whole batches to compare on, how many rows of them count, and where they are from."""
     specs = specs_of(function)
@@ -49,23 +51,23 @@ def rows_to_compare(
         if given is not None:
             count = sum(1 for _ in read_rows(specs, given, field, SAMPLES))
             return list(read_rows(specs, given, field, SAMPLES, export.batch_size)), count, field
-    batches = -(-SAMPLES // export.batch_size)
-    rows = list(drawn(specs, ranges, batches))
+    number = -(-SAMPLES // export.batch_size)
+    rows = list(drawn(specs, ranges, number))
     if None not in ranges:
         source = "inputs drawn inside the watched ranges"
     elif any(ranges):
         source = "inputs drawn inside the watched ranges, or from [0, 1) where none was watched"
     else:
         source = "inputs drawn from [0, 1)"
-    return rows, batches * export.batch_size, source
+    return rows, number * export.batch_size, source
 
 
 def drawn(
-    specs: Sequence[Any], ranges: Sequence[tuple[float, float] | None], batches: int
+    specs: Sequence[TensorSpec], ranges: Sequence[tuple[float, float] | None], number: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of real numbers within the ranges, [0, 1) where there is none, and of 0 and 1."""
+    """Some batches: reals within the ranges, [0, 1) where there is none; integers 0 and 1."""
     generator = np.random.default_rng(0)
-    for _ in range(batches):
+    for _ in range(number):
         batch = {}
         for spec, limits in zip(specs, ranges, strict=True):
             if spec.dtype.is_floating:

@@ -15,13 +15,16 @@ import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.engine import Engine
+from keras_compress.engines.reporting import report_on
 from keras_compress.export.float_ops import LayersOf
+from keras_compress.reports.fit import Report
+from keras_compress.specs.export import Export
 
 Range = tuple[float, float]
 
 
 class Source(Protocol):
-    """What `exporting` asks of a network.
+    """What an export asks of a network.
 
     Attributes:
         keras: the package that the network belongs to; None for a graph.
@@ -65,3 +68,11 @@ class Source(Protocol):
         Raises:
             ValueError: a model that does not round that input.
         """
+
+
+def report_before_export(source: Source, export: Export | None) -> Report:
+    """The report on a network as it is now, with the spec of the export that it lacks as yet."""
+    engine = source.engine
+    report = Report.of_plain_model() if engine is None else report_on(engine)
+    report.specs["export"] = export and export.get_config()
+    return report

@@ -9,10 +9,11 @@ from typing import Any
 
 from keras_compress._shared.checks import type_error, value_error
 from keras_compress.export import writing
-from keras_compress.export.model_files import OWNER, Inputs, source_of_file
+from keras_compress.export.model_files import OWNER, ChosenInputs, source_of_file
 from keras_compress.export.model_source import ModelSource
 from keras_compress.export.record import write_record
-from keras_compress.reports.file import ExportReport
+from keras_compress.export.source import report_before_export
+from keras_compress.reports.export import ExportReport
 from keras_compress.specs.export import Export
 from keras_compress.tflite import Progress
 
@@ -22,7 +23,7 @@ def export_tflite(
     export: Export,
     *,
     state: str | os.PathLike[str] | None = None,
-    inputs: Inputs = None,
+    inputs: ChosenInputs = None,
     outputs: Sequence[str] | None = None,
     progress: bool = False,
 ) -> ExportReport:
@@ -71,7 +72,7 @@ def export_tflite(
         network = ModelSource(source, export.input_shape)
     with _bar() if progress else contextlib.nullcontext() as told:
         written = writing.write_file(network, export, told)
-    report = writing.report_on(network, export)
+    report = report_before_export(network, export)
     report.export = written
     write_record(report, network.keras)
     return written

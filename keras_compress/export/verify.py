@@ -6,14 +6,15 @@ import dataclasses
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_compress.engines.engine import Engine
 from keras_compress.export.float_ops import LayersOf
 from keras_compress.export.layer_by_layer import compare_layers
 from keras_compress.export.rows import rows_to_compare, specs_of
-from keras_compress.reports.file import ExportReport
+from keras_compress.reports.export import ExportReport
 from keras_compress.specs.export import Export
 from keras_compress.tflite import (
     ConversionError,
@@ -24,20 +25,24 @@ from keras_compress.tflite import (
     computed_tensors,
 )
 
+if TYPE_CHECKING:
+    from tensorflow.types.experimental import ConcreteFunction
+
 Predict = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray] | None]
 
 logger = logging.getLogger("keras_compress")
-LAYER_SAMPLES = 8  # of them those on which it is compared layer by layer
+LAYER_SAMPLES = 8
+"""On how many of the inputs a file is compared with its network layer by layer."""
 
 
 def verify(
     report: ExportReport,
     export: Export,
-    function: Any,
+    function: ConcreteFunction,
     data: bytes,
     contents: FileReport,
     ranges: Sequence[tuple[float, float] | None],
-    engine: Any,
+    engine: Engine | None,
     layers_of: LayersOf,
     predict: Predict | None,
 ) -> None:
@@ -57,7 +62,8 @@ def verify(
     """
     file = loaded(data, contents, layers_of)
     report.inputs, report.outputs = (
-        {info.name: _end(info) for info in ends} for ends in (file.inputs, file.outputs)
+        {info.name: _described_tensor(info) for info in ends}
+        for ends in (file.inputs, file.outputs)
     )
     rows, report.samples, report.verified_on = rows_to_compare(export, function, ranges)
     _compare_outputs(report, function, file, contents, rows, predict)
@@ -96,7 +102,7 @@ def loaded(
     return file
 
 
-def _end(info: TensorInfo) -> dict[str, Any]:
+def _described_tensor(info: TensorInfo) -> dict[str, Any]:
     return {
         "dtype": info.dtype,
         "shape": list(info.shape),
@@ -107,10 +113,10 @@ def _end(info: TensorInfo) -> dict[str, Any]:
 
 def _compare_outputs(
     report: ExportReport,
-    function: Any,
+    function: ConcreteFunction,
     file: TFLiteModel,
     contents: FileReport,
-    rows: list[Any],
+    rows: list[dict[str, np.ndarray]],
     predict: Predict | None,
 ) -> None:
     names = [output.name for output in file.outputs]
@@ -140,7 +146,7 @@ def _compare_outputs(
 def _compare_predict(
     report: ExportReport,
     predict: Predict,
-    rows: list[Any],
+    rows: list[dict[str, np.ndarray]],
     of_file: Mapping[str, np.ndarray],
     scales: Mapping[str, float],
 ) -> None:
@@ -162,7 +168,9 @@ def _compare_predict(
         report.predict_steps[name] = found.largest_steps
 
 
-def _compare_layers(report: ExportReport, engine: Any, data: bytes, rows: list[Any]) -> None:
+def _compare_layers(
+    report: ExportReport, engine: Engine, data: bytes, rows: list[dict[str, np.ndarray]]
+) -> None:
     """Always, not for deep nets alone: it costs a few runs of the network, and tells which layer to
     look at before anybody has to ask.
     """

@@ -8,12 +8,11 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_compress._shared.files import write_atomically
-from keras_compress.engines import reporting
 from keras_compress.export.float_ops import named, refuse, rounded_anyway
 from keras_compress.export.input_ranges import check_calibrated, input_ranges
 from keras_compress.export.record import forget_record
@@ -21,8 +20,7 @@ from keras_compress.export.rows import CALIBRATION_SAMPLES, read_rows, specs_of
 from keras_compress.export.source import Range, Source
 from keras_compress.export.verify import verify
 from keras_compress.ranges import quantization_of_range
-from keras_compress.reports.file import ExportReport
-from keras_compress.reports.fit import Report
+from keras_compress.reports.export import ExportReport
 from keras_compress.specs.export import INTEGER_MODES, Export
 from keras_compress.tflite import (
     Conversion,
@@ -37,15 +35,10 @@ from keras_compress.tflite import (
 from keras_compress.tflite.file.flatbuffer import custom_ops, unpack
 from keras_compress.tflite.probe.probing import check_harmless
 
+if TYPE_CHECKING:
+    from tensorflow.types.experimental import ConcreteFunction
+
 logger = logging.getLogger("keras_compress")
-
-
-def report_on(source: Source, export: Export | None) -> Report:
-    """The report on a network as it is now, before anything is exported."""
-    engine = source.engine
-    report = Report.of_plain_model() if engine is None else reporting.report_on(engine)
-    report.specs["export"] = export and export.get_config()
-    return report
 
 
 def write_file(source: Source, export: Export, progress: Progress | None = None) -> ExportReport:
@@ -84,7 +77,7 @@ def write_file(source: Source, export: Export, progress: Progress | None = None)
 
 
 def conversion(
-    export: Export, function: Any, quantized: bool, ranges: Mapping[int, Range]
+    export: Export, function: ConcreteFunction, quantized: bool, ranges: Mapping[int, Range]
 ) -> Conversion:
     """How the function of an export's network becomes its file."""
     specs = specs_of(function)
@@ -102,7 +95,7 @@ def conversion(
 
 
 def calibration_rows(
-    export: Export, function: Any, how: Conversion
+    export: Export, function: ConcreteFunction, how: Conversion
 ) -> Iterator[dict[str, np.ndarray]] | None:
     """The data to calibrate on, where that is done."""
     if not how.calibrates or export.representative_dataset is None:
@@ -161,7 +154,7 @@ def _verify(
     report: ExportReport,
     export: Export,
     source: Source,
-    function: Any,
+    function: ConcreteFunction,
     data: bytes,
     contents: FileReport,
     ranges: Mapping[int, Range],
@@ -200,7 +193,7 @@ def _put_down(report: ExportReport, export: Export, data: bytes) -> None:
 
 
 def guessed(
-    function: Any, how: Conversion, contents: FileReport, calibrated: bool
+    function: ConcreteFunction, how: Conversion, contents: FileReport, calibrated: bool
 ) -> Iterator[str]:
     """The tensors that have the default range, because nobody knew theirs."""
     if how.default_range is None or calibrated:

@@ -56,14 +56,13 @@ class Backups:
                 found.append(state.iterations)
         raise ValueError(
             "Compress: the backup that was restored must have a state of ours beside it, or its "
-            "masks and ranges are "
-            f"lost. There are states of iterations {found} in {self.current!r} and "
-            f"{self.previous!r}; remove the backup to "
-            f"begin anew. Received: a backup of iteration {iterations}"
+            f"masks and ranges are lost. There are states of iterations {found} in "
+            f"{self.current!r} and {self.previous!r}; remove the backup to begin anew. "
+            f"Received: a backup of iteration {iterations}"
         )
 
 
-def watch(
+def accompany(
     adapter: Adapter,
     model: KerasModel,
     engine: Engine,
@@ -74,7 +73,7 @@ def watch(
     was.
 
     `iterations_before`: the optimizer's count before any `on_train_begin`; a restored backup has
-    changed it. Returns what ends the watching; None without a `BackupAndRestore`.
+    changed it. Returns what ends that; None without a `BackupAndRestore`.
 
     Raises:
         ValueError: a backup was restored, and no state matches it.
@@ -90,7 +89,7 @@ def watch(
     files = Backups(backup.backup_dir)
     iterations = adapter.iterations(model)
     if iterations is not None and iterations != iterations_before:
-        restore(engine, files.matching(iterations))
+        restore(engine, files.matching(iterations), "Compress")
 
     def make(original: Method) -> Method:
         def back_up(*args: object, **kwargs: object) -> object:

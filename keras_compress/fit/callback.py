@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_compress._shared.checks import check_bool, check_int, type_error
-from keras_compress.engines.engine import engine_of
+from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.strip import strip
 from keras_compress.fit.run import Run
 from keras_compress.frameworks.choose import adapter_of
@@ -32,6 +32,8 @@ class _Member(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
 
     iterations: int | None = None
     """The optimizer's count before any hook of this fit."""
+    export: Export | None = None
+    partial = False
     verbose = 1
     _run: Run
 
@@ -51,12 +53,12 @@ class _Member(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
 
     def set_model(self, model: KerasModel) -> None:
         super().set_model(model)
-        self.iterations = adapter_of(model).iterations(model)
+        self.iterations = adapter_of(model, "Compress").iterations(model)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
         self._run.epoch_begin(epoch)
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
         self._run.batch_begin(batch)
 
 
@@ -121,14 +123,14 @@ class Compress(_Member):
         self.partial = check_bool("Compress", "partial", partial)
         self.verbose = check_int("Compress", "verbose", verbose, minimum=0)
         self.report: Report | None = None
-        self.stripped_model: Any = None
+        self.stripped_model: KerasModel | None = None
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: object = None) -> None:
         self.report = None
         self.stripped_model = None
         run = Run.of(self, self.model)
         self._run = run
-        run.join(self, self.pruning, self.quantization, self.export)
+        run.join(self, self.pruning, self.quantization)
         continue_in_bare_fits(self.model)
 
     def finished(self, report: Report) -> None:
@@ -176,7 +178,7 @@ class _Continue(_Member):
     on.
     """
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: object = None) -> None:
         self._run = Run.of(self, self.model)
         self._run.join(self, drives=False)
 
@@ -206,7 +208,7 @@ def _with_member(model: KerasModel, fit: Method) -> Method:
         flat = [member for member in flat if member is not None]
         member = _missing_member(engine_of(model), flat)
         if member is not None and callbacks is not members:
-            adapter_of(model).append_callback(callbacks, member)
+            adapter_of(model, "Compress").append_callback(callbacks, member)
             member.set_model(model)  # as the list's members know it
         elif member is not None and len(args) > place:
             args = (*args[:place], [*flat, member], *args[place + 1 :])
@@ -217,7 +219,7 @@ def _with_member(model: KerasModel, fit: Method) -> Method:
     return wrapped
 
 
-def _missing_member(engine: Any, callbacks: list[Any]) -> Any:
+def _missing_member(engine: Engine | None, callbacks: list[object]) -> Any:
     """Who has to stand in a list of callbacks besides those who do; None if nobody has."""
     if engine is not None and engine.drives_bare_fits:
         return None if any(member is engine.owner for member in callbacks) else engine.owner
@@ -226,6 +228,6 @@ def _missing_member(engine: Any, callbacks: list[Any]) -> Any:
 
 def compression_of(model: KerasModel) -> Compress | None:
     """The `Compress` in charge of a model, or None. TypeError for what is no model."""
-    adapter_of(model)
+    adapter_of(model, "compression_of")  # refuses what is no model
     engine = engine_of(model)
     return None if engine is None else engine.owner

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
 
 from keras_compress.engines.engine import Engine, engine_inside
 from keras_compress.engines.train_step import LOG_NAMES
 from keras_compress.export.input_ranges import check_calibrated, input_ranges
-from keras_compress.export.rehearse import WAYS, Rehearsal, listed, look_ahead, rehearse
+from keras_compress.export.rehearse import WAYS, Rehearsal, in_words, look_ahead, rehearse
 from keras_compress.export.rows import CALIBRATION_SAMPLES, SAMPLES, read_rows
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.inference import input_specs
+from keras_compress.frameworks.protocols import KerasModel
+from keras_compress.reports.inspection import CONVERTING
 from keras_compress.specs.export import Export
 
 
-def check_model(adapter: Adapter, model: Any) -> None:
+def check_model(adapter: Adapter, model: KerasModel) -> None:
     """Refuse a model that is not built, holds a compressed one, has metrics with names of ours, or
     is broken.
     """
@@ -55,7 +56,7 @@ def check_export(engine: Engine | None, export: Export) -> None:
         check_calibrated(None, export)
 
 
-def check_export_of(model: Any, engine: Engine | None, export: Export) -> None:
+def check_export_of(model: KerasModel, engine: Engine | None, export: Export) -> None:
     """Refuse an export whose data do not fit the built model, or that would leave layers in float
     though nobody said so.
     """
@@ -71,7 +72,7 @@ def check_export_of(model: Any, engine: Engine | None, export: Export) -> None:
         if export.rehearse:
             rehearsal, ways = look_ahead(model, export)
             told = f"{_told(rehearsal, ways)} "
-        can = f"What can be done: {listed(ways)}. " if ways else ""
+        can = f"What can be done: {in_words(ways)}. " if ways else ""
         raise ValueError(
             "Export: `allow_float_ops` must be True for an integer file of this model, whose "
             f"layers would not all be rounded in the training: {what}. {told}{can}Received: "
@@ -86,7 +87,7 @@ def _told(found: Rehearsal, ways: list[str]) -> str:
         return f"With them there would be no file: {found.error.reason}.{more}"
     anyway = ", ".join(found.rounded_anyway)
     if found.float_ops:
-        computing = [op for op in found.float_ops if not op.op.endswith("QUANTIZE")]
+        computing = [op for op in found.float_ops if op.op not in CONVERTING]
         ops = ", ".join(dict.fromkeys(map(str, computing or found.float_ops)))
         also = f", and its report list as `rounded_anyway`: {anyway}" if anyway else ""
         return f"The file would compute in float: {ops}{also}."
@@ -97,7 +98,7 @@ def _told(found: Rehearsal, ways: list[str]) -> str:
     )
 
 
-def rehearsed(model: Any, export: Export) -> str | None:
+def rehearsed(model: KerasModel, export: Export) -> str | None:
     """Rehearse an export, unless it is to be left out; what there is to say about that.
 
     Raises:
@@ -105,7 +106,7 @@ def rehearsed(model: Any, export: Export) -> str | None:
     """
     if not export.rehearse:
         return None
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, "Compress")
     if adapter.functional(model) is None and adapter.grows(model):
         return "is not rehearsed: the model gets its shapes with the first batch"
     begin = time.perf_counter()
@@ -115,14 +116,14 @@ def rehearsed(model: Any, export: Export) -> str | None:
     return f"is rehearsed: it took {time.perf_counter() - begin:.1f} s"
 
 
-def _check_rows(model: Any, export: Export) -> None:
+def _check_rows(model: KerasModel, export: Export) -> None:
     """Read the export's data once, so that what does not fit is said before training.
 
     Raises:
         ValueError, TypeError: naming the field, the input and what was found; or the model has no
             inputs that a file could have.
     """
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, "Compress")
     if adapter.functional(model) is None and adapter.grows(model):
         return  # a Sequential that gets its inputs with the first batch
     specs = input_specs(adapter, model, export.batch_size, export.input_shape)

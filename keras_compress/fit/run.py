@@ -9,29 +9,23 @@ any two hooks the model is usable, because neither Keras calls a hook on an exce
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.in_place.engine import InPlace
-from keras_compress.engines.snapshot import restore_arrays, take
-from keras_compress.engines.state import Phase, State
-from keras_compress.engines.strip import strip
+from keras_compress.engines.state import Phase
 from keras_compress.engines.tfmot.engine import Tfmot
 from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.engines.train_step import LOG_NAMES
-from keras_compress.export import writing
-from keras_compress.export.model_source import ModelSource
-from keras_compress.export.record import write_record
 from keras_compress.fit import backup, preflight
-from keras_compress.fit.history import Recording
-from keras_compress.fit.validation import Validation
+from keras_compress.fit.best_weights import BestWeights
+from keras_compress.fit.outcome import Outcome
+from keras_compress.fit.plot_data import PlotData
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.choose import adapter_of
-from keras_compress.frameworks.protocols import Method
-from keras_compress.reports.file import ExportReport
+from keras_compress.frameworks.protocols import KerasCallbackList, KerasModel, Method
 from keras_compress.reports.fit import Report
-from keras_compress.reports.validation import ValidationReport
 from keras_compress.specs.export import Export
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
@@ -42,15 +36,27 @@ logger = logging.getLogger("keras_compress")
 _ATTRIBUTE = "_keras_compress_run"
 
 
+class Member(Protocol):
+    """A callback of ours, as the run of its fit knows it."""
+
+    iterations: int | None
+    export: Export | None
+    partial: bool
+    verbose: int
+
+    def finished(self, report: Report) -> None:
+        """Called at the very end of the fit."""
+
+
 class Run:
     """One fit. `members` are the `Compress` callbacks in its list, the one in charge first."""
 
-    def __init__(self, model: Any, adapter: Adapter, callbacks: Any):
+    def __init__(self, model: KerasModel, adapter: Adapter, callbacks: KerasCallbackList):
         self.model = model
         self.adapter = adapter
         self.callbacks = callbacks
-        self.engine: Any = None
-        self.members: list[Any] = []
+        self.engine: Engine | None = None
+        self.members: list[Member] = []
         self.drives = False
         """Whether a `Compress` takes part, so that the phases go on; a bare fit leaves the phase as
         it is.
@@ -62,22 +68,24 @@ class Run:
         """Whether some member has specs of its own."""
         self._epoch_first: int | None = None
         self._edge: float = 0
-        self._reset_due: list[str] = []
-        self._best: dict[int, tuple[int, State]] = {}
-        self._validation: Validation | None = None
-        self._recording = Recording()
+        self._reached_before = False
+        """Whether the final sparsity was reached when this epoch began."""
+        self._forget_due: list[str] = []
+        """Why what has been the best so far is so no more."""
+        self._best = BestWeights(adapter, callbacks)
+        self._plot_data = PlotData()
 
     @classmethod
-    def of(cls, member: Any, model: Any) -> Run:
+    def of(cls, member: Member, model: KerasModel) -> Run:
         """The run of the fit that is calling `member`, made by the first that asks."""
-        adapter = adapter_of(model)
+        adapter = adapter_of(model, "Compress")
         callbacks = adapter.callback_list(member)
         if callbacks is None:
             raise RuntimeError(
                 f"{type(member).__name__}: must stand in the `callbacks` of a `fit`, whose list "
                 "calls it. Received: a call from elsewhere"
             )
-        run = vars(callbacks).get(_ATTRIBUTE)
+        run: Run | None = vars(callbacks).get(_ATTRIBUTE)
         if run is None or member in run.members:  # or a list that a fit which failed left behind
             if run is not None:
                 run._let_go()
@@ -90,17 +98,16 @@ class Run:
 
     def join(
         self,
-        member: Any,
+        member: Member,
         pruning: Pruning | None = None,
         quantization: Quantization | None = None,
-        export: Export | None = None,
         drives: bool = True,
     ) -> None:
         """Take a callback in at `on_train_begin`; what can be refused now is refused now."""
         self.members.append(member)
         self.drives = self.drives or drives
         try:
-            if export is not None and export.rehearse:
+            if member.export is not None and member.export.rehearse:
                 start_worker()
             self._take_charge(member, pruning, quantization)
         except BaseException:
@@ -108,24 +115,23 @@ class Run:
             raise
 
     def _take_charge(
-        self, member: Any, pruning: Pruning | None, quantization: Quantization | None
+        self, member: Member, pruning: Pruning | None, quantization: Quantization | None
     ) -> None:
         model = self.model
         preflight.check_model(self.adapter, model)
         asks = pruning is not None or quantization is not None
-        if asks and self._attached_here and not self._asked:
-            self.engine.detach()  # an export earlier in the list took wrappers for what they are
-            self._attached_here = False
+        if asks and not self._asked:
+            self._detach()  # an export earlier in the list took wrappers for what they are
         self._asked = self._asked or asks
         self.engine = engine_of(model)
-        if self.engine is None and is_wrapped(model):
+        if self.engine is None and is_wrapped(model, "Compress"):
             self._attach(Tfmot(self.adapter, model, pruning, quantization), member)
         elif self.engine is None and asks:
             self._attach(InPlace(self.adapter, model, pruning, quantization), member)
-        elif asks:
+        elif self.engine is not None and asks:
             self.engine.check_same(pruning, quantization)
 
-    def _attach(self, engine: Engine, member: Any) -> None:
+    def _attach(self, engine: Engine, member: Member) -> None:
         engine.owner = member
         engine.attach()
         self.engine = engine
@@ -136,7 +142,11 @@ class Run:
         self._let_go()
         if self.engine is not None:
             self.engine.on_placed = None
-        if self._attached_here:
+        self._detach()
+
+    def _detach(self) -> None:
+        """Take away the engine that this fit has attached, if it has."""
+        if self._attached_here and self.engine is not None:
             self._attached_here = False
             self.engine.detach()
 
@@ -158,7 +168,7 @@ class Run:
 
             self._undo.append(wrap_method(self.callbacks, name, make))
 
-        around("on_test_begin", lambda *_: self.engine and self.engine.apply_masks(), None)
+        around("on_test_begin", self._before_test_begin, None)
         around("on_epoch_end", self._before_epoch_end, self._after_epoch_end)
         around("on_train_end", self._before_train_end, lambda *_: self._finish())
 
@@ -176,7 +186,7 @@ class Run:
                     before = self.engine.timetable.copy()
                 self._begin(epoch)
             except BaseException:
-                if before is not None:
+                if self.engine is not None and before is not None:
                     self.engine.go_by(before)
                 self._withdraw()
                 raise
@@ -185,7 +195,7 @@ class Run:
 
     def _begin(self, epoch: int) -> None:
         engine = self.engine
-        exports = [m.export for m in self.members if getattr(m, "export", None) is not None]
+        exports = [member.export for member in self.members if member.export is not None]
         for export in exports:
             preflight.check_export(engine, export)
         updates = self._updates(epoch)
@@ -194,11 +204,15 @@ class Run:
                 preflight.check_export_of(self.model, engine, export)
             self._rehearse(exports, updates)
             return
-        for callback in self.callbacks.callbacks:
-            saves = self.adapter.isinstance(callback, "ModelCheckpoint")
-            if saves and not callback.save_weights_only:
+        saving: list[Any] = [
+            each
+            for each in self.callbacks.callbacks
+            if self.adapter.isinstance(each, "ModelCheckpoint")
+        ]
+        for callback in saving:
+            if not callback.save_weights_only:
                 engine.check_saving(callback.filepath)
-        let_go = backup.watch(
+        let_go = backup.accompany(
             self.adapter, self.model, engine, self.callbacks, self.members[0].iterations
         )
         if let_go is not None:
@@ -220,7 +234,7 @@ class Run:
             if self.drives and updates is not None and not self._partial:
                 preflight.check_reach(engine, updates)
             self._rehearse(exports, updates)
-            self._recording.begin(engine)
+            self._plot_data.begin(engine)
 
         preflight.check_ranges_are_set(engine)
         if engine.is_placed:
@@ -245,7 +259,7 @@ class Run:
 
     @property
     def _partial(self) -> bool:
-        return any(getattr(member, "partial", False) for member in self.members)
+        return any(member.partial for member in self.members)
 
     def _updates(self, epoch: int) -> int | None:
         params = self.callbacks.params
@@ -268,13 +282,12 @@ class Run:
         span = self.adapter.steps_per_execution(self.model)
         phase = engine.timetable.phase_after(done, span)
         if phase.rounds and not engine.phase.rounds:
-            self._reset_due.append(f"quantization is on from update {done + 1}")
-        self._enter(phase, done + 1)
+            self._forget_due.append(f"quantization is on from update {done + 1}")
+        self._enter(engine, phase, done + 1)
         self._edge = engine.timetable.edge_after(phase) - span
 
-    def _enter(self, phase: Phase, update: int) -> None:
+    def _enter(self, engine: Engine, phase: Phase, update: int) -> None:
         """Change the phase, from the update of that number on."""
-        engine = self.engine
         if phase is engine.phase:
             return
         if phase.rounds and not engine.phase.rounds:
@@ -282,39 +295,34 @@ class Run:
         self._say("Update %d: quantization %s -> %s.", update, engine.phase, phase)
         engine.set_phase(phase)
 
+    def _before_test_begin(self, *_: object) -> None:
+        if self.engine is not None:
+            self.engine.apply_masks()
+
     # --- epoch end
 
-    def _before_epoch_end(self, epoch: int, *_: Any) -> None:
+    def _before_epoch_end(self, epoch: int, *_: object) -> None:
         if self.engine is None:
             return
         self.engine.apply_masks()
         if not self._reached_before and self.engine.timetable.is_pruned_by(self.engine.step):
-            self._reset_due.append("the final sparsity is reached")
-        for reason in self._reset_due:
-            reset = [c for c in self.callbacks.callbacks if self.adapter.reset_best(c)]
-            for callback in reset:
-                self._say("%s: its best so far is forgotten, %s.", type(callback).__name__, reason)
-        self._reset_due.clear()
+            self._forget_due.append("the final sparsity is reached")
+        for reason in self._forget_due:
+            for who in self._best.forget():
+                self._say("%s: its best so far is forgotten, %s.", who, reason)
+        self._forget_due.clear()
 
-    def _after_epoch_end(self, epoch: int, logs: Any = None, *_: Any) -> None:
-        """Keep masks and ranges beside the weights that an EarlyStopping has just kept."""
-        self._recording.epoch_end(epoch, self.engine and self.engine.step, logs)
-        if self.engine is None:
-            return
-        for callback in self.callbacks.callbacks:
-            if self._restores(callback) and callback.best_epoch == epoch:
-                self._best[id(callback)] = (epoch, take(self.engine))
-
-    def _restores(self, callback: Any) -> bool:
-        return (
-            self.adapter.isinstance(callback, "EarlyStopping")
-            and callback.restore_best_weights
-            and callback.best_weights is not None
-        )
+    def _after_epoch_end(
+        self, epoch: int, logs: Mapping[str, object] | None = None, *_: object
+    ) -> None:
+        engine = self.engine
+        self._plot_data.epoch_end(epoch, None if engine is None else engine.step, logs)
+        if engine is not None:
+            self._best.keep(engine, epoch)
 
     # --- finish
 
-    def _before_train_end(self, *_: Any) -> None:
+    def _before_train_end(self, *_: object) -> None:
         """A fit without an epoch, as one that resumes a backup of its last, begins only here."""
         if not self._started:
             self.epoch_begin(self.callbacks.params["epochs"])
@@ -326,19 +334,16 @@ class Run:
         self._let_go()
         engine = self.engine
         if engine is not None and self._started:
-            for callback in self.callbacks.callbacks:
-                if id(callback) in self._best and self._restores(callback):
-                    epoch, state = self._best[id(callback)]
-                    if callback.best_epoch == epoch:
-                        restore_arrays(engine, state)
+            self._best.put_back(engine)
             engine.settle()
         missed = self._missed()
         if self.drives and engine is not None and engine.quantization is not None and not missed:
             # A delay that ends with the fit: no update is rounded, the model is.
-            self._enter(engine.timetable.phase_after(engine.step, 1), engine.step + 1)
+            self._enter(engine, engine.timetable.phase_after(engine.step, 1), engine.step + 1)
+        # Not kept: it holds the data, and this run lives as long as its members.
+        outcome = Outcome(self.adapter, self.model, engine, self._plot_data, self.drives, self._say)
         for member in self.members:
-            member.finished(self._report(missed, getattr(member, "export", None)))
-        self._validation = None  # it holds the data, and this run lives as long as its members
+            member.finished(outcome.report(missed, member.export))
 
     def _missed(self) -> list[str]:
         if self.engine is None or not self._started:
@@ -355,41 +360,7 @@ class Run:
             say(message, step, " and ".join(missed))
         return missed
 
-    def _report(self, missed: list[str], export: Export | None) -> Report:
-        source = ModelSource(self.model, None if export is None else export.input_shape)
-        report = writing.report_on(source, export)
-        report.missed = list(missed)
-        self._recording.write(report, self.engine)
-        if export is not None:
-            report.export = self._export(source, missed, export)
-        report.validation = self._validate(report.export)
-        write_record(report, self.adapter.keras)
-        return report
-
-    def _export(self, source: ModelSource, missed: list[str], export: Export) -> ExportReport:
-        if missed:
-            why = f"the fit ended before {' and '.join(missed)}"
-            return ExportReport(export.path, export.mode, skipped=why)
-        try:
-            return writing.write_file(source, export)
-        except Exception as error:  # a failing export never costs the training
-            notes = getattr(error, "__notes__", [])  # what the converter printed
-            logger.error("No file at %s: %s", export.path, "\n".join([str(error), *notes]))
-            return ExportReport(export.path, export.mode, error=f"{type(error).__name__}: {error}")
-
-    def _validate(self, export: ExportReport | None) -> ValidationReport | None:
-        if not self.drives:
-            return None  # nobody reads the report
-        if self._validation is None:
-            data = self.adapter.validation_data(self.model)
-            if data is None:
-                return None
-            self._say("Evaluating what the fit has made on its validation data.")
-            rounds = self.engine is not None and self.engine.phase.rounds
-            self._validation = Validation(self.adapter, self.model, data, strip, rounds)
-        return self._validation.report(export.path if export and export.written else None)
-
-    def _say(self, message: str, *args: Any) -> None:
+    def _say(self, message: str, *args: object) -> None:
         if any(member.verbose for member in self.members):
             logger.info(message, *args)
 

@@ -21,7 +21,7 @@ def save_state(model: KerasModel, path: str | os.PathLike[str]) -> None:
         ValueError: the model is not compressed.
         OSError: the file cannot be written; one that stood there survives.
     """
-    adapter_of(model)  # refuses what is no model
+    adapter_of(model, "save_state")  # refuses what is no model
     engine = engine_of(model)
     if engine is None:
         raise ValueError(
@@ -43,7 +43,7 @@ def load_state(model: KerasModel, path: str | os.PathLike[str]) -> None:
         ValueError: the file is no state, belongs to another model, or `model` is compressed already
             or not built.
     """
-    adapter_of(model)  # refuses what is no model
+    adapter_of(model, "load_state")  # refuses what is no model
     state = State.load(path)
     engine = attach_state(model, state)
     if engine.owner is None:

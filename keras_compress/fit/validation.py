@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_compress.engines.strip import strip
 from keras_compress.frameworks.adapter import Adapter, ValidationData, wrap_method
 from keras_compress.frameworks.protocols import KerasModel, Method
 from keras_compress.reports.validation import ValidationReport
@@ -42,7 +43,6 @@ class Validation:
         adapter: of the model's Keras.
         model: answers as it ships.
         data: what `fit` had.
-        strip: gives a compiled plain copy of a model.
         rounds: whether the model's quantization is on.
     """
 
@@ -51,7 +51,6 @@ class Validation:
         adapter: Adapter,
         model: KerasModel,
         data: ValidationData,
-        strip: Callable[[KerasModel], KerasModel],
         rounds: bool,
     ):
         self._adapter = adapter

@@ -45,7 +45,7 @@ def wrap(
         ValueError: nothing to do; the model is compiled, compressed or wrapped already; it is not
             built; `engine` is unknown or does not take it; the specs do not fit it.
     """
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, "wrap")
     if pruning is None and quantization is None:
         raise ValueError(
             "wrap: one of `pruning` and `quantization` must be given. Received: nothing to do"

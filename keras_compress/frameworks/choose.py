@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras_compress.frameworks.adapter import Adapter
 
 
-def adapter_of(model: object, owner: str = "Compress") -> Adapter:
+def adapter_of(model: object, owner: str) -> Adapter:
     """The adapter for the Keras that a model belongs to; loads only that one. `owner` is whom to
     name in an error.
 
@@ -27,8 +27,7 @@ def adapter_of(model: object, owner: str = "Compress") -> Adapter:
         if keras.backend.backend() != "tensorflow":
             raise TypeError(
                 f"{owner}: the model must run on the TensorFlow backend, because it ends as a "
-                "TFLite file; "
-                "set KERAS_BACKEND=tensorflow before importing keras. "
+                "TFLite file; set KERAS_BACKEND=tensorflow before importing keras. "
                 f"Received: backend={keras.backend.backend()!r}"
             )
         from keras_compress.frameworks.keras3 import Keras3

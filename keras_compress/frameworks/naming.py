@@ -65,7 +65,7 @@ class Naming:
             self._paths[scope] = path
         self._order = {path: position for position, path in enumerate(self._operations)}
         names = adapter.flat_names(model)[1] if outputs is None else outputs
-        self._ends = {
+        self._output_makers = {
             name: _producer(adapter, functional, tensor)
             for name, tensor in zip(names, functional.outputs, strict=True)
         }
@@ -99,7 +99,7 @@ class Naming:
 
     def call(self, tensor: str, path: str) -> int | None:
         """Which call of a layer computed a file's tensor, from 1; None where that is not known."""
-        if tensor in self._ends:
+        if tensor in self._output_makers:
             return 1 if self._calls[path] == 1 else None
         numbers = []
         for part in tensor.split(";"):
@@ -114,9 +114,9 @@ class Naming:
         return max(numbers, default=None)  # calls share their constants, which are the first one's
 
     def _found(self, tensor: str, rounding: bool) -> tuple[str, ...]:
-        end = self._ends.get(tensor)
-        if end is not None:  # an output of the file has the model's own name
-            return (end,)
+        maker = self._output_makers.get(tensor)
+        if maker is not None:  # an output of the file has the model's own name
+            return (maker,)
         found = set()
         for part in tensor.split(";"):
             scope, _, node = part.rpartition("/")

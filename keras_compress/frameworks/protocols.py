@@ -92,7 +92,7 @@ class KerasOptimizer(Protocol):
 
 
 class Named(Protocol):
-    """A metric, as far as it is told from others."""
+    """What is told from others by its name: a metric, a hyperparameter."""
 
     @property
     def name(self) -> str: ...

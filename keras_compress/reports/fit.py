@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_compress._shared.plain import plain
 from keras_compress._shared.tables import table
-from keras_compress.reports.file import ExportReport
+from keras_compress.reports.export import ExportReport
 from keras_compress.reports.plots import plot_report
 from keras_compress.reports.validation import ValidationReport
 

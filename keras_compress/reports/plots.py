@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-    from keras_compress.reports.file import LayerAgreement
+    from keras_compress.reports.export import LayerAgreement
     from keras_compress.reports.fit import LayerReport, Report, WeightHistogram
 
 ROWS_SHOWN = 80

@@ -2,11 +2,11 @@
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Mapping
 from typing import Any, Self
 
 from keras_compress._shared import checks
+from keras_compress._shared.files import check_writable
 from keras_compress.specs.fields import read_config, set_field
 
 END_TYPES = {
@@ -155,9 +155,8 @@ class Export:
             rule = "in a folder, and what should be one is a file"
         else:
             try:
-                # Asking for permissions tells root that all is well, on a read-only disk too.
-                with tempfile.TemporaryFile(dir=folder):
-                    return
+                check_writable(folder)
+                return
             except OSError as error:
                 rule = f"in a folder that can be written to ({error.strerror})"
         raise checks.value_error("Export", "path", self.path, rule)

@@ -94,11 +94,6 @@ class Pruning:
         """Whether a step is still a fraction of a fit."""
         return any(schedule.has_fractions for schedule in self.schedules)
 
-    @property
-    def last_step(self) -> int:
-        """The step by which every target is reached. ValueError while one is a fraction."""
-        return max(schedule.last_step for schedule in self.schedules)
-
     def resolve(self, start: int, updates: int) -> Self:
         """The same with ints for steps, in a fit of `updates` updates after the first `start`.
 

@@ -66,14 +66,6 @@ class Quantization:
         """Whether a step is still a fraction of a fit."""
         return isinstance(self.delay, float) or isinstance(self.freeze_step, float)
 
-    @property
-    def last_step(self) -> int:
-        """The last of `delay` and `freeze_step`. ValueError while one of them is a fraction."""
-        delay = checks.check_resolved("Quantization", "delay", self.delay)
-        if self.freeze_step is None:
-            return delay
-        return checks.check_resolved("Quantization", "freeze_step", self.freeze_step)
-
     def resolve(self, start: int, updates: int) -> Self:
         """The same with ints for steps, in a fit of `updates` updates after the first `start`.
 

@@ -3,24 +3,24 @@
 Importing this package loads neither TensorFlow nor LiteRT.
 """
 
-from keras_compress.tflite.c_array import write_c_array
-from keras_compress.tflite.conversion.convert import (
-    Conversion,
-    ConversionError,
-    Progress,
-    convert,
-    measure,
-)
-from keras_compress.tflite.conversion.process import stop_worker
-from keras_compress.tflite.data import batches
-from keras_compress.tflite.file.inspect import inspect_tflite
-from keras_compress.tflite.file.report import (
+from keras_compress.reports.inspection import (
     FileReport,
     FloatOp,
     OpReport,
     TensorReport,
     zipped_size,
 )
+from keras_compress.tflite.c_array import write_c_array
+from keras_compress.tflite.conversion.convert import (
+    Conversion,
+    Progress,
+    convert,
+    measure,
+)
+from keras_compress.tflite.conversion.errors import ConversionError
+from keras_compress.tflite.conversion.process import stop_worker
+from keras_compress.tflite.data import batches
+from keras_compress.tflite.file.inspect import inspect_tflite
 from keras_compress.tflite.litert.agreement import OutputAgreement, agreement
 from keras_compress.tflite.litert.inner_tensors import ComputedTensor, computed_tensors
 from keras_compress.tflite.litert.latency import Latency, latency_ms, measure_latency

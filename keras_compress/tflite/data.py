@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_compress._shared.by_name import by_name, rows_of
+from keras_compress._shared.by_name import by_name, filled_up, rows_of
 from keras_compress._shared.checks import DATA_RULE, check_int, type_error, value_error
 
 
 @dataclasses.dataclass(frozen=True)
-class Inputs:
+class ExpectedInputs:
     """What the model expects, and whom to name in an error.
 
     Attributes:
@@ -100,11 +100,11 @@ def batches(
     check_int(owner, "batch_size", batch_size, minimum=1)
     if samples is not None:
         check_int(owner, "samples", samples, minimum=1)
-    inputs = Inputs(owner, name, shapes, dtypes or {})
+    inputs = ExpectedInputs(owner, name, shapes, dtypes or {})
     return _in_batches(inputs, elements(data, inputs), batch_size, samples)
 
 
-def elements(data: Any, inputs: Inputs) -> Iterable[Any]:
+def elements(data: Any, inputs: ExpectedInputs) -> Iterable[Any]:
     """What the data consists of, labels dropped: batches, samples, or all of it at once."""
     if isinstance(data, types.GeneratorType):
         hint = "a generator can be read only once: give the function that makes it"
@@ -129,7 +129,7 @@ def _without_labels(dataset: Any) -> Iterator[Any]:
         yield element[0] if isinstance(element, tuple) else element
 
 
-def _called(function: Callable[[], Any], inputs: Inputs) -> Iterable[Any]:
+def _called(function: Callable[[], Any], inputs: ExpectedInputs) -> Iterable[Any]:
     elements = function()
     if _is_dataset(elements):
         return _without_labels(elements)
@@ -139,7 +139,7 @@ def _called(function: Callable[[], Any], inputs: Inputs) -> Iterable[Any]:
     return elements
 
 
-def _from_file(path: str | os.PathLike[str], inputs: Inputs) -> Any:
+def _from_file(path: str | os.PathLike[str], inputs: ExpectedInputs) -> Any:
     path = os.fspath(path)
     if not path.endswith(".npz"):
         raise inputs.error(path, "the path of an .npz file")
@@ -170,7 +170,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ValueError("it is damaged, something else, or holds Python objects") from error
 
 
-def _rank_checked(data: Any, inputs: Inputs) -> Any:
+def _rank_checked(data: Any, inputs: ExpectedInputs) -> Any:
     """A plain list of numbers for a single input is data too, not a list of arrays."""
     if isinstance(data, list | tuple) and len(inputs.shapes) == 1:
         (shape,) = inputs.shapes.values()
@@ -181,7 +181,7 @@ def _rank_checked(data: Any, inputs: Inputs) -> Any:
 
 
 def _in_batches(
-    inputs: Inputs, given: Iterable[Any], batch_size: int, samples: int | None
+    inputs: ExpectedInputs, given: Iterable[Any], batch_size: int, samples: int | None
 ) -> Iterator[dict[str, np.ndarray]]:
     rest: dict[str, np.ndarray] = {}
     left = samples
@@ -203,9 +203,5 @@ def _in_batches(
                 break
     if not seen:
         raise inputs.error("no rows", "data with at least one row")
-    missing = batch_size - len(next(iter(rest.values())))
-    if missing < batch_size:
-        yield {
-            name: np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
-            for name, array in rest.items()
-        }
+    if len(next(iter(rest.values()))):
+        yield {name: filled_up(array, batch_size) for name, array in rest.items()}

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_compress._shared.checks import DATA_RULE, value_error
 from keras_compress.ranges import stats_of_range
-from keras_compress.tflite.data import Inputs, elements
+from keras_compress.tflite.data import ExpectedInputs, elements
 
 _OWNER = "input_stats"
 
@@ -37,7 +37,7 @@ def input_stats(data: Any) -> tuple[float, float] | dict[str, tuple[float, float
         ValueError: no numbers, NaN or infinite ones, all the same, or several inputs without names.
     """
     ends: dict[str | None, tuple[float, float]] = {}
-    anything = Inputs(_OWNER, "data", shapes={"data": ()}, dtypes={})
+    anything = ExpectedInputs(_OWNER, "data", shapes={"data": ()}, dtypes={})
     for element in elements(data, anything):
         for name, values in _by_name(element).items():
             low, high = _low_and_high(name, values)

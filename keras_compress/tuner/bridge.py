@@ -25,7 +25,7 @@ _TELLER, _SAVER = "TunerCallback", "SaveBestEpoch"
 """KerasTuner's classes for the callbacks that it gives to every fit."""
 
 _BEHIND = "_keras_compress_model"
-_WATCHED = "_keras_compress_watched"
+_CHECKED = "_keras_compress_checked"
 
 
 @dataclasses.dataclass
@@ -73,15 +73,15 @@ class CurrentTrial:
         return found if np.isfinite(found[self.objective.name]) else None
 
 
-def watch(tuner: Tuner) -> None:
+def check_success_at_end(tuner: Tuner) -> None:
     """Let the `search` of a tuner raise at its end if no trial has succeeded.
 
     KerasTuner itself does so after three failures in a row, and has no hook at the end for any but
     the tuner. A trial that fails before its `fit` says nothing to us.
     """
-    if _WATCHED in vars(tuner):
+    if _CHECKED in vars(tuner):
         return
-    vars(tuner)[_WATCHED] = True
+    vars(tuner)[_CHECKED] = True
 
     def checking(original: Method) -> Method:
         def on_search_end() -> None:

@@ -22,7 +22,7 @@ from keras_compress.fit.saved_state import load_state, save_state
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import KerasModel
-from keras_compress.reports.file import ExportReport
+from keras_compress.reports.export import ExportReport
 from keras_compress.reports.fit import Report
 from keras_compress.reports.validation import ValidationReport
 from keras_compress.specs.export import Export
@@ -34,7 +34,7 @@ from keras_compress.tuner import baseline, bridge
 from keras_compress.tuner.memory import forget_graphs
 from keras_compress.tuner.protocols import Build, HyperParameters, Trial, Tuner
 from keras_compress.tuner.space import OWNER, Space
-from keras_compress.tuner.trials import FILE, STATE, WEIGHTS
+from keras_compress.tuner.trials import STATE, TFLITE_FILE, WEIGHTS
 from keras_compress.tuner.weights import load_weights, save_weights
 
 Specs = Callable[[HyperParameters], tuple[Pruning | None, Quantization]]
@@ -113,7 +113,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
         self.export = dict(export or {})
         if "path" in self.export:
             raise value_error(OWNER, "export", self.export, "without a path, which the trial has")
-        Export(FILE, **self.export)  # what it refuses, it refuses now
+        Export(TFLITE_FILE, **self.export)  # what it refuses, it refuses now
         if specs is not None and space:
             raise value_error(OWNER, "specs", specs, f"None when a space is given: {sorted(space)}")
         if specs is not None and not callable(specs):
@@ -175,9 +175,9 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
         """
         given, standing = list(kwargs.pop("callbacks", None) or []), model
         model = bridge.behind(standing)
-        adapter = adapter_of(model)
+        adapter = adapter_of(model, OWNER)
         trial = bridge.CurrentTrial.of(given)
-        bridge.watch(trial.tuner)
+        bridge.check_success_at_end(trial.tuner)
         done = trial.metrics()
         if done is not None and trial.tuner.executions_per_trial == 1:
             return done  # it was killed on its way to the oracle's list of ended trials
@@ -205,7 +205,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
         compress = Compress(
             pruning=pruning,
             quantization=quantization,
-            export=Export(str(folder / FILE), **self.export),
+            export=Export(str(folder / TFLITE_FILE), **self.export),
             verbose=self.verbose,
         )
         try:
@@ -262,7 +262,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
         sizes: tuple[Any, ...] = (export.bytes, export.zipped_bytes, report.sparsity)
         metrics.update(zip(SIZES, map(float, sizes), strict=True))
         if self.latency:
-            metrics[LATENCY] = latency_ms(load_tflite(folder / FILE))
+            metrics[LATENCY] = latency_ms(load_tflite(folder / TFLITE_FILE))
         return metrics
 
     def _check_search(
@@ -312,7 +312,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
 
 def _check_model(model: KerasModel) -> Adapter:
     """Refuse what a trial could not train."""
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, OWNER)
     if not adapter.is_compiled(model) or not model.built:
         lacks = "compiled" if model.built else "built"
         raise ValueError(

@@ -108,7 +108,7 @@ def sensitivity(
     tried = sorted(set(sparsities))
     if not tried or not all(isinstance(each, float) and 0 < each < 1 for each in tried):
         raise type_error(OWNER, "sparsities", sparsities, "fractions above 0 and below 1")
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, OWNER)
     if not model.built or not adapter.is_compiled(model):
         raise ValueError(
             "sensitivity: `model` must be built and compiled. "

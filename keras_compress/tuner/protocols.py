@@ -17,9 +17,9 @@ class HyperParameters(Protocol):
     def space(self) -> Sequence[Named]:
         """What was declared."""
 
-    def Float(self, name: str, low: float, high: float) -> float: ...  # noqa: N802
+    def Float(self, name: str, low: float, high: float) -> float: ...  # noqa: N802  (KerasTuner's name)
 
-    def Choice(self, name: str, values: list[Any]) -> Any: ...  # noqa: N802
+    def Choice(self, name: str, values: list[Any]) -> Any: ...  # noqa: N802  (KerasTuner's name)
 
 
 Build = KerasModel | Callable[[HyperParameters], KerasModel]

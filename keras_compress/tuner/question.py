@@ -18,7 +18,7 @@ from keras_compress._shared.checks import (
 from keras_compress._shared.files import write_atomically
 
 OWNER = "SparsitySearch"
-FILE = "question.json"
+QUESTION_FILE = "question.json"
 """What the scores of a project's trials are an answer to."""
 
 Metrics = Mapping[str, float]
@@ -102,9 +102,9 @@ class Question:
 
     def check(self, folder: Path) -> None:
         """Refuse to go on with a project whose scores answer another question."""
-        if not (folder / FILE).exists():
+        if not (folder / QUESTION_FILE).exists():
             return
-        asked = json.loads((folder / FILE).read_text())
+        asked = json.loads((folder / QUESTION_FILE).read_text())
         for name, value in dataclasses.asdict(self).items():
             if asked.get(name) != value:
                 raise value_error(
@@ -117,7 +117,7 @@ class Question:
 
     def write(self, folder: Path) -> None:
         """Leave it in the project, for `check`."""
-        write_atomically(folder / FILE, json.dumps(dataclasses.asdict(self)).encode())
+        write_atomically(folder / QUESTION_FILE, json.dumps(dataclasses.asdict(self)).encode())
 
 
 def _squeezed(value: float) -> float:

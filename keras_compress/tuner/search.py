@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import keras_tuner
 
 from keras_compress._shared.checks import check_choice, check_int, value_error
+from keras_compress._shared.files import check_writable
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.tuner import trials
@@ -86,7 +86,7 @@ class SparsitySearch:
         project_name: str = "sparsity_search",
         overwrite: bool = False,
         seed: int | None = None,
-        **hypermodel: KerasModel,
+        **hypermodel: Any,
     ):
         self.question = Question(
             metric=metric,
@@ -144,10 +144,6 @@ class SparsitySearch:
         """The float model's metric, as `more` and the trials that are through have it."""
         known = (trials.metrics_in(state) for _, state in trials.states(self._project))
         return self.question.reference([*more, *known])
-
-    def is_feasible(self, metrics: Metrics) -> bool:
-        """Whether the metrics of a trial keep to the limit."""
-        return self.question.excess(metrics, self.reference(metrics)) <= 0
 
     def score(self, metrics: Metrics) -> float:
         """What KerasTuner minimizes; NaN, which fails the trial, where the metric is none."""
@@ -217,7 +213,7 @@ class SparsitySearch:
         found = self.trials()
         if path is not None:
             trials.write_csv(found, self.question, path)
-        return trials.drawn(found, self.question)
+        return trials.as_table(found, self.question)
 
     def plot(self, path: str | Path) -> None:
         """Write a picture of metric against zipped bytes, with the front drawn, as PNG (or what the
@@ -276,8 +272,7 @@ def _check_folder(folder: Path) -> None:
     """Refuse a project that could not be written, before anything is trained."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        check_writable(folder)
     except OSError as error:
         raise ValueError(
             "SparsitySearch: `directory` must be a folder that can be written to. "

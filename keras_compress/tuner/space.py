@@ -107,10 +107,10 @@ class Space:
 class _First:
     """Stands for KerasTuner's HyperParameters, at the lower ends."""
 
-    def Float(self, name: str, low: float, high: float) -> float:  # noqa: N802
+    def Float(self, name: str, low: float, high: float) -> float:  # noqa: N802  (KerasTuner's name)
         return low
 
-    def Choice(self, name: str, values: list[Any]) -> Any:  # noqa: N802
+    def Choice(self, name: str, values: list[Any]) -> Any:  # noqa: N802  (KerasTuner's name)
         return values[0]
 
 

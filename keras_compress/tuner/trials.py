@@ -14,7 +14,7 @@ from typing import Any
 from keras_compress._shared.tables import WIDTH, table
 from keras_compress.tuner.question import Question
 
-FILE, WEIGHTS, STATE = "model.tflite", "weights.npz", "state.npz"
+TFLITE_FILE, WEIGHTS, STATE = "model.tflite", "weights.npz", "state.npz"
 """What stands in the folder of a trial when it is through."""
 
 
@@ -43,7 +43,7 @@ class TrialResult:
     @property
     def export(self) -> Path:
         """The integer file."""
-        return self.folder / FILE
+        return self.folder / TFLITE_FILE
 
 
 # --- reading
@@ -132,7 +132,7 @@ def front(trials: Sequence[TrialResult], question: Question) -> list[TrialResult
 # --- for people
 
 
-def drawn(trials: Sequence[TrialResult], question: Question) -> str:
+def as_table(trials: Sequence[TrialResult], question: Question) -> str:
     """A table of trials."""
     on_front = {trial.id for trial in front(trials, question)}
     names = [name for name in _names(trials, "values") if not name.startswith("tuner/")]

@@ -562,7 +562,7 @@ def test_tf_keras_the_callback_list_keeps_its_progress_bar():
 
 
 def test_tf_keras_takes_a_callback_of_keras_3_that_answers_these_questions():
-    # callbacks.py: tf_keras asks each of them before it calls a batch hook.
+    # fit/callback.py: tf_keras asks each of them before it calls a batch hook.
     called = []
 
     class Both(keras3.callbacks.Callback):
@@ -594,7 +594,7 @@ def test_tf_keras_takes_a_callback_of_keras_3_that_answers_these_questions():
 
 
 def test_the_save_context_tells_when_tf_keras_writes_a_saved_model(tmp_path):
-    # quantizing.py: patches stay out of a SavedModel.
+    # engines/quantizers.py: patches stay out of a SavedModel.
     from tensorflow.python.saved_model import save_context
 
     seen = []
@@ -613,13 +613,6 @@ def test_the_save_context_tells_when_tf_keras_writes_a_saved_model(tmp_path):
 
 
 # --- tfmot, all of it used in `engines/tfmot/`
-
-
-@pytest.fixture(scope="module")
-def tfmot():
-    import tensorflow_model_optimization
-
-    return tensorflow_model_optimization
 
 
 def uncompiled():
@@ -647,7 +640,7 @@ def quantized(tfmot):
 
 
 def test_tfmot_the_classes_and_modules_of_its_wrappers(tfmot, quantized):
-    # library.py tells them by name, so that tfmot need not be imported.
+    # tfmot/library.py tells them by name, so that tfmot need not be imported.
     pruned = tfmot.sparsity.keras.prune_low_magnitude(tf_keras.layers.Dense(2))
     annotated = tfmot.quantization.keras.quantize_annotate_layer(tf_keras.layers.Dense(2))
     expected = {
@@ -751,7 +744,7 @@ def test_tfmot_pruning_asks_the_schedule_and_writes_mask_and_kernel(m_by_n):
 
 
 def test_tfmot_blocks_that_span_a_dimension_fail(tfmot):
-    # places.py leaves such kernels alone.
+    # tfmot/kernels.py leaves such kernels alone.
     from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl
 
     for shape, fails in (((4, 4), True), ((4, 5), False), ((4, 1), True)):
@@ -787,7 +780,7 @@ def test_tfmot_schedules_take_their_fields_in_this_order(tfmot):
 
 
 def test_tfmot_where_the_quantizers_and_their_ranges_are(quantized):
-    # ranges.py puts others in their places.
+    # tfmot/quantizers.py puts others in their places.
     ranges = {"min_var", "max_var"}
     ((kernel, quantizer, own),) = quantized["dense"]._weight_vars
     assert kernel.name == "dense/kernel:0"
@@ -835,7 +828,7 @@ def test_tfmot_quantizers_are_called_where_they_are_kept(quantized):
 
 
 def test_tfmot_the_kernel_of_a_quantized_layer_is_in_the_wrappers_list_only(quantized):
-    # ranges.py gives it back to its layer: a wrapper's own list does not heed `trainable`.
+    # tfmot/quantizers.py gives it back to its layer: a wrapper's own list heeds no `trainable`.
     wrapper = quantized["dense"]
     ((kernel, _, _),) = wrapper._weight_vars
     own, inner = vars(wrapper)["_trainable_weights"], vars(wrapper.layer)["_trainable_weights"]
@@ -887,7 +880,7 @@ def test_tfmot_a_batch_norm_in_a_wrapper_is_called_through_the_instance(quantize
 
 
 def test_tfmot_what_it_cannot_quantize_is_named_so(tfmot):
-    # wrapping.py reads the culprit's name.
+    # tfmot/wrap.py reads the culprit's name.
     layers = tf_keras.layers
     norm = layers.BatchNormalization(name="late")
     model = tf_keras.Sequential([layers.Input((4,)), layers.ReLU(), norm])
@@ -920,7 +913,7 @@ def test_tfmot_a_separable_convolution_becomes_two_layers_of_automatic_names(tfm
 
 
 def test_tfmot_the_activation_in_a_config_is_its_own(quantized):
-    # unwrapping.py reads the one that it stands for.
+    # tfmot/unwrap.py reads the one that it stands for.
     config = tf_keras.utils.serialize_keras_object(quantized["dense"].layer)["config"]
     assert config["activation"]["class_name"] == "QuantizeAwareActivation"
     assert config["activation"]["config"]["activation"] == "softmax"

@@ -228,7 +228,11 @@ def test_comparing_files_loads_no_framework(two_layers):
 BAD = [
     ({"networks": ["float.tflite"]}, ValueError, "`networks` must be two or more"),
     ({"networks": ["float.tflite", "none.tflite"]}, FileNotFoundError, "none.tflite"),
-    ({"networks": ["float.tflite", 3]}, TypeError, "must be a Keras 3 or tf_keras model"),
+    (
+        {"networks": ["float.tflite", 3]},
+        TypeError,
+        "compare: the model must be a Keras 3 or tf_keras model",
+    ),
     ({"networks": ["float.tflite", "alone.tflite"]}, ValueError, "must have the same outputs"),
     ({"data": {"taken": np.zeros((2, 6))}}, ValueError, r"an array for the input 'given'"),
     ({"data": np.zeros((2, 5))}, ValueError, "must have the shape"),

@@ -297,7 +297,7 @@ def test_a_second_fit_with_the_callback_continues(keras, data, reference):
     callback = compress(partial=True)
     first = train(keras, data, callback, epochs=1)
     assert first.report.missed == [
-        f"the final sparsity at update {PRUNING.last_step}",
+        f"the final sparsity at update {PRUNING.schedule.last_step}",
         f"the delay at update {DELAY}",
     ]
     second = train(keras, data, callback, model=first.model, initial_epoch=1)

@@ -161,7 +161,7 @@ def network(keras, functions):
 
 
 def units_of(model):
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, "test")
     lambdas = {
         path: operation
         for path, operation in Graph(adapter, model).operations()
@@ -204,7 +204,7 @@ def test_an_op_ships_as_integers_and_stays_the_function_it_was(keras, group):
         assert name in [op.type for op in unit.plan.counted]
     x = np.random.default_rng(0).uniform(-1.0, 1.0, (32, 4, 4, 8)).astype("float32")
     plain = model.predict(x, verbose=0)
-    engine = InPlace(adapter_of(model), model, None, kc.Quantization())
+    engine = InPlace(adapter_of(model, "test"), model, None, kc.Quantization())
     engine.attach()
     assert engine.left_out["quantization"] == {}
 

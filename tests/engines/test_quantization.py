@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.nets import small_net
+from helpers.nets import slots, small_net
 
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
@@ -33,12 +33,6 @@ def ops_of(step, batch):
     for function in definition.library.function:
         nodes += function.node_def
     return collections.Counter(node.op for node in nodes)
-
-
-def slots(model):
-    variables = model.optimizer.variables
-    variables = variables() if callable(variables) else variables
-    return [v.numpy() for v in variables]
 
 
 def assert_same(ours, theirs):

@@ -306,7 +306,7 @@ def assert_same_weights(one, other):
 
 def described(model):
     """(path, class, trainable, shapes) of every layer, and the model's own."""
-    layers = [("", model), *adapter_of(model).layers(model)]
+    layers = [("", model), *adapter_of(model, "test").layers(model)]
     return [
         (
             path,
@@ -320,7 +320,7 @@ def described(model):
 
 
 def variables(model):
-    return {id(adapter_of(model).tf_variable(weight)) for weight in model.weights}
+    return {id(adapter_of(model, "test").tf_variable(weight)) for weight in model.weights}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -348,7 +348,7 @@ def test_its_masked_weights_are_zeros(compressed, kind):
     pruned = {target.path for target in engine.pruner.targets}
     assert pruned
     found = set()
-    for path, layer in adapter_of(plain).layers(plain):
+    for path, layer in adapter_of(plain, "test").layers(plain):
         if path in pruned:
             zeros = 1 - np.count_nonzero(layer.kernel.numpy()) / layer.kernel.numpy().size
             assert zeros == pytest.approx(0.5, abs=0.05) or not layer.trainable, path
@@ -452,7 +452,7 @@ def test_of_a_model_that_is_not_compiled_it_is_not_either(keras, classes):
     keras.utils.set_random_seed(0)
     model = sequential(keras, classes)
     plain = kc.strip(model)
-    assert not adapter_of(plain).is_compiled(plain)
+    assert not adapter_of(plain, "test").is_compiled(plain)
     assert_same_answers(answer(plain), answer(model))
 
 
@@ -574,7 +574,7 @@ def test_how_steps_run_is_passed_on(keras, classes):
     _, plain = stripped(keras, classes, **arguments)
     compiled = plain._compile_config.config
     assert {name: compiled[name] for name in arguments} == arguments
-    assert adapter_of(plain).steps_per_execution(plain) == 2
+    assert adapter_of(plain, "test").steps_per_execution(plain) == 2
 
 
 def test_a_metric_that_its_config_cannot_make_leaves_it_uncompiled(keras, classes, caplog):
@@ -586,7 +586,7 @@ def test_a_metric_that_its_config_cannot_make_leaves_it_uncompiled(keras, classe
             return {}
 
     _, plain = stripped(keras, classes, metrics=[Counted(3)])
-    assert not adapter_of(plain).is_compiled(plain)
+    assert not adapter_of(plain, "test").is_compiled(plain)
     (said, again) = (record.getMessage() for record in caplog.records)  # in fit, and here
     assert said == again
     assert re.fullmatch(
@@ -608,7 +608,7 @@ def test_a_class_that_compiles_in_its_own_way_is_left_uncompiled(keras, classes,
     model(x)
     model.compile(optimizer="sgd", loss=LOSSES["kind"])
     plain = kc.strip(model)
-    assert not adapter_of(plain).is_compiled(plain)
+    assert not adapter_of(plain, "test").is_compiled(plain)
     assert_same_weights(plain.get_weights(), model.get_weights())
     assert [record.getMessage() for record in caplog.records] == [
         "strip: Own overrides `compile`, so the stripped model is not compiled."
@@ -661,7 +661,7 @@ def test_a_model_without_weights_is_refused(keras, classes):
 
 def test_what_is_no_model_is_refused():
     message = (
-        "Compress: the model must be a Keras 3 or tf_keras model. "
+        "strip: the model must be a Keras 3 or tf_keras model. "
         "Received: model of class builtins.int"
     )
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
@@ -706,7 +706,6 @@ def test_saved_it_loads_where_we_are_not_installed(keras, compressed, tmp_path):
         [sys.executable, "-c", LOAD, keras.__name__, str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [*lines, "blocked"]

@@ -51,7 +51,7 @@ def test_a_kind_is_integer_in_the_file_and_stays_the_function_it_was(keras, case
     model, x = network(keras, case)
     plain = np.asarray(model(x, training=False))
     monkeypatch.setattr(form_check, "CLOSE", 1e-6)  # of the form in float, to the layer
-    engine = InPlace(adapter_of(model), model, None, kc.Quantization())
+    engine = InPlace(adapter_of(model, "test"), model, None, kc.Quantization())
     engine.attach()
     assert engine.left_out["quantization"] == {}
 
@@ -106,7 +106,7 @@ def left_out(keras, make, shape=(12,)):
     keras.utils.set_random_seed(0)
     inputs = keras.Input(shape)
     model = keras.Model(inputs, keras.layers.Dense(3)(make(inputs)))
-    engine = InPlace(adapter_of(model), model, None, kc.Quantization())
+    engine = InPlace(adapter_of(model, "test"), model, None, kc.Quantization())
     engine.attach()
     return engine.left_out["quantization"]
 

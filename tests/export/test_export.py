@@ -16,7 +16,7 @@ from helpers.replacing import replaced, room_for
 import keras_compress as kc
 from keras_compress.engines.in_place import table
 from keras_compress.export import record, writing
-from keras_compress.reports.file import ExportReport, FloatOpReport
+from keras_compress.reports.export import ExportReport, FloatOpReport
 from keras_compress.reports.fit import Report
 
 pytestmark = pytest.mark.by_turns

@@ -62,7 +62,7 @@ def test_scopes_tell_layers_whatever_they_are_called(keras):
     odd = "odd-name.1" if keras.__name__ == "tf_keras" else "_odd-name.1"
     total = layers.Dense(2, name=odd)(first + second)
     model = keras.Model(inputs, {"sum": total, "second": second, "raw": inputs})
-    naming = Naming(adapter_of(model), model)
+    naming = Naming(adapter_of(model, "test"), model)
     assert naming.layers("b/dense/MatMul;b/dense/BiasAdd") == ("b/dense",)
     assert naming.layers("b/dense_1/some/deeper/op1") == ("b/dense_1",)
     scope = odd if odd[0] == "o" else "layer_odd-name.1"  # none may begin with "_"
@@ -90,7 +90,7 @@ def test_two_names_that_make_one_scope_are_told_apart():
     inputs = keras.Input((4,), name="x")
     x = layers.Dense(4, name="_a")(inputs)
     model = keras.Model(inputs, layers.Dense(4, name="layer_a")(x))
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, "test")
     naming = Naming(adapter, model)
     with naming.scoped():
         graph = tf.function(lambda x: adapter.call_flat(model, [x])).get_concrete_function(
@@ -193,7 +193,9 @@ def test_a_layer_that_differs_is_found_and_those_behind_it_are_not_blamed(rounde
     rows = np.random.default_rng(0).uniform(size=(8, 1, 8, 8, 1)).astype("float32")
     inputs, tensors = computed_tensors(path.read_bytes(), [{"image": row} for row in rows])
     before = {(e.path, e.tensor): e.largest_steps for e in compare_layers(engine, inputs, tensors)}
-    layer = next(layer for _, layer in adapter_of(rounded).layers(rounded) if layer.name == "norm")
+    layer = next(
+        layer for _, layer in adapter_of(rounded, "test").layers(rounded) if layer.name == "norm"
+    )
     kept = layer.get_weights()
     gamma, beta, *statistics = kept
     try:
@@ -228,7 +230,7 @@ def test_what_the_file_has_not_is_left_out_and_passed_over(rounded, tmp_path):
     engine = engine_of(rounded)
     rows = np.random.default_rng(0).uniform(size=(4, 1, 8, 8, 1)).astype("float32")
     inputs, tensors = computed_tensors(path.read_bytes(), [{"image": row} for row in rows])
-    naming = Naming(adapter_of(rounded), rounded)
+    naming = Naming(adapter_of(rounded, "test"), rounded)
     fewer = [tensor for tensor in tensors if naming.layers(tensor.name) != ("stem",)]
     assert len(fewer) == len(tensors) - 1
     found = compare_layers(engine, inputs, fewer)

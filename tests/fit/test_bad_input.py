@@ -17,6 +17,7 @@ from helpers.untouched import untouched
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.tflite.conversion import process
+from keras_compress.tuner import sensitivity
 
 ROWS, BATCH = 16, 4  # four updates in an epoch
 X = np.random.default_rng(0).uniform(-1, 1, (ROWS, 4)).astype("float32")
@@ -269,7 +270,7 @@ def test_another_backend_is_refused(backend, verb, monkeypatch, tmp_path):
         "save_state": lambda: kc.save_state(model, tmp_path / "state.npz"),
         "load_state": lambda: kc.load_state(model, tmp_path / "state.npz"),
     }
-    owner = "export_tflite" if verb == "export_tflite" else "Compress"
+    owner = "Compress" if verb == "fit" else verb
     message = (
         f"{owner}: the model must run on the TensorFlow backend, because it ends as a TFLite file; "
         "set KERAS_BACKEND=tensorflow before importing keras. "
@@ -287,9 +288,11 @@ def test_what_is_no_model_is_refused(thing, tmp_path):
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
     export = kc.Export(tmp_path / "net.tflite")
     for owner, verb in (
-        ("Compress", kc.strip),
-        ("Compress", kc.compression_of),
+        ("strip", kc.strip),
+        ("compression_of", kc.compression_of),
         ("export_tflite", lambda thing: kc.export_tflite(thing, export)),
+        ("compare", lambda thing: kc.compare(thing, data=[])),
+        ("sensitivity", lambda thing: sensitivity(thing, [], [])),
     ):
         message = (
             f"{owner}: the model must be a Keras 3 or tf_keras model. "

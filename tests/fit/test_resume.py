@@ -77,7 +77,6 @@ def killed(keras, tmp_path_factory):
             [sys.executable, resume_child.__file__, kind, str(root), "uninterrupted", *names],
             capture_output=True,
             text=True,
-            timeout=600,
         )
         assert done.returncode == 0, done.stderr
         return root
@@ -297,7 +296,7 @@ def test_a_state_of_another_model_is_refused(keras, tmp_path):
     model = resume_child.net(keras, run_eagerly=True)
     compress = kc.Compress(quantization=kc.Quantization(delay=10))
     message = (
-        "load_state: the state must belong to this model; masks differ: only in the state "
+        "Compress: the state must belong to this model; masks differ: only in the state "
         "['0/Dense/kernel/12x16', '1/Dense/kernel/16x4'], only in the model []. "
         "Received: a state of another model, or of other specs"
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import load_child
+from helpers.nets import compile_net
 from helpers.replacing import replaced, room_for
 from helpers.untouched import untouched
 
@@ -64,7 +65,7 @@ CASES = [*PHASES, *SPECS]
 
 
 def net(keras):
-    return load_child.compile_net(keras, load_child.build(keras))
+    return compile_net(keras, load_child.build(keras))
 
 
 def fit(model, compress, epochs=1, **arguments):
@@ -94,7 +95,7 @@ def with_weights(keras, folder):
     """A plain, compiled model with the weights of a case."""
     model = load_child.build(keras)
     model.load_weights(folder / load_child.WEIGHTS)
-    return load_child.compile_net(keras, model)
+    return compile_net(keras, model)
 
 
 # --- the form and its file
@@ -341,7 +342,7 @@ def test_a_model_may_be_compiled_after_the_state_is_loaded(keras, saved, case):
     kc.load_state(model, wanted.folder / load_child.STATE)
     x, _ = load_child.data()
     np.testing.assert_array_equal(model.predict(x, verbose=0), wanted.answers["predicted"])
-    load_child.compile_net(keras, model)
+    compile_net(keras, model)
     assert_same_answers(load_child.answers(model), wanted.answers)
     assert take(engine_of(model)).iterations == 0
 
@@ -352,10 +353,10 @@ def loaded_elsewhere(keras, saved, request):
     root = saved["off"].folder.parent
     kind = "keras3" if keras.__name__ == "keras" else "tf_keras"
     done = subprocess.run(
-        [sys.executable, load_child.__file__, kind, str(root)],
+        [sys.executable, "-m", load_child.__name__, kind, str(root)],
+        cwd=Path(load_child.__file__).parents[1],
         capture_output=True,
         text=True,
-        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return root
@@ -542,7 +543,8 @@ def test_a_plain_model_has_no_state(keras, tmp_path):
 def test_what_is_no_model_is_refused(call, thing, tmp_path):
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
     message = (
-        f"Compress: the model must be a Keras 3 or tf_keras model. Received: model of class {kind}"
+        f"{call.__name__}: the model must be a Keras 3 or tf_keras model. "
+        f"Received: model of class {kind}"
     )
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         call(thing, tmp_path / "state.npz")

@@ -286,22 +286,22 @@ class Snapshot:
 
 
 def test_the_model_is_left_as_it_was(keras, data, tmp_path, monkeypatch):
-    from keras_compress.fit import run
+    from keras_compress.fit.validation import Validation
 
     found = []
 
-    def report(self, path, original=run.Validation.report):
+    def report(self, path, original=Validation.report):
         found.append(original(self, path))
         found.append(Snapshot(model))
         return found[0]
 
-    def start(self, *arguments, original=run.Validation.__init__):
+    def start(self, *arguments, original=Validation.__init__):
         found.append(Snapshot(model))
         original(self, *arguments)
         found.append(Snapshot(model))
 
-    monkeypatch.setattr(run.Validation, "__init__", start)
-    monkeypatch.setattr(run.Validation, "report", report)
+    monkeypatch.setattr(Validation, "__init__", start)
+    monkeypatch.setattr(Validation, "report", report)
     model = tiny_net(keras)
     fit(model, data, tmp_path / "net.tflite", epochs=2, validation_data=data[2:])
     before, evaluated, metrics, after = found
@@ -320,7 +320,7 @@ def test_what_cannot_be_evaluated_costs_no_training(model, data, tmp_path, monke
     report = fit(model, data, tmp_path / "net.tflite", validation_data=data[2:])
     assert list(report.metrics) == NETWORKS[:2]
     assert report.reasons == {"tflite": "RuntimeError: no interpreter with details"}
-    monkeypatch.setattr("keras_compress.fit.run.strip", failing)
+    monkeypatch.setattr("keras_compress.fit.validation.strip", failing)
     report = fit(model, data, validation_data=data[2:])
     assert report.metrics == {}
     assert list(report.reasons) == NETWORKS[:2]

@@ -566,7 +566,9 @@ def test_nothing_to_do_is_refused(keras):
 @pytest.mark.parametrize("function", ["wrap", "strip"])
 def test_what_is_no_model_is_a_type_error(thing, function):
     call = {"wrap": lambda: kc.wrap(thing, pruning=PRUNING), "strip": lambda: kc.strip(thing)}
-    with pytest.raises(TypeError, match="must be a Keras 3 or tf_keras model"):
+    with pytest.raises(
+        TypeError, match=f"^{function}: the model must be a Keras 3 or tf_keras model"
+    ):
         call[function]()
 
 

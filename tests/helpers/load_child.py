@@ -1,4 +1,4 @@
-"""Loads states in a process of its own: `python load_child.py keras3|tf_keras FOLDER`.
+"""Loads states in a process of its own: `python -m helpers.load_child keras3|tf_keras FOLDER`.
 
 In FOLDER there is one folder per case, with the weights and the state of a trained model. Beside
 them the child leaves what the model answers there, and the state as it would save it.
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from helpers.nets import compile_net
 
 WEIGHTS, STATE, AGAIN, ANSWERS = "model.weights.h5", "state.npz", "again.npz", "answers.npz"
 
@@ -33,17 +34,6 @@ def build(keras, *, units=16, classes=4):
     x = layers.Dense(units, activation="relu")(x)
     x = x + layers.Dense(units, activation="relu")(x)
     return keras.Model(image, layers.Dense(classes, activation="softmax")(x))
-
-
-def compile_net(keras, model):
-    """Without XLA, which would take seconds for every phase."""
-    model.compile(
-        keras.optimizers.Adam(0.01),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        jit_compile=False,
-    )
-    return model
 
 
 def answers(model):

@@ -27,3 +27,20 @@ def trained_net(keras, digits, *callbacks, epochs, optimizer="adam", batch_norm=
     x, y, _, _ = digits
     model.fit(x, y, epochs=epochs, batch_size=32, verbose=0, callbacks=list(callbacks))
     return model
+
+
+def compile_net(keras, model):
+    """Without XLA, which would take seconds for every phase."""
+    model.compile(
+        keras.optimizers.Adam(0.01),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    return model
+
+
+def slots(model):
+    """The values of all that the optimizer keeps."""
+    variables = model.optimizer.variables
+    return [v.numpy() for v in (variables() if callable(variables) else variables)]

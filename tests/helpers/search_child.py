@@ -19,7 +19,7 @@ import sys
 import time
 
 import numpy as np
-from helpers.load_child import compile_net
+from helpers.nets import compile_net
 
 MEETING = "ready"
 FITS, LOG = "fits.log", "output.log"

@@ -71,7 +71,7 @@ def wrapped(keras, *, model=None, engine=None, eager=True, **specs):
 def masks(model):
     """Path and kernel of everything that is pruned -> its mask, as bools."""
     return {
-        (target.path, target.key.split("/")[2]): target.kept()
+        (target.path, target.kernel_name): target.kept()
         for target in engine_of(model).pruner.targets
     }
 

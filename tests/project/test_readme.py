@@ -12,7 +12,7 @@ from helpers.rooms import FLOORS, modules
 
 import keras_compress as kc
 from keras_compress.engines.in_place.table import ACTIVATIONS, TABLE
-from keras_compress.reports.file import ExportReport, LayerAgreement
+from keras_compress.reports.export import ExportReport, LayerAgreement
 from keras_compress.reports.fit import LayerReport, Report
 from keras_compress.reports.validation import ValidationReport
 

@@ -13,8 +13,8 @@ from helpers.nets import small_net
 
 import keras_compress as kc
 from keras_compress.export.record import record
-from keras_compress.fit.history import BINS, histogram, spread
-from keras_compress.reports.file import ExportReport, LayerAgreement
+from keras_compress.fit.plot_data import BINS, histogram, spread
+from keras_compress.reports.export import ExportReport, LayerAgreement
 from keras_compress.reports.fit import EpochReport, LayerReport, Report
 
 HALF = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=8, frequency=1)

@@ -12,7 +12,7 @@ from helpers.nets import small_net
 
 import keras_compress as kc
 from keras_compress.export.record import record
-from keras_compress.reports.file import ExportReport, FloatOpReport, LayerAgreement
+from keras_compress.reports.export import ExportReport, FloatOpReport, LayerAgreement
 from keras_compress.reports.fit import EpochReport, LayerReport, Report, WeightHistogram
 from keras_compress.reports.validation import ValidationReport
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.worker import worker_pid
 
 from keras_compress.tflite import (
     Conversion,
@@ -28,8 +29,8 @@ from keras_compress.tflite import (
     stop_worker,
 )
 from keras_compress.tflite.child_process import child_environment
-from keras_compress.tflite.conversion.convert import remedy_for_crash, translate
-from keras_compress.tflite.conversion.process import Session, worker_pid
+from keras_compress.tflite.conversion.errors import remedy_for_crash, translate
+from keras_compress.tflite.conversion.process import Session
 
 fake_quant = tf.quantization.fake_quant_with_min_max_vars
 fake_quant_per_channel = tf.quantization.fake_quant_with_min_max_vars_per_channel
@@ -472,8 +473,8 @@ def _alive(pid):
 
 def _run_script(script, tmp_path):
     """Runs a parent of its own worker, which prints the worker's pid; returns pid and result."""
-    root = str(Path(__file__).parents[2])
-    text = f"import os, sys, tempfile\nsys.path.insert(0, {root!r})\n" + textwrap.dedent(script)
+    paths = [str(Path(__file__).parents[n]) for n in (2, 1)]  # of the package and the helpers
+    text = f"import os, sys, tempfile\nsys.path[:0] = {paths!r}\n" + textwrap.dedent(script)
     result = subprocess.run(
         [sys.executable, "-c", text],
         capture_output=True,
@@ -496,7 +497,8 @@ def _wait_until_gone(pid, tmp_path):
 def test_the_worker_ends_with_its_parent(tmp_path):
     pid, result = _run_script(
         """
-        from keras_compress.tflite.conversion.process import Session, worker_pid
+        from helpers.worker import worker_pid
+        from keras_compress.tflite.conversion.process import Session
         with Session():
             print(worker_pid(), flush=True)
         """,
@@ -511,7 +513,8 @@ def test_the_worker_ends_with_its_parent(tmp_path):
 def test_the_worker_ends_when_its_parent_is_killed(tmp_path):
     pid, result = _run_script(
         """
-        from keras_compress.tflite.conversion.process import Session, worker_pid
+        from helpers.worker import worker_pid
+        from keras_compress.tflite.conversion.process import Session
         with Session():
             print(worker_pid(), flush=True)
             os.kill(os.getpid(), 9)
@@ -525,7 +528,8 @@ def test_the_worker_ends_when_its_parent_is_killed(tmp_path):
 def test_a_fork_starts_its_own_worker_and_leaves_the_parents_alone(tmp_path):
     _, result = _run_script(
         """
-        from keras_compress.tflite.conversion.process import Session, worker_pid
+        from helpers.worker import worker_pid
+        from keras_compress.tflite.conversion.process import Session
         with Session() as session:
             first, folder = worker_pid(), session.folder.parent
         print(first, flush=True)

@@ -272,7 +272,7 @@ def test_the_text_names_float_ops_in_an_integer_file():
 
 
 def test_of_a_large_file_the_largest_tensors_are_shown(monkeypatch):
-    monkeypatch.setattr("keras_compress.tflite.file.report.TENSORS_SHOWN", 3)
+    monkeypatch.setattr("keras_compress.reports.inspection.TENSORS_SHOWN", 3)
     report = inspect_tflite(file_of("int8"))
     text = str(report)
     assert f"and {len(report.tensors) - 3} smaller tensors" in text

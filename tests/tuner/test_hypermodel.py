@@ -127,7 +127,7 @@ def test_the_trials_share_one_float_training(searched):
 def key(keras, build, epochs=3, arguments=(), **drawn):
     model = build(keras.layers)
     model.compile("adam", "mse")
-    return baseline._key(adapter_of(model), model, epochs, (arguments, drawn))
+    return baseline._key(adapter_of(model, "test"), model, epochs, (arguments, drawn))
 
 
 def test_what_two_models_must_share_to_share_a_float_training(keras):

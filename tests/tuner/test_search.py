@@ -14,7 +14,7 @@ from helpers.digit_search import builder, run_by_litert
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.tuner import SparsitySearch, question
-from keras_compress.tuner.trials import TrialResult, dominates, drawn
+from keras_compress.tuner.trials import TrialResult, as_table, dominates
 
 pytestmark = pytest.mark.timeout(300)  # whole searches, one of them in a fixture
 
@@ -24,7 +24,7 @@ HYPERBAND = {"tuner": "hyperband", "max_trials": None, "max_epochs": 3}
 
 @pytest.fixture(scope="module")
 def keras():
-    """What a search adds to its trials, which `test_tuner.py` sees with both, is the same."""
+    """What a search adds to its trials, which `test_hypermodel.py` sees with both, is the same."""
     import keras
 
     return keras
@@ -81,7 +81,7 @@ def test_the_best_below_a_size_wins(found, keras, limit, tmp_path):
     with pytest.raises(ValueError, match=r"`max_accuracy_drop` must be 0\.1, as in the search"):
         make(keras, found.tuner.directory, **arguments)
     shutil.copytree(found.tuner.project_dir, tmp_path / found.tuner.project_name)
-    (tmp_path / found.tuner.project_name / question.FILE).unlink()
+    (tmp_path / found.tuner.project_name / question.QUESTION_FILE).unlink()
     other = make(keras, tmp_path, **arguments)
     if not limit:
         with pytest.raises(RuntimeError, match=r"no trial keeps to at most 10 .* nearest is trial"):
@@ -116,10 +116,14 @@ def test_the_score_puts_what_breaks_the_limit_last(keras, tmp_path):
     assert len(set(scores)) == len(scores)
 
 
+def keeps_to_the_limit(search, metrics):
+    return search.question.excess(metrics, search.reference(metrics)) <= 0
+
+
 def test_a_metric_that_is_no_number_keeps_to_no_limit(keras, tmp_path):
     search = make(keras, tmp_path)
     metrics = {"float_accuracy": 0.9, "tflite_accuracy": math.nan, "tflite_zipped_bytes": 10.0}
-    assert not search.is_feasible(metrics)
+    assert not keeps_to_the_limit(search, metrics)
     assert math.isnan(search.score(metrics))  # which fails the trial
 
 
@@ -145,13 +149,13 @@ def test_the_float_model_is_the_best_of_them(keras, tmp_path):
         (folder / "trial.json").write_text(json.dumps(state))
     assert [trial.feasible for trial in search.trials()] == [True, False]
     assert search.best_trial().id == "0"
-    assert not search.is_feasible({"float_accuracy": 0.5, "tflite_accuracy": 0.5})
+    assert not keeps_to_the_limit(search, {"float_accuracy": 0.5, "tflite_accuracy": 0.5})
 
 
 def test_a_metric_that_is_better_when_smaller(keras, tmp_path):
     search = make(keras, tmp_path, metric="loss", direction="min", max_accuracy_drop=0.2)
-    assert search.is_feasible({"float_loss": 0.5, "tflite_loss": 0.7})
-    assert not search.is_feasible({"float_loss": 0.5, "tflite_loss": 0.71})
+    assert keeps_to_the_limit(search, {"float_loss": 0.5, "tflite_loss": 0.7})
+    assert not keeps_to_the_limit(search, {"float_loss": 0.5, "tflite_loss": 0.71})
 
 
 # --- the front
@@ -217,7 +221,7 @@ def test_a_table_of_many_layers_keeps_every_word(tmp_path):
     asked = question.Question(
         metric="accuracy", direction="max", max_accuracy_drop=0.1, max_bytes=None, max_epochs=None
     )
-    text = drawn([trial], asked)
+    text = as_table([trial], asked)
     for word in ("07", "feasible, pareto", *values, "0.9", "0.91", "5,123", "0.7"):
         assert f" {word} " in text
 

@@ -12,7 +12,7 @@ from keras_compress.engines.engine import Engine
 from keras_compress.engines.layers_argument import LEFT_BY_USER, select
 from keras_compress.engines.prunable_kernels import plan_pruning
 from keras_compress.engines.state import Phase
-from keras_compress.engines.tfmot.kernels import Place, in_kernels, in_wrappers, places
+from keras_compress.engines.tfmot.kernels import HeldKernel, held_kernels, in_kernels, in_wrappers
 from keras_compress.engines.tfmot.library import (
     PRUNED,
     QUANTIZED,
@@ -221,7 +221,7 @@ class Tfmot(Engine):
         else:
             schedules = cast(dict[str, Schedule], spec.layers)  # as `_carried` wrote it
             kernels = [
-                Place(path, path, 0, basename(kernel), schedule)
+                HeldKernel(path, path, 0, basename(kernel), schedule)
                 for path, schedule in schedules.items()
                 for kernel, _, _ in layers[path].pruning_vars
             ]
@@ -232,7 +232,7 @@ class Tfmot(Engine):
         if self._done is not None:
             kernels = self._done.kernels
         else:
-            kernels, left_out = places(self.adapter, self.plain_copy(), spec)
+            kernels, left_out = held_kernels(self.adapter, self.plain_copy(), spec)
             self.left_out["pruning"] = left_out
         halves = {path: self.model.get_layer(name) for name, path in self._separable().items()}
         return list(in_kernels(self.adapter, layers, kernels, halves))

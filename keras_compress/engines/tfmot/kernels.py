@@ -19,7 +19,7 @@ from keras_compress.specs.schedules import Schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class HeldKernel:
     """One kernel, in a model and in every copy of it.
 
     `holder` is the path of the layer that tfmot would wrap, and `number` says which of the layers
@@ -33,9 +33,9 @@ class Place:
     schedule: Schedule
 
 
-def places(
+def held_kernels(
     adapter: Adapter, model: KerasModel, spec: Pruning
-) -> tuple[list[Place], dict[str, str]]:
+) -> tuple[list[HeldKernel], dict[str, str]]:
     """The kernels that `spec` means in a plain model; path -> reason of the layers it leaves out.
 
     Raises:
@@ -54,7 +54,7 @@ def places(
             check_unnamed("Pruning", spec.layers, path, "can be pruned by tfmot", reason)
             left_out[path] = reason
         else:
-            found.append(Place(path, *holders[id(layer)], name, schedule))
+            found.append(HeldKernel(path, *holders[id(layer)], name, schedule))
     return found, left_out
 
 
@@ -85,67 +85,71 @@ def single_layers(
             yield prefix + layer.name, layer
 
 
-def by_holder(found: Sequence[Place]) -> dict[str, list[Place]]:
-    groups: dict[str, list[Place]] = {}
-    for place in found:
-        groups.setdefault(place.holder, []).append(place)
+def by_holder(found: Sequence[HeldKernel]) -> dict[str, list[HeldKernel]]:
+    groups: dict[str, list[HeldKernel]] = {}
+    for held in found:
+        groups.setdefault(held.holder, []).append(held)
     return groups
 
 
 def _with_inner(adapter: Adapter, layer: KerasLayer) -> list[KerasLayer]:
-    """A layer and those in it, in the order of `Place.number`."""
+    """A layer and those in it, in the order of `HeldKernel.number`."""
     return [layer, *(inner for _, inner in adapter.layers(layer))]
 
 
 def in_wrappers(
-    adapter: Adapter, layers: Mapping[str, Any], found: Sequence[Place]
+    adapter: Adapter, layers: Mapping[str, Any], found: Sequence[HeldKernel]
 ) -> Iterator[TfmotTarget]:
     """The targets in `PruneLowMagnitude` wrappers. `layers`: path -> layer of the wrapped model."""
     for holder, group in by_holder(found).items():
         wrapper = layers[holder]
         inner = _with_inner(adapter, wrapper.layer)
-        for place, (kernel, mask, threshold) in zip(group, wrapper.pruning_vars, strict=True):
-            layer = inner[place.number]
-            yield _target(adapter, place, layer, kernel, mask, threshold, wrapper)
+        for held, (kernel, mask, threshold) in zip(group, wrapper.pruning_vars, strict=True):
+            layer = inner[held.number]
+            yield _target(adapter, held, layer, kernel, mask, threshold, wrapper)
 
 
 def in_kernels(
-    adapter: Adapter, layers: Mapping[str, Any], found: Sequence[Place], halves: Mapping[str, Any]
+    adapter: Adapter,
+    layers: Mapping[str, Any],
+    found: Sequence[HeldKernel],
+    halves: Mapping[str, Any],
 ) -> Iterator[TfmotTarget]:
     """The targets in quantize wrappers and in bare layers, with masks of our own.
 
     `halves`: path of a SeparableConv2D that was split -> the wrapper of its pointwise half.
     """
-    for place in found:
-        half = halves.get(place.holder)
-        holder = layers[place.holder] if half is None else half
-        layer = _with_inner(adapter, unwrapped_layer(holder))[place.number]
-        name = place.kernel if half is None else "kernel"
+    for held in found:
+        half = halves.get(held.holder)
+        holder = layers[held.holder] if half is None else half
+        layer = _with_inner(adapter, unwrapped_layer(holder))[held.number]
+        name = held.kernel if half is None else "kernel"
         # A rounded kernel is no weight of its layer any more.
         raw = [variable for variable, _, _ in getattr(holder, "_weight_vars", ())]
         kernel = next(own for own in (*raw, *layer.weights) if basename(own) == name)
         mask = tf.Variable(tf.ones_like(kernel), trainable=False, name="mask")
         threshold = tf.Variable(0.0, trainable=False, name="threshold")
-        yield _target(adapter, place, layer, kernel, mask, threshold)
+        yield _target(adapter, held, layer, kernel, mask, threshold)
 
 
 def _target(
     adapter: Adapter,
-    place: Place,
+    held: HeldKernel,
     layer: KerasLayer,
     kernel: KerasVariable,
     mask: tf.Variable,
     threshold: tf.Variable,
     wrapper: PruneWrapper | None = None,
 ) -> TfmotTarget:
-    shape = "x".join(map(str, kernel.shape))
+    name, shape = basename(kernel), "x".join(map(str, kernel.shape))
     return TfmotTarget(
-        f"{type(layer).__name__}/{basename(kernel)}/{shape}",
-        place.path,
+        f"{type(layer).__name__}/{name}/{shape}",
+        held.path,
+        name,
         layer,
         kernel,
         adapter.tf_variable(kernel),
-        place.schedule,
+        held.schedule,
         mask,
         threshold=threshold,
         wrapper=wrapper,

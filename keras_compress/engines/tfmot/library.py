@@ -59,7 +59,7 @@ def tfmot() -> types.SimpleNamespace:
         default_8bit_quantize_registry,
         default_8bit_quantize_scheme,
     )
-    from tensorflow_model_optimization.python.core.quantization.keras.experimental.default_n_bit import (  # noqa: E501
+    from tensorflow_model_optimization.python.core.quantization.keras.experimental.default_n_bit import (  # noqa: E501  (a name as long as that)
         default_n_bit_quantize_scheme,
     )
     from tensorflow_model_optimization.python.core.sparsity.keras import (
@@ -134,7 +134,7 @@ def basename(variable: KerasVariable) -> str:
     return str(variable.name.split(":")[0].rpartition("/")[2])
 
 
-def is_wrapped(model: KerasModel, owner: str = "Compress") -> bool:
+def is_wrapped(model: KerasModel, owner: str) -> bool:
     """Whether some layer of a model is one of tfmot's wrappers.
 
     Raises:

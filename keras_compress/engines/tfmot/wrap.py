@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 from keras_compress.engines.layers_argument import LEFT_BY_USER, select
 from keras_compress.engines.tfmot.kernels import (
-    Place,
+    HeldKernel,
     by_holder,
     check_unnamed,
-    places,
+    held_kernels,
     single_layers,
 )
 from keras_compress.engines.tfmot.library import (
@@ -48,7 +48,7 @@ class Wrapped:
 
     model: KerasModel
     paths: list[str]
-    kernels: list[Place]
+    kernels: list[HeldKernel]
     left_out: dict[str, dict[str, str]]
     separable: list[str]
 
@@ -81,7 +81,7 @@ def wrapped(
     result = Wrapped(model, paths, [], {"pruning": {}, "quantization": {}}, [])
     with known_classes(adapter, model):
         if pruning is not None:
-            result.kernels, result.left_out["pruning"] = places(adapter, model, pruning)
+            result.kernels, result.left_out["pruning"] = held_kernels(adapter, model, pruning)
         if quantization is not None:
             result.model = _Quantizing(adapter, model, quantization, result).run()
             _restore(adapter, model, result.model)
@@ -107,7 +107,7 @@ def _pruned(adapter: Adapter, model: KerasModel, spec: Pruning, result: Wrapped)
     holders = dict(single_layers(adapter, model))
     # All that a wrapper would prune, whichever part of it the spec means.
     alike = dataclasses.replace(spec, schedule=spec.schedules[0], layers=None)
-    everything = by_holder(places(adapter, model, alike)[0])
+    everything = by_holder(held_kernels(adapter, model, alike)[0])
     schedules: dict[str, Schedule] = {}
     for holder, group in by_holder(result.kernels).items():
         kind = type(holders[holder]).__name__
@@ -116,15 +116,15 @@ def _pruned(adapter: Adapter, model: KerasModel, spec: Pruning, result: Wrapped)
             reason = f"tfmot does not prune {kind}"
         elif [(p.number, p.kernel) for p in group] != [
             (p.number, p.kernel) for p in everything[holder]
-        ] or len({place.schedule for place in group}) > 1:
+        ] or len({held.schedule for held in group}) > 1:
             reason = f"tfmot prunes all kernels of {kind} alike"
         else:
             schedules[holder] = group[0].schedule
             continue
-        for path in dict.fromkeys(place.path for place in group):
+        for path in dict.fromkeys(held.path for held in group):
             check_unnamed("wrap", spec.layers, path, "tfmot prunes", reason)
             result.left_out["pruning"][path] = reason
-    result.kernels = [place for place in result.kernels if place.holder in schedules]
+    result.kernels = [held for held in result.kernels if held.holder in schedules]
     if not schedules:
         raise ValueError(
             "wrap: tfmot must be able to prune some layer of `model`. "

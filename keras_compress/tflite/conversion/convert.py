@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from keras_compress._shared.checks import check_choice, check_positive, value_error
 from keras_compress.specs.export import END_TYPES
+from keras_compress.tflite.conversion.errors import ConversionError, remedy_for_crash, translate
 from keras_compress.tflite.conversion.graph_defs import release
 from keras_compress.tflite.conversion.process import Session, WorkerCrashError, WorkerTimeoutError
 from keras_compress.tflite.probe.probing import trust
@@ -23,32 +23,7 @@ if TYPE_CHECKING:
 
 MODES = tuple(END_TYPES)
 
-CHATTER_LINES = 20
-"""How much of what the converter printed is shown when it fails."""
-
 Progress = Callable[[int, int], None]
-
-
-class ConversionError(RuntimeError):
-    """The converter made no file.
-
-    Attributes:
-        reason: what went wrong, one line; with the op and the layer where the converter told.
-        remedy: what can be done about it.
-        chatter: what the converter printed, for a bug report; may be long, may be empty.
-    """
-
-    ag_pass_through = True
-    """Asks AutoGraph, through whose frames one may come, for it as it is: it makes others anew."""
-
-    def __init__(self, reason: str, remedy: str, chatter: str = "") -> None:
-        super().__init__(f"The TFLite conversion failed: {reason}. {remedy}")
-        self.reason = reason
-        self.remedy = remedy
-        self.chatter = chatter
-        lines = chatter.strip().splitlines()[-CHATTER_LINES:]
-        if lines:  # a traceback shows them
-            self.add_note("\n".join(["The converter printed at the end:", *lines]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +130,7 @@ def _run(
     progress: Progress | None = None,
 ) -> bytes:
     """The bytes of the file `result` that the child makes."""
-    inputs, outputs = _ends(function)
+    inputs, outputs = _signature_ends(function)
     types = [how.input_type, how.output_type]
     input_type, output_type = (given or END_TYPES[how.mode][0] for given in types)
     job: dict[str, Any] = {
@@ -208,7 +183,7 @@ def _run(
         return (session.folder / result).read_bytes()
 
 
-def _ends(
+def _signature_ends(
     function: tf.types.experimental.ConcreteFunction,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Name, tensor, shape and dtype of each input, name and tensor of each output, in the model's
@@ -296,59 +271,8 @@ def _write_samples(
     count = 0
     for sample in representative:
         arrays = {f"input_{i}": np.asarray(sample[name]) for i, name in enumerate(names)}
-        np.savez(folder / f"sample_{count}.npz", **arrays)  # type: ignore[arg-type]
+        np.savez(folder / f"sample_{count}.npz", **arrays)  # type: ignore[arg-type]  # `savez` has other keywords
         count += 1
     if not count:
         raise value_error("convert", "representative", count, "at least one batch")
     return count
-
-
-def remedy_for_crash(reason: str, quantized: bool) -> str:
-    """What to do when the worker ended as `reason` says."""
-    if "SIGKILL" in reason:
-        return "Most likely the memory ran out: close other programs or export a smaller model"
-    if "killed by" not in reason:
-        return "The installation may be damaged: see `chatter` for what the process printed"
-    if quantized:
-        return (
-            "An op with quantized inputs makes the converter crash: leave layers out with "
-            "`layers=` until it passes, and report that layer"
-        )
-    return (
-        "Calibration does so for recurrent layers (LSTM, GRU): export with mode 'float32', or "
-        "leave them out of the exported model"
-    )
-
-
-_ERROR = re.compile(r"error: (?:loc\((?P<place>.*?)\): )?(?P<what>.+)")
-_QUOTED = re.compile(r'"([^"@]+)[@"]')
-
-
-def translate(kind: str, message: str, mode: str = "int8") -> ConversionError:
-    """The converter's many lines, of a conversion in `mode`, as one reason and one remedy."""
-    found = _ERROR.search(message)
-    first = next((line.strip() for line in message.splitlines() if line.strip()), kind)
-    reason = re.sub(r"\{[^{}]*\}", "{...}", found["what"] if found else first).rstrip(". ")
-    # Of the names of a place, the last is the op in the graph, under the path of its layer.
-    names = _QUOTED.findall(found["place"] or "") if found else []
-    where = f" (at {names[-1]!r})" if names else ""
-    reason = reason[:300] + where
-    if "neither a custom op nor a flex op" in message:
-        remedy = "TFLite has no such op: replace that layer, or compute its part outside the model"
-    elif "op resolver for calibration" in message:
-        remedy = (
-            "Calibration runs the network, which has an op that TFLite has not: use a mode that "
-            "needs none"
-        )
-    elif "should be recorded" in message:
-        remedy = "Something that no range is known of, as an input of integers: use mode 'int8'"
-    elif mode == "float32":
-        remedy = "Replace that layer, or compute its part outside the model"
-    elif "quant" in message.lower():
-        remedy = (
-            "Its ranges or channel axes do not fit an integer kernel: leave that layer in float "
-            "with `layers=` and `allow_float_ops=True`, and report it"
-        )
-    else:
-        remedy = "Try mode 'float32' to see whether quantization is the reason"
-    return ConversionError(reason, remedy, message)

@@ -1,7 +1,7 @@
 """What the worker does with a job: a graph and its weights become the bytes of a file.
 
 The job's folder holds `job.json`, `graph.pb`, one `capture_N.npy` for each weight and, for
-calibration, one `sample_N.npz` for each batch; `convert.py` writes them and describes the form.
+calibration, one `sample_N.npz` for each batch; `convert.py` writes them.
 """
 
 from __future__ import annotations

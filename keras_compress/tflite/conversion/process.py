@@ -151,9 +151,3 @@ def stop_worker() -> None:
     """Ends the worker, if there is one; the next conversion starts a new one."""
     with _keeper.lock:
         _keeper.stop(2.0)
-
-
-def worker_pid() -> int | None:
-    """Process id of the worker, None when none runs."""
-    worker = _keeper.child
-    return worker.process.pid if worker is not None and worker.process.poll() is None else None

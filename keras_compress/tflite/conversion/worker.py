@@ -19,9 +19,9 @@ import sys
 import threading
 from pathlib import Path
 
+from keras_compress.reports.inspection import zipped_size
 from keras_compress.tflite.conversion.job import convert_job
 from keras_compress.tflite.conversion.process import DONE
-from keras_compress.tflite.file.report import zipped_size
 
 
 def _read_jobs(jobs: queue.SimpleQueue[str], folder: str) -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from keras_compress.reports.inspection import FileReport, FloatOp, OpReport, TensorReport
 from keras_compress.tflite.file.flatbuffer import (
     is_stored,
     read_bytes,
@@ -18,7 +19,6 @@ from keras_compress.tflite.file.flatbuffer import (
     text,
     unpack,
 )
-from keras_compress.tflite.file.report import FileReport, FloatOp, OpReport, TensorReport
 from keras_compress.tflite.file.schema import (
     BufferT,
     ModelT,

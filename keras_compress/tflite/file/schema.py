@@ -131,4 +131,4 @@ class ModelT(Protocol):
     metadata: Sequence[MetadataT] | None
     signatureDefs: Sequence[SignatureDefT] | None
 
-    def Pack(self, builder: object) -> int: ...  # noqa: N802
+    def Pack(self, builder: object) -> int: ...  # noqa: N802  (the library's name)

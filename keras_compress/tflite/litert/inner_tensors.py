@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from keras_compress.reports.inspection import MOVING
 from keras_compress.tflite.file.flatbuffer import scale_of, text, unpack
 from keras_compress.tflite.file.inspect import op_name
-from keras_compress.tflite.file.report import MOVING
 from keras_compress.tflite.file.schema import OperatorT, SubGraphT
 from keras_compress.tflite.litert.model import TFLiteModel, real_numbers
 

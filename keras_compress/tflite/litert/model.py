@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_compress._shared.by_name import by_name, rows_of
+from keras_compress._shared.by_name import by_name, filled_up, rows_of
 from keras_compress._shared.checks import check_int
 from keras_compress.tflite.file.flatbuffer import (
     described,
@@ -208,10 +208,7 @@ class TFLiteModel:
 
     def _invoke(self, columns: Sequence[np.ndarray], batch_size: int) -> list[np.ndarray]:
         for index, column in zip(self._input_indices, columns, strict=True):
-            missing = batch_size - len(column)
-            if missing:
-                column = np.concatenate([column, np.repeat(column[-1:], missing, axis=0)])
-            self._interpreter.set_tensor(index, column)
+            self._interpreter.set_tensor(index, filled_up(column, batch_size))
         self._run()
         answers = [self._interpreter.get_tensor(index) for index in self._output_indices]
         for info, values in zip(self.outputs, answers, strict=True):

@@ -31,13 +31,6 @@ layers = tf_keras.layers
 DELAYED = kc.Quantization(delay=5, calibration_steps=2)
 
 
-@pytest.fixture(scope="module")
-def tfmot():
-    import tensorflow_model_optimization
-
-    return tensorflow_model_optimization
-
-
 def pruned(tfmot, schedule=(0.1, 0.75, 1, 7, 3, 3), model=None, eager=True, **arguments):
     """`net` in `PruneLowMagnitude` wrappers, every 3 updates from 1 to 7."""
     sparsity = tfmot.sparsity.keras

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from helpers.nets import slots
 from helpers.untouched import own_methods
 from helpers.wrapped_nets import (
     BATCH,
@@ -28,11 +29,6 @@ from keras_compress.engines.engine import engine_of
 
 BOTH = {"pruning": PRUNING, "quantization": QUANTIZATION}
 layers = tf_keras.layers
-
-
-def slots(model):
-    """Name -> value of what the optimizer keeps."""
-    return [variable.numpy() for variable in model.optimizer.variables]
 
 
 # --- before the delay

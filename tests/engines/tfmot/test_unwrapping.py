@@ -30,13 +30,6 @@ PRUNING = kc.Pruning(HALF)
 QUANTIZATION = kc.Quantization(delay=5, calibration_steps=2)
 
 
-@pytest.fixture(scope="module")
-def tfmot():
-    import tensorflow_model_optimization
-
-    return tensorflow_model_optimization
-
-
 class Scale(layers.Layer):
     """A user's own layer, registered nowhere."""
 
@@ -298,7 +291,7 @@ def inputs(model):
     """Something for each input, in the form in which the model takes it."""
     generator = np.random.default_rng(2)
     rows = [generator.normal(size=(BATCH, *i.shape[1:])).astype("float32") for i in model.inputs]
-    structure, _ = adapter_of(model).structures(model)
+    structure, _ = adapter_of(model, "test").structures(model)
     if isinstance(structure, dict):
         return dict(zip(sorted(structure), rows, strict=True))
     return rows if len(rows) > 1 else rows[0]
@@ -313,7 +306,7 @@ def described(model):
     """Path, class, `trainable` and shapes of the model and of all layers in it."""
     return [
         (path, type(layer), layer.trainable, [tuple(weight.shape) for weight in layer.weights])
-        for path, layer in [("", model), *adapter_of(model).layers(model)]
+        for path, layer in [("", model), *adapter_of(model, "test").layers(model)]
     ]
 
 

@@ -24,7 +24,8 @@ _OLD_TYPES = {
 _MODE_OF_TYPE = {"float32": "float32", "uint8": "int8", "int8": "int8", "int16": "int16x8"}
 
 
-def _pair_of_options(*names: str, text: str) -> Callable[[Any], Any]:
+def _option_by_input(*names: str, text: str) -> Callable[[Any], Any]:
+    """An option that is given once for all inputs, or once for each, which it names."""
     return click.option(*names, multiple=True, metavar="[NAME=]NUMBER", help=text)
 
 
@@ -50,10 +51,10 @@ def _pair_of_options(*names: str, text: str) -> Callable[[Any], Any]:
 )
 @click.option("--inference-input-type", metavar="TYPE", help="uint8, int8, int16 or float32.")
 @click.option("--inference-output-type", metavar="TYPE", help="Likewise, of the outputs.")
-@_pair_of_options(
+@_option_by_input(
     "--mean", "--mean-values", text="Real 0.0 in steps of a uint8 input; `auto`: from the data."
 )
-@_pair_of_options("--std", "--std-dev-values", text="Steps of a uint8 input in real 1.0.")
+@_option_by_input("--std", "--std-dev-values", text="Steps of a uint8 input in real 1.0.")
 @click.option("--default-ranges-min", type=float, help="Of tensors whose range nobody knows.")
 @click.option("--default-ranges-max", type=float, help="Likewise; accuracy is a guess then.")
 @click.option(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
-import tensorflow as tf
 
 from keras_compress.engines.engine import Engine
+from keras_compress.engines.reporting import compressed_kernels
 from keras_compress.reports.fit import EpochReport, Report, WeightHistogram
 
 BINS = 64
@@ -15,8 +15,8 @@ DOUBLINGS = 3
 """How often the widest weight may double before weights are counted in the outermost bins."""
 
 
-class Recording:
-    """One fit: its epochs, and what the kernels were before it."""
+class PlotData:
+    """Of one fit: its epochs, and the weights of its kernels before it and after."""
 
     def __init__(self) -> None:
         self._epochs: list[EpochReport] = []
@@ -24,7 +24,8 @@ class Recording:
 
     def begin(self, engine: Engine) -> None:
         """Count the weights before the first update; some 10 ns for each."""
-        self._before = {id(kernel): spread(kernel.numpy()) for _, _, kernel in _kernels(engine)}
+        kernels = compressed_kernels(engine)
+        self._before = {id(kernel): spread(kernel.numpy()) for _, _, kernel in kernels}
 
     def epoch_end(self, epoch: int, step: int | None, logs: Mapping[str, object] | None) -> None:
         """Keep what `History` gets, as far as it is numbers."""
@@ -39,21 +40,13 @@ class Recording:
     def write(self, report: Report, engine: Engine | None) -> None:
         """Put all of it into the report on the fit."""
         report.history = list(self._epochs)
-        kernels = {} if engine is None else {(p, n): kernel for p, n, kernel in _kernels(engine)}
+        found = () if engine is None else compressed_kernels(engine)
+        kernels = {(path, name): kernel for path, name, kernel in found}
         for layer in report.layers:
             kernel = kernels.get((layer.path, layer.kernel))
             before = self._before.get(id(kernel))
             if kernel is not None and before is not None:
                 layer.histogram = histogram(*before, kernel.numpy())
-
-
-def _kernels(engine: Engine) -> Iterator[tuple[str, str, tf.Variable]]:
-    """(path, name, variable) of every kernel that the report has a row for."""
-    if engine.quantizers is not None:
-        yield from engine.quantizers.kernels_by_path()
-    if engine.pruner is not None:
-        for target in engine.pruner.targets:
-            yield target.path, target.key.split("/")[2], target.kernel
 
 
 def spread(weights: np.ndarray) -> tuple[float, np.ndarray]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from keras_compress._shared.plain import plain
 from keras_compress._shared.tables import table
-from keras_compress.comparison.signals import LayerSignal
 
 LISTED_LAYERS = 10
 """How many layers of a file are printed; `to_dict` has all of them."""
@@ -37,6 +36,30 @@ class ComparedNetwork:
     bytes: int | None
     zipped_bytes: int | None
     latency_ms: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSignal:
+    """The numbers that one op of a quantized file computes, against those of the float file.
+
+    With `r` the float file's numbers and `q` the quantized one's, over all samples, the ratio is
+    10 log10(sum r^2 / sum (r - q)^2): 6 dB are one bit, 20 dB one decimal place. It is infinite
+    where there is no difference, and NaN where one of the files computes NaN.
+
+    Attributes:
+        layers: the paths of the layers that the op computes, several where they were fused.
+        op: its name in the TFLite schema.
+        tensor: its output's name in the quantized file.
+        sqnr_db: the ratio, to which the layers before contribute what they have spoiled.
+        own_db: the ratio where both compute on the same inputs, those that the quantized file gave
+            the layer: what it spoils by itself.
+    """
+
+    layers: tuple[str, ...]
+    op: str
+    tensor: str
+    sqnr_db: float
+    own_db: float
 
 
 @dataclasses.dataclass(frozen=True)

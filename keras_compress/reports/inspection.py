@@ -17,6 +17,8 @@ from keras_compress._shared.tables import table
 
 TENSORS_SHOWN = 60
 """How many rows the printed table of tensors has at most."""
+CONVERTING = ("QUANTIZE", "DEQUANTIZE")
+"""The ops that only lead from integers to floats or back."""
 # What only moves or picks numbers.
 MOVING = {
     "EXPAND_DIMS", "MAX_POOL_2D", "PAD", "PADV2", "REDUCE_MAX", "RESHAPE",
@@ -53,7 +55,7 @@ class FloatOp:
     @property
     def converts(self) -> bool:
         """Whether it only leads from integers to floats or back."""
-        return self.op in ("QUANTIZE", "DEQUANTIZE")
+        return self.op in CONVERTING
 
     @property
     def moves(self) -> bool:
