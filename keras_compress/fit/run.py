@@ -29,6 +29,7 @@ from keras_compress.fit.validation import Validation
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import Method
+from keras_compress.frameworks.signature import settle
 from keras_compress.reports.file import ExportReport
 from keras_compress.reports.fit import Report
 from keras_compress.reports.validation import ValidationReport
@@ -111,6 +112,7 @@ class Run:
         self, member: Any, pruning: Pruning | None, quantization: Quantization | None
     ) -> None:
         model = self.model
+        self._settle()
         preflight.check_model(self.adapter, model)
         asks = pruning is not None or quantization is not None
         if asks and self._attached_here and not self._asked:
@@ -124,6 +126,14 @@ class Run:
             self._attach(InPlace(self.adapter, model, pruning, quantization), member)
         elif asks:
             self.engine.check_same(pruning, quantization)
+
+    def _settle(self) -> None:
+        """Let a model without a graph, which may not even be built, have the inputs of this fit."""
+        model, adapter = self.model, self.adapter
+        if adapter.functional(model) is None and not adapter.grows(model) and not engine_of(model):
+            given = adapter.fit_inputs(model)
+            if given is not None:
+                settle(adapter, model, given)
 
     def _attach(self, engine: Engine, member: Any) -> None:
         engine.owner = member

@@ -27,16 +27,14 @@ def plan_quantization(
     float, as it did when states of old were saved.
 
     Raises:
-        ValueError: a subclassed model; a layer unknown, ambiguous, or named and not in the table;
+        ValueError: nobody knows what the model takes; a layer unknown, ambiguous, or named and not in the table;
             or nothing can be quantized.
     """
-    if adapter.functional(model) is None:
+    if not adapter.has_ends(model):
         raise ValueError(
-            "Quantization: the model must be Sequential or functional; a subclassed one computes "
-            "in "
-            "Python, so there is no graph to place quantizers in. Build it with the functional "
-            "API, or "
-            f"prune it only. Received: model={type(model).__name__}"
+            "Quantization: the model must be built, so that it is known what it takes; a "
+            "subclassed one is by calling it on a batch of data, as one argument. "
+            f"Received: model={type(model).__name__}"
         )
     graph = Graph(adapter, model)
     operations = dict(graph.operations())
