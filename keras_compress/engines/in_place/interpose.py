@@ -131,8 +131,7 @@ class Units:
         real = _Real(self, plan, dry)
         with self.insides.running(real), OpHook(real.make).on(tf.compat.v1.get_default_graph()):
             result = original(*args, **kwargs)
-        real.finish()
-        return result
+            return real.finished(result)
 
     def _run_eagerly(
         self, plan: OperationPlan, original: Method, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -329,10 +328,16 @@ class _Real:
                 self._round_when_used(tensor, leaf.output, ties)
         return outputs
 
-    def finish(self) -> None:
-        """Check that nothing of the dry trace is missing."""
+    def finished(self, result: Any) -> Any:
+        """What the call gives, rounded where nobody does so outside."""
         if self._count != len(self._dry.counted):
             raise self._differs("nothing more")
+        if OUTPUT in self._dry.ends:
+            return result
+        with self._alone():
+            return tf.nest.map_structure(
+                lambda part: self._used(part) if tf.is_tensor(part) else part, result
+            )
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +20,9 @@ from keras_compress.engines.in_place.table import Fixed, Granularity, Output
 from keras_compress.frameworks.graph_capture import DryTrace
 
 OUTPUT = "output"
-"""The rounding of what the layer gives, which is made outside of it."""
+"""The rounding of the one tensor that a layer gives, which is made outside of it. Of several each
+is rounded inside.
+"""
 
 LARGEST_CONSTANT = 1e4
 """Above that a constant is there to drown what it is added to, as masks do."""
@@ -41,7 +43,7 @@ class OpPlan:
     """What is rounded inside a layer.
 
     A place is (position of an op among those that count, number of its input or output). A label
-    is the name of a rounding, `OUTPUT` for that of the layer's output.
+    is the name of a rounding, `OUTPUT` for that of the layer's only output.
     """
 
     trace: DryTrace
@@ -58,6 +60,8 @@ class OpPlan:
     """Positions of the ops that are part of a composite, which stay what they are."""
     leaves: list[LeafPlan | None] = dataclasses.field(default_factory=list)
     """Per call; None for one that gives its input back."""
+    ends: list[str | None] = dataclasses.field(default_factory=list)
+    """What rounds each of the tensors that it gives; None where nothing does."""
     moves: bool = False
     """It only moves the numbers of its first input."""
     fixed: Fixed | None = None
@@ -67,7 +71,7 @@ class OpPlan:
     def signature(self) -> tuple[object, ...]:
         """What every trace of the layer has in common."""
         kernels = tuple(kernel.label for kernel in self.kernels.values())
-        return tuple(self.ranges.items()), kernels, self.moves, self.fixed
+        return tuple(self.ranges.items()), kernels, tuple(self.ends), self.moves, self.fixed
 
 
 @dataclasses.dataclass(eq=False)
@@ -111,6 +115,7 @@ class _Planner:
                 self.users[tensor.ref()].append((step, i))
         for tensor in self.trace.outputs:
             self.users[tensor.ref()].append((None, 0))
+        self.is_one = len(self.trace.outputs) == 1
         self.output = _Range(label=OUTPUT)
 
     # --- deciding
@@ -121,7 +126,7 @@ class _Planner:
         ranges = self._ranges()
         self._label(ranges)
         self._operands()
-        self._ends()
+        self._ends(ranges)
         return self.result
 
     def _check(self, step: Step) -> None:
@@ -144,7 +149,7 @@ class _Planner:
                 continue
             if step in wanted:
                 found[step] = wanted[step]
-            elif rule.fixed is None and self._reaches_end(step.output):
+            elif self.is_one and rule.fixed is None and self._reaches_end(step.output):
                 found[step] = self.output
             elif rule.output is Output.SHARED:
                 sources[step], _ = self._root(step.inputs[0][1])
@@ -191,7 +196,7 @@ class _Planner:
             if own is None:
                 continue
             direct = [user for user, _ in self.users[step.output.ref()]] == [None]
-            if direct and step.rule.output is not Output.JOIN:
+            if self.is_one and direct and step.rule.output is not Output.JOIN:
                 continue  # rounded outside, and nowhere else
             if own.label is None:
                 own.label = label(self._name(step), own.fixed)
@@ -231,17 +236,24 @@ class _Planner:
             if norm is not None and norm.leaf is not None and norm.leaf.call.is_norm:
                 norm.leaf.folded = self._is_sum_of_products(step)
 
-    def _ends(self) -> None:
+    def _ends(self, ranges: Mapping[Step, _Range]) -> None:
         plan = self.result
-        roots = [self._root(tensor)[0] for tensor in self.trace.outputs if self._is_number(tensor)]
-        if not roots:
+        numbers = [tensor for tensor in self.trace.outputs if self._is_number(tensor)]
+        if not numbers:
             raise Refused("it gives no floats that depend on its inputs")
-        fixed = {root.rule.fixed if root is not None else None for root in roots}
-        if len(fixed) == 1:
-            (plan.fixed,) = fixed
+        roots = [self._root(tensor)[0] for tensor in numbers]
         if all(root is None for root in roots):
-            starts = {self._start(t).ref() for t in self.trace.outputs if self._is_number(t)}
+            starts = {self._start(tensor).ref() for tensor in numbers}
             plan.moves = starts == {self.given[0].ref()}
+        if self.is_one:
+            plan.ends = [OUTPUT]
+            (root,) = roots
+            plan.fixed = None if root is None else root.rule.fixed
+            return
+        for tensor in self.trace.outputs:
+            root = self._root(tensor)[0] if self._is_number(tensor) else None
+            own = None if root is None else ranges.get(root)
+            plan.ends.append(None if own is None else own.label)
 
     # --- the data flow
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 
 import tensorflow as tf
 
-from keras_compress.engines.in_place.op_plan import OpPlan, plan_ops
+from keras_compress.engines.in_place.op_plan import OUTPUT, OpPlan, plan_ops
 from keras_compress.engines.in_place.op_steps import LeafCall, Refused
 from keras_compress.engines.in_place.table import ActivationRow, Output, Row, known
 from keras_compress.frameworks.adapter import Adapter, wrap_method
@@ -46,8 +46,11 @@ class Unit:
     @property
     def row(self) -> Row:
         """How the walk over the graph sees it."""
-        output = Output.SAME if self.plan.moves else Output.OWN
-        return Row(output=output, inner=lambda node: dict(self.plan.ranges))
+        ends = tuple(self.plan.ends)
+        output = Output.OWN if OUTPUT in ends else Output.INSIDE
+        if self.plan.moves:
+            output = Output.SAME
+        return Row(output=output, inner=lambda node: dict(self.plan.ranges), ends=ends)
 
     @property
     def activation(self) -> ActivationRow | None:
