@@ -459,10 +459,12 @@ class Adapter(abc.ABC):
             for own, before in undo:
                 own.update(before)
 
-    def call_flat(self, model: KerasModel, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
-        """The flat outputs of a model in inference, for flat inputs."""
+    def call_flat(
+        self, model: KerasModel, inputs: list[tf.Tensor], training: bool = False
+    ) -> list[tf.Tensor]:
+        """The flat outputs of a model for flat inputs."""
         structure, _ = self.structures(model)
-        outputs = model(self.tree.pack_sequence_as(structure, inputs), training=False)
+        outputs = model(self.tree.pack_sequence_as(structure, inputs), training=training)
         flat: list[tf.Tensor] = self.tree.flatten(outputs)
         return flat
 
@@ -495,6 +497,8 @@ def wrap_method(thing: object, name: str, make: Callable[[Method], Method]) -> C
         def method(_: object, *args: object, **kwargs: object) -> object:
             return replacement(*args, **kwargs)
 
+        # tf_keras' wrappers of layers ask what the `call` inside takes, and do not look behind it.
+        vars(method)["__signature__"] = inspect.signature(original.__func__)
         own[name] = types.MethodType(method, thing)
 
     def undo() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -145,11 +144,13 @@ def _scope(path: str) -> str:
 
 
 def _in_scope(scope: str, original: Method) -> Method:
-    calls = itertools.count(1)
+    calls = collections.Counter[int]()  # by graph: what is traced dry on the way counts for itself
 
     @functools.wraps(original)
     def call(*args: object, **kwargs: object) -> object:
-        number = next(calls)
+        graph = id(tf.compat.v1.get_default_graph())
+        calls[graph] += 1
+        number = calls[graph]
         # A scope that ends in "/" is taken as it is, wherever it is entered.
         with tf.name_scope(f"{scope}/" if number == 1 else f"{scope}/{CALL}{number}/"):
             return original(*args, **kwargs)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.engines.in_place.op_steps import LeafCall, LeafPlan, Refused, Step, Steps
+from keras_compress.engines.in_place.op_steps import LeafCall, LeafPlan, Place, Refused, Step, Steps
 from keras_compress.engines.in_place.ops import OPS
 from keras_compress.engines.in_place.table import Fixed, Granularity, Output
 from keras_compress.frameworks.graph_capture import DryTrace
@@ -57,7 +57,7 @@ class OpPlan:
     constants: dict[tuple[int, int], tf.Tensor] = dataclasses.field(default_factory=dict)
     """Inputs that depend on weights and constants only, rounded over their own range."""
     composed: set[int] = dataclasses.field(default_factory=set)
-    """Positions of the ops that are part of a composite, which stay what they are."""
+    """Positions of the ops that are part of a composite, or left out, and stay what they are."""
     leaves: list[LeafPlan | None] = dataclasses.field(default_factory=list)
     """Per call; None for one that gives its input back."""
     ends: list[str | None] = dataclasses.field(default_factory=list)
@@ -86,17 +86,21 @@ def plan_ops(
     trace: DryTrace,
     given: Sequence[tf.Tensor],
     leaves: Sequence[LeafCall | None],
+    places: Sequence[Place] = (),
+    left: Collection[str] = (),
 ) -> OpPlan:
     """Decide what is rounded inside of a layer whose call was traced.
 
     Args:
         given: the flat tensors among its arguments.
         leaves: the calls of known layers in it, in order; None for one that gave its input back.
+        places: the calls of all layers in it, inner ones first.
+        left: the paths of those that stay in float.
 
     Raises:
         Refused: it cannot be done; the reason.
     """
-    return _Planner(Steps(trace, given, leaves)).plan()
+    return _Planner(Steps(trace, given, leaves, places, left)).plan()
 
 
 class _Planner:
@@ -122,7 +126,8 @@ class _Planner:
 
     def plan(self) -> OpPlan:
         for step in self.steps:
-            self._check(step)
+            if not step.left:
+                self._check(step)
         ranges = self._ranges()
         self._label(ranges)
         self._operands()
@@ -149,6 +154,10 @@ class _Planner:
                 continue
             if step in wanted:
                 found[step] = wanted[step]
+            elif step.left:
+                if any(map(self._feeds_integers, step.outputs)):
+                    found[step] = _Range()
+                continue
             elif self.is_one and rule.fixed is None and self._reaches_end(step.output):
                 found[step] = self.output
             elif rule.output is Output.SHARED:
@@ -188,7 +197,7 @@ class _Planner:
             return new
 
         for step in self.steps:
-            if step.leaf is not None:
+            if step.leaf is not None and not step.left:
                 call = step.leaf.call
                 for role, fixed in call.roles().items():
                     step.leaf.inner[role] = label(f"{call.kind}.{role}", fixed)
@@ -205,8 +214,8 @@ class _Planner:
             if step.leaf is not None:
                 step.leaf.output = own.label
             else:
-                op = step.output.op
-                plan.points[self.position[op.name], step.output.value_index] = own.label
+                for tensor in step.outputs if step.left else [step.output]:
+                    plan.points[self.position[tensor.op.name], tensor.value_index] = own.label
         for step, i, own, has_range in self._edges:
             if own.label is None:
                 own.label = label(self._name(step), own.fixed)
@@ -220,7 +229,7 @@ class _Planner:
         plan = self.result
         count = 0
         for step in self.steps:
-            if step.position is None:
+            if step.position is None or step.left:
                 continue
             constant = [(i, t) for i, t in step.inputs if not self._is_number(t)]
             for i, tensor in constant:
@@ -233,7 +242,7 @@ class _Planner:
                 elif step.rule.output is Output.OWN and not self._is_bias(step):
                     plan.constants[place] = tensor
             norm = self._behind(step)
-            if norm is not None and norm.leaf is not None and norm.leaf.call.is_norm:
+            if norm is not None and norm.leaf is not None and norm.is_norm:
                 norm.leaf.folded = self._is_sum_of_products(step)
 
     def _ends(self, ranges: Mapping[Step, _Range]) -> None:
@@ -245,7 +254,7 @@ class _Planner:
         if all(root is None for root in roots):
             starts = {self._start(tensor).ref() for tensor in numbers}
             plan.moves = starts == {self.given[0].ref()}
-        if self.is_one:
+        if self.is_one and not any(root is not None and root.left for root in roots):
             plan.ends = [OUTPUT]
             (root,) = roots
             plan.fixed = None if root is None else root.rule.fixed
@@ -263,8 +272,7 @@ class _Planner:
         if after is None:
             return False
         if self._is_sum_of_products(step):
-            norm = after.leaf is not None and after.leaf.call.is_norm
-            return after.rule.absorbed or norm or self._is_bias(after)
+            return after.rule.absorbed or after.is_norm or self._is_bias(after)
         return step.rule.absorbs_relu and step.rule.kernel is None and after.rule.absorbed
 
     def _behind(self, step: Step) -> Step | None:
@@ -323,6 +331,19 @@ class _Planner:
         while tensor.op.type in OPS and OPS[tensor.op.type].keeps_channels:
             tensor = tensor.op.inputs[0]
         return tensor.op.type in ("Const", "Placeholder", "ReadVariableOp")
+
+    def _feeds_integers(self, tensor: tf.Tensor) -> bool:
+        """Whether something that is rounded computes with a tensor, perhaps after others moved
+        it.
+        """
+        return any(
+            user is not None
+            and not user.left
+            and (
+                user.rule.output is not Output.SAME or any(map(self._feeds_integers, user.outputs))
+            )
+            for user, _ in self.users[tensor.ref()]
+        )
 
     def _reaches_end(self, tensor: tf.Tensor) -> bool:
         """Whether a tensor is given away, perhaps after others moved it."""

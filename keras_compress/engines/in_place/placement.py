@@ -70,6 +70,8 @@ class Placement:
     """The quantizers whose tensors are never below zero."""
     left_out: dict[str, str]
     """Path -> why this one stays in float."""
+    names: list[str] = dataclasses.field(default_factory=list)
+    """The paths that `layers` can choose from."""
 
 
 def place(
