@@ -385,10 +385,11 @@ class Adapter(abc.ABC):
             if is_fit and self.owns(frame.f_globals.get("__name__")):
                 spec = self.batch_spec(found)
                 x = spec[0] if isinstance(spec, tuple) else spec
+                # Private: under a strategy a spec is one per replica, all alike.
+                x = self.tree.map_structure(lambda own: getattr(own, "_value_specs", [own])[0], x)
                 flat = self.tree.flatten(x)
-                told = all(
-                    isinstance(each, tf.TensorSpec) and each.shape.rank for each in flat
-                )  # not what is sparse, ragged, or another on every replica
+                # Not what is sparse or ragged.
+                told = all(isinstance(own, tf.TensorSpec) and own.shape.rank for own in flat)
                 return x if flat and told else None
             frame = frame.f_back  # type: ignore[assignment]
         return None

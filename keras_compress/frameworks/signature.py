@@ -55,8 +55,11 @@ def settle(adapter: Adapter, model: KerasModel, given: object) -> None:
     will be called with, as nested `tf.TensorSpec`s. It is built afterwards.
     """
     recorded = adapter.recorded_inputs(model) if model.built else None
-    specs = given if recorded is None else _merged(adapter, given, recorded)
-    _known[model] = _traced(adapter, model, specs)
+    if recorded is not None:
+        # A `train_step` of the user's own may make other inputs of what the fit has.
+        own_step = not adapter.owns(type(model).train_step.__module__)
+        given = _merged(adapter, given, recorded, strict=own_step)
+    _known[model] = _traced(adapter, model, given)
 
 
 def settle_like(adapter: Adapter, model: KerasModel, other: KerasModel) -> bool:
@@ -72,41 +75,55 @@ def settle_like(adapter: Adapter, model: KerasModel, other: KerasModel) -> bool:
     return signature is not None
 
 
-def _merged(adapter: Adapter, given: object, recorded: object) -> object:
-    """What a model is given, with the sizes that it leaves open taken from the record."""
-    flat = adapter.tree.flatten(given)
-    before = adapter.tree.flatten(recorded)
+def _merged(adapter: Adapter, given: object, recorded: object, strict: bool) -> object:
+    """What a model is given, with the sizes that it leaves open taken from the record; the record
+    where the two do not go together. `strict`: nor do they where a size is another.
+    """
+    flat, before = map(adapter.tree.flatten, (given, recorded))
     if [len(spec.shape) for spec in flat] != [len(spec.shape) for spec in before]:
-        return recorded  # a `train_step` of the user's own, which makes inputs of other data
+        return recorded
     merged = []
     for new, old in zip(flat, before, strict=True):
-        sizes = [a if a is not None else b for a, b in zip(new.shape, old.shape, strict=True)]
-        merged.append(tf.TensorSpec(sizes, new.dtype))
+        pairs = list(zip(new.shape[1:], old.shape[1:], strict=True))
+        if strict and any(None not in pair and pair[0] != pair[1] for pair in pairs):
+            return recorded
+        sizes = [there if here is None else here for here, there in pairs]
+        merged.append(tf.TensorSpec((None, *sizes), new.dtype))
     return adapter.tree.pack_sequence_as(given, merged)
 
 
 def _traced(adapter: Adapter, model: KerasModel, specs: object) -> Signature:
     """The signature of a model that is called with these; it is built by that, if it is not."""
     tree = adapter.tree
-    flat = [
-        End(f"input_{i}", (None, *spec.shape[1:]), _float32_or(spec.dtype))
-        for i, spec in enumerate(tree.flatten(specs), start=1)
-    ]
-    taken = tree.pack_sequence_as(specs, flat)
+    flat = [((None, *spec.shape[1:]), _float32_or(spec.dtype)) for spec in tree.flatten(specs)]
+    taken: list[tf.Tensor] = []
 
     def answer() -> object:
-        given = [tf.compat.v1.placeholder(end.dtype, end.shape) for end in flat]
-        return model(tree.pack_sequence_as(specs, given), training=False)
+        taken.extend(tf.compat.v1.placeholder(dtype, shape) for shape, dtype in flat)
+        return model(tree.pack_sequence_as(specs, taken), training=False)
 
     layers = [model, *(layer for _, layer in adapter.layers(model))]
     with tf.init_scope(), model.distribute_strategy.scope(), adapter.traceless(layers):
         given = DryTrace(answer).result
-    tensors = tree.flatten(given)
-    ends = [
-        End(f"output_{i}", tuple(tensor.shape), _float32_or(tensor.dtype))
-        for i, tensor in enumerate(tensors, start=1)
+    inputs = [
+        End(f"input_{i}", shape, _integers_read(tensor) or dtype)
+        for i, (tensor, (shape, dtype)) in enumerate(zip(taken, flat, strict=True), start=1)
     ]
-    return Signature(taken, tree.pack_sequence_as(given, ends))
+    outputs = [
+        End(f"output_{i}", tuple(tensor.shape), _float32_or(tensor.dtype))
+        for i, tensor in enumerate(tree.flatten(given), start=1)
+    ]
+    return Signature(tree.pack_sequence_as(specs, inputs), tree.pack_sequence_as(given, outputs))
+
+
+def _integers_read(given: tf.Tensor) -> str | None:
+    """The dtype of the integers that a model makes of an input before it does anything with it, as
+    an Embedding does; None where it takes the numbers as they are. Keras 3 keeps no record of it.
+    """
+    casts = {op.outputs[0].dtype for op in given.consumers() if op.type == "Cast"}
+    only = len(casts) == 1 and all(op.type == "Cast" for op in given.consumers())
+    dtype = casts.pop() if only else None
+    return dtype.name if dtype is not None and dtype.is_integer else None
 
 
 def _float32_or(dtype: Any) -> str:

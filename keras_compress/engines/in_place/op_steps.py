@@ -20,6 +20,8 @@ from keras_compress.frameworks.graph_capture import DryTrace, is_eager
 UNCOUNTED = ("Const", "Placeholder")
 """Made or not, depending on what the graph holds already."""
 _SHAPES = ("Shape", "ShapeN", "Size", "Rank")
+_LEFT = Op(name="Float")
+"""What an op of a layer left out is, whatever it does."""
 
 
 class Refused(Exception):  # noqa: N818
@@ -200,7 +202,7 @@ class Steps:
             leaf = leaves.get(i)
             if leaf is not None and any(t.op.name in needed for t in leaf.call.outputs):
                 call = leaf.call
-                rule = Op() if leaf.left else call.rule
+                rule = _LEFT if leaf.left else call.rule
                 ends = call.outputs[0], call.outputs
                 self.steps.append(Step(rule, [(0, call.input)], *ends, leaf=leaf, left=leaf.left))
             if i in inside or op.name not in needed or op.type in UNCOUNTED:
@@ -220,7 +222,7 @@ class Steps:
         inputs = [(i, t) for i, t in enumerate(op.inputs) if t.dtype.is_floating]
         if floats:
             position = self.position[op.name]
-            self.steps.append(Step(Op(), inputs, floats[0], floats, position, left=True))
+            self.steps.append(Step(_LEFT, inputs, floats[0], floats, position, left=True))
 
     def _add(self, op: tf.Operation, where: str) -> None:
         floats = [t for t in op.outputs if self.is_number(t)]
