@@ -29,7 +29,7 @@ from keras_compress.fit.validation import Validation
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import Method
-from keras_compress.frameworks.signature import settle
+from keras_compress.frameworks.signature import UntraceableError, settle
 from keras_compress.reports.file import ExportReport
 from keras_compress.reports.fit import Report
 from keras_compress.reports.validation import ValidationReport
@@ -131,9 +131,13 @@ class Run:
         """Let a model without a graph, which may not even be built, have the inputs of this fit."""
         model, adapter = self.model, self.adapter
         if adapter.functional(model) is None and not adapter.grows(model) and not engine_of(model):
-            given = adapter.fit_inputs(model)
-            if given is not None:
-                settle(adapter, model, given)
+            given, was_built = adapter.fit_inputs(model), model.built
+            try:
+                if given is not None:
+                    settle(adapter, model, given)
+            except UntraceableError:
+                if not was_built:  # or it is said once anybody asks: pruning does not
+                    raise
 
     def _attach(self, engine: Engine, member: Any) -> None:
         engine.owner = member

@@ -37,29 +37,43 @@ class Signature:
     outputs: object
 
 
-_known: weakref.WeakKeyDictionary[Any, Signature] = weakref.WeakKeyDictionary()
+class UntraceableError(ValueError):
+    """A model cannot be called without numbers."""
+
+
+_known: weakref.WeakKeyDictionary[Any, Signature | UntraceableError] = weakref.WeakKeyDictionary()
 """Not kept on the models, whose trackers would save and copy it."""
 
 
 def signature_of(adapter: Adapter, model: KerasModel) -> Signature | None:
-    """The signature of a model without a graph; None where Keras has no record of a call."""
+    """The signature of a model without a graph; None where Keras has no record of a call.
+
+    Raises:
+        UntraceableError: its `call` needs numbers, or fails.
+    """
     if model not in _known and model.built:
         recorded = adapter.recorded_inputs(model)
         if recorded is not None:
-            _known[model] = _traced(adapter, model, recorded)
-    return _known.get(model)
+            _note(adapter, model, recorded)
+    found = _known.get(model)
+    if isinstance(found, UntraceableError):
+        raise found
+    return found
 
 
 def settle(adapter: Adapter, model: KerasModel, given: object) -> None:
     """Let a model without a graph, built or not, have the signature of `given`, which is what it
     will be called with, as nested `tf.TensorSpec`s. It is built afterwards.
+
+    Raises:
+        UntraceableError: its `call` needs numbers, or does not take these.
     """
     recorded = adapter.recorded_inputs(model) if model.built else None
     if recorded is not None:
         # A `train_step` of the user's own may make other inputs of what the fit has.
         own_step = not adapter.owns(type(model).train_step.__module__)
         given = _merged(adapter, given, recorded, strict=own_step)
-    _known[model] = _traced(adapter, model, given)
+    _note(adapter, model, given)
 
 
 def settle_like(adapter: Adapter, model: KerasModel, other: KerasModel) -> bool:
@@ -73,6 +87,14 @@ def settle_like(adapter: Adapter, model: KerasModel, other: KerasModel) -> bool:
         )
         settle(adapter, model, specs)
     return signature is not None
+
+
+def _note(adapter: Adapter, model: KerasModel, specs: object) -> None:
+    try:
+        _known[model] = _traced(adapter, model, specs)
+    except UntraceableError as error:
+        _known[model] = error
+        raise
 
 
 def _merged(adapter: Adapter, given: object, recorded: object, strict: bool) -> object:
@@ -104,7 +126,15 @@ def _traced(adapter: Adapter, model: KerasModel, specs: object) -> Signature:
 
     layers = [model, *(layer for _, layer in adapter.layers(model))]
     with tf.init_scope(), model.distribute_strategy.scope(), adapter.traceless(layers):
-        given = DryTrace(answer).result
+        try:
+            given = DryTrace(answer).result
+        except Exception as error:  # a user's own code
+            what = " ".join(str(error).split())[:300]
+            raise UntraceableError(
+                "Compress: the model's `call` must be traceable, which it has to be for a file; "
+                f"it fails without numbers ({type(error).__name__}: {what}). "
+                f"Received: model={type(model).__name__}"
+            ) from error
     inputs = [
         End(f"input_{i}", shape, _integers_read(tensor) or dtype)
         for i, (tensor, (shape, dtype)) in enumerate(zip(taken, flat, strict=True), start=1)

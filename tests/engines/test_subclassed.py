@@ -1,5 +1,7 @@
 """Subclassed models: no graph, `call` is Python. The whole model is one unit."""
 
+import contextlib
+import inspect
 import json
 import subprocess
 import sys
@@ -25,6 +27,7 @@ import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.state import Phase
+from keras_compress.frameworks.adapter import wrap_method
 
 HALF = kc.ConstantSparsity(target_sparsity=0.5, begin_step=1, frequency=2)
 
@@ -111,25 +114,39 @@ def test_a_model_that_nobody_has_built_ships_as_integers(keras, kind, tmp_path):
     assert max(report.export.predict_steps.values()) <= most
 
 
-@pytest.mark.parametrize("phase", [Phase.OFF, Phase.WATCHING])
-@pytest.mark.parametrize("kind", ["Image", "Ends", "Attending"])
+# Where a sum or tanh follows a Dense, watching costs the last bit, in functional models too:
+# TensorFlow's oneDNN fuses them only where nobody looks between.
+BIT_BY_BIT = {
+    Phase.OFF: ("Image", "Ends", "Pair", "Nested", "Attending"),
+    Phase.WATCHING: ("Image", "Ends"),
+}
+
+
+@pytest.mark.parametrize(
+    ("phase", "kind"), [(phase, kind) for phase, kinds in BIT_BY_BIT.items() for kind in kinds]
+)
 def test_while_off_and_while_watching_training_is_the_plain_one_to_the_last_bit(keras, kind, phase):
-    plain, model, data = net(keras, kind), net(keras, kind), DATA[kind]()
-    seen = 2 * STEPS if phase is Phase.WATCHING else 0
+    data, seen = DATA[kind](), 2 * STEPS if phase is Phase.WATCHING else 0
+    plain = net(keras, kind)
+    history = [fit(plain, data).history["loss"]]
     quantization = kc.Quantization(delay=2 * STEPS, calibration_steps=seen)
-    compress = kc.Compress(quantization=quantization, verbose=0)
-    history = [fit(m, data, *c).history["loss"] for m, c in ((plain, ()), (model, (compress,)))]
+    model = net(keras, kind)  # only now, as seeds are drawn when it is built
+    history.append(
+        fit(model, data, kc.Compress(quantization=quantization, verbose=0)).history["loss"]
+    )
     assert int(engine_of(model).quantizers.observed.numpy()) == seen
     assert history[0] == history[1]
     assert_same_weights(plain, model)
 
 
 def test_whether_it_was_built_before_makes_no_difference(keras):
-    models = [net(keras, "Image") for _ in range(2)]
-    models[1](DATA["Image"]()[0][:3])
-    for model in models:
+    models = []
+    for is_built in (False, True):
+        models.append(net(keras, "Image"))
+        if is_built:
+            models[-1](DATA["Image"]()[0][:3])
         compress = kc.Compress(pruning=kc.Pruning(HALF), quantization=kc.Quantization(delay=STEPS))
-        fit(model, DATA["Image"](), compress)
+        fit(models[-1], DATA["Image"](), compress)
     assert_same_weights(*models)
     ranges = [engine_of(model).quantizers.ranges() for model in models]
     assert list(ranges[0]) == list(ranges[1])
@@ -202,6 +219,15 @@ def test_keys_are_the_same_for_every_name_and_however_the_model_was_met(keras, t
         ["input/0", "0/Image/0.Relu", "0/Image/1.Add", "0/Image/2.Mul", "0/Image/output"],
         ["0/Image/0.Conv2D/3x3x3x4", "0/Image/1.MatMul/144x4"],
     )
+
+
+def test_a_patched_call_still_tells_what_it_takes(keras):
+    """As tf_keras' wrappers of layers ask the one inside."""
+    layer = keras.layers.LSTM(2)
+    before = inspect.getfullargspec(layer.call)
+    undo = wrap_method(layer, "call", lambda original: lambda *args: None)
+    assert inspect.getfullargspec(layer.call) == before
+    undo()
 
 
 # --- what goes on after
@@ -421,17 +447,20 @@ def asking_for_numbers(keras):
 def looping(keras):
     class Loop(keras.layers.Layer):
         def call(self, x):
-            return tf.while_loop(lambda y: tf.reduce_sum(y) < 1e3, lambda y: [y + 1.0], [x])[0]
+            return tf.while_loop(lambda i, y: i < 3, lambda i, y: [i + 1, y * 1.1], [0, x])[1]
 
     return Loop(name="loop")
 
 
 REFUSED = {
     "a branch": (branching, "TensorFlow's StatelessIf: a branch that the data decides"),
-    "an opaque function": (opaque, "a function of its own"),
+    "an opaque function": (
+        opaque,
+        "TensorFlow's (Stateful)?PartitionedCall: a function of its own",
+    ),
     "a loop in a layer": (looping, "in 'loop': TensorFlow's (Stateless)?While: a loop"),
     "a mask": (masking, "a constant of 1e\\+09"),
-    "an unknown op": (without_a_row, "Digamma is not in the table of ops"),
+    "an unknown op": (without_a_row, "TensorFlow's Digamma is not in the table of ops"),
 }
 
 
@@ -451,9 +480,10 @@ def test_what_cannot_be_rounded_is_refused_before_the_first_step(keras, case, is
         def on_train_batch_begin(self, batch, logs=None):
             steps.append(batch)
 
-    with untouched(model) if is_built else pytest.MonkeyPatch.context():
-        with pytest.raises(ValueError, match=f"it cannot: {reason}.*`Quantization\\(layers="):
-            fit(model, (normal(8), labels()), compress, Count())
+    before = untouched(model) if is_built else contextlib.nullcontext()
+    message = f"it cannot: ({reason}).*`Quantization\\(layers="
+    with before, pytest.raises(ValueError, match=message):
+        fit(model, (normal(8), labels()), compress, Count())
     assert not steps
     assert kc.compression_of(model) is None
     assert not (tmp_path / "net.tflite").exists()
@@ -464,8 +494,11 @@ def test_a_call_that_needs_numbers_is_refused(keras):
     model.run_eagerly = True
     model(normal(8)[:1])
     compress = kc.Compress(quantization=kc.Quantization(delay=1))
-    with untouched(model), pytest.raises(ValueError, match="be called with symbolic|cannot be"):
+    with untouched(model), pytest.raises(ValueError, match="the model's `call` must be traceable"):
         fit(model, (normal(8), labels()), compress)
+    pruned = kc.Compress(pruning=kc.Pruning(HALF), verbose=0)
+    fit(model, (normal(8), labels()), pruned, epochs=1)
+    assert pruned.report.sparsity == pytest.approx(0.5, abs=0.01)
 
 
 def test_layers_left_out_stay_in_float_with_all_that_cannot_be_rounded_in_them(keras, tmp_path):
