@@ -67,6 +67,18 @@ def resolve_names(owner: str, names: Collection[str], paths: Collection[str]) ->
     return found
 
 
+def with_insides(selected: Mapping[str, bool], paths: Collection[str]) -> set[str]:
+    """What `select` found, and what lies in a layer that was named, unless some of that was named
+    too.
+    """
+    chosen = set(selected)
+    for path, is_named in selected.items():
+        inside = {other for other in paths if other.startswith(f"{path}/")}
+        if is_named and not inside & selected.keys():
+            chosen |= inside
+    return chosen
+
+
 def with_names(spec: Any, chosen: list[str]) -> Any:
     """The same `Pruning` or `Quantization` with the names of what its `layers` chose."""
     if isinstance(spec, Pruning):

@@ -22,7 +22,7 @@ def check_model(adapter: Adapter, model: KerasModel) -> None:
     """Refuse a model that is not built, holds a compressed one, has metrics with names of ours, or
     is broken.
     """
-    if not model.built and adapter.functional(model) is None and not adapter.grows(model):
+    if not model.built and not adapter.grows(model):
         raise ValueError(
             "Compress: the model must be built; a subclassed one is built by calling it on a "
             f"batch of data. Received: model={type(model).__name__} without weights"

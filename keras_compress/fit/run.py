@@ -25,6 +25,7 @@ from keras_compress.fit.plot_data import PlotData
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import KerasCallbackList, KerasModel, Method
+from keras_compress.frameworks.signature import UntraceableError, settle
 from keras_compress.reports.fit import Report
 from keras_compress.specs.export import Export
 from keras_compress.specs.pruning import Pruning
@@ -118,6 +119,7 @@ class Run:
         self, member: Member, pruning: Pruning | None, quantization: Quantization | None
     ) -> None:
         model = self.model
+        self._settle()
         preflight.check_model(self.adapter, model)
         asks = pruning is not None or quantization is not None
         if asks and not self._asked:
@@ -130,6 +132,18 @@ class Run:
             self._attach(InPlace(self.adapter, model, pruning, quantization), member)
         elif self.engine is not None and asks:
             self.engine.check_same(pruning, quantization)
+
+    def _settle(self) -> None:
+        """Let a model without a graph, which may not even be built, have the inputs of this fit."""
+        model, adapter = self.model, self.adapter
+        if adapter.functional(model) is None and not adapter.grows(model) and not engine_of(model):
+            given, was_built = adapter.fit_inputs(model), model.built
+            try:
+                if given is not None:
+                    settle(adapter, model, given)
+            except UntraceableError:
+                if not was_built:  # or it is said once anybody asks: pruning does not
+                    raise
 
     def _attach(self, engine: Engine, member: Member) -> None:
         engine.owner = member

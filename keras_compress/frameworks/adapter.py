@@ -31,6 +31,7 @@ from keras_compress.frameworks.protocols import (
     KerasVariable,
     Method,
 )
+from keras_compress.frameworks.signature import Signature, settle_like, signature_of
 
 # The names under which the two Keras keep a canonical kernel on a layer.
 STORAGE_NAMES = {
@@ -120,8 +121,28 @@ class Adapter(abc.ABC):
         """The calls of a graph in order of execution, inputs left out."""
 
     @abc.abstractmethod
+    def graph_structures(self, functional: KerasModel) -> tuple[object, object]:
+        """The nested inputs and outputs of a functional graph, as the user passed them."""
+
+    @abc.abstractmethod
+    def recorded_inputs(self, model: KerasModel) -> object | None:
+        """What a model without a graph was first called with, as nested `tf.TensorSpec`s; None
+        where this Keras has no record of it, or there were several arguments.
+        """
+
+    def has_ends(self, model: KerasModel) -> bool:
+        """Whether it is known what a model takes and gives: it has a graph, or was called."""
+        return self.functional(model) is not None or signature_of(self, model) is not None
+
     def structures(self, model: KerasModel) -> tuple[object, object]:
-        """The nested inputs and outputs of a functional model, as the user passed them."""
+        """The nested inputs and outputs of a model whose ends are known, as its user passes and
+        gets them.
+        """
+        functional = self.functional(model)
+        if functional is not None:
+            return self.graph_structures(functional)
+        signature = cast(Signature, signature_of(self, model))
+        return signature.inputs, signature.outputs
 
     @abc.abstractmethod
     def kind(self, operation: KerasOperation) -> str:
@@ -244,6 +265,8 @@ class Adapter(abc.ABC):
 
     def build_as(self, model: KerasModel, other: KerasModel) -> None:
         """Build a copy without shapes like the built model it was made from."""
+        if self.functional(other) is None and settle_like(self, model, other):
+            return
         config = other.get_build_config()
         if config is not None:
             model.build_from_config(config)
@@ -364,17 +387,53 @@ class Adapter(abc.ABC):
             frame = frame.f_back  # type: ignore[assignment]
         return None
 
+    def fit_inputs(self, model: KerasModel) -> object | None:
+        """What the `fit` that is running calls the model with, as nested `tf.TensorSpec`s; None
+        where no `fit` of this Keras runs, or its data do not tell.
+
+        Callbacks are not told, so it is read off the frame of `fit`.
+        """
+        frame = sys._getframe(1)
+        while frame is not None:
+            found = frame.f_locals
+            is_fit = frame.f_code.co_name == "fit" and found.get("self") is model
+            if is_fit and self.owns(frame.f_globals.get("__name__")):
+                spec = self.batch_spec(found)
+                x = spec[0] if isinstance(spec, tuple) else spec
+                # Private: under a strategy a spec is one per replica, all alike.
+                x = self.tree.map_structure(lambda own: getattr(own, "_value_specs", [own])[0], x)
+                flat = self.tree.flatten(x)
+                # Not what is sparse or ragged.
+                told = all(isinstance(own, tf.TensorSpec) and own.shape.rank for own in flat)
+                return x if flat and told else None
+            frame = frame.f_back  # type: ignore[assignment]
+        return None
+
+    @abc.abstractmethod
+    def batch_spec(self, fit: dict[str, Any]) -> object:
+        """The `tf.TensorSpec`s of the batches of a `fit` with these local variables."""
+
     @abc.abstractmethod
     def trusting(self) -> contextlib.AbstractContextManager[None]:
         """While inside, a Lambda layer is made again from its config (private in both Keras)."""
 
     @abc.abstractmethod
+    def graph_end_names(self, functional: KerasModel) -> tuple[list[str], list[str]]:
+        """The names of the layers at a functional graph's flat inputs and outputs."""
+
     def end_names(self, model: KerasModel) -> tuple[list[str], list[str]]:
-        """The names of the layers at a functional model's flat inputs and outputs."""
+        """The names of a model's flat inputs and outputs: of the layers there, or "input_1",
+        "output_1" and so on where there is no graph that would tell.
+        """
+        functional = self.functional(model)
+        if functional is not None:
+            return self.graph_end_names(functional)
+        inputs, outputs = map(self.tree.flatten, self.structures(model))
+        return [end.name for end in inputs], [end.name for end in outputs]
 
     def flat_names(self, model: KerasModel) -> tuple[list[str], list[str]]:
-        """The names of a functional model's flat inputs and outputs, each unique: the keys of a
-        dict, by which its user knows them, else the names of the layers.
+        """The names of a model's flat inputs and outputs, each unique: the keys of a dict, by which
+        its user knows them, else `end_names`.
         """
         inputs, outputs = (
             [
@@ -388,7 +447,7 @@ class Adapter(abc.ABC):
         return unique(inputs), unique(outputs)
 
     def input_specs(self, model: KerasModel) -> list[tf.TensorSpec]:
-        """Name, shape (None for the batch) and dtype of a functional model's flat inputs."""
+        """Name, shape (None for the batch) and dtype of a model's flat inputs."""
         structure, _ = self.structures(model)
         names, _ = self.flat_names(model)
         return [
@@ -416,10 +475,12 @@ class Adapter(abc.ABC):
             for own, before in undo:
                 own.update(before)
 
-    def call_flat(self, model: KerasModel, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
-        """The flat outputs of a functional model in inference, for flat inputs."""
+    def call_flat(
+        self, model: KerasModel, inputs: list[tf.Tensor], training: bool = False
+    ) -> list[tf.Tensor]:
+        """The flat outputs of a model for flat inputs."""
         structure, _ = self.structures(model)
-        outputs = model(self.tree.pack_sequence_as(structure, inputs), training=False)
+        outputs = model(self.tree.pack_sequence_as(structure, inputs), training=training)
         flat: list[tf.Tensor] = self.tree.flatten(outputs)
         return flat
 
@@ -452,6 +513,8 @@ def wrap_method(thing: object, name: str, make: Callable[[Method], Method]) -> C
         def method(_: object, *args: object, **kwargs: object) -> object:
             return replacement(*args, **kwargs)
 
+        # tf_keras' wrappers of layers ask what the `call` inside takes, and do not look behind it.
+        vars(method)["__signature__"] = inspect.signature(original.__func__)
         own[name] = types.MethodType(method, thing)
 
     def undo() -> None:

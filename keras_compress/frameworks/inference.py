@@ -28,8 +28,8 @@ def inference_function(
     whatever the policy of the model is.
 
     Raises:
-        ValueError: the model is subclassed, an input has a free dimension besides the batch, or
-            `input_shape` does not fit it.
+        ValueError: nobody knows what the model takes, an input has a free dimension besides the
+            batch, or `input_shape` does not fit it.
     """
     specs = input_specs(adapter, model, batch_size, input_shape)
     output_names = output_names or adapter.flat_names(model)[1]
@@ -46,10 +46,11 @@ def input_specs(
     adapter: Adapter, model: KerasModel, batch_size: int, input_shape: Shapes = None
 ) -> list[tf.TensorSpec]:
     """The flat inputs of that function. Raises ValueError as it does."""
-    if adapter.functional(model) is None:
+    if not adapter.has_ends(model):
         raise ValueError(
-            "Export: the model must be Sequential or functional, and built, so that its inputs are "
-            f"known. Received: model={type(model).__name__}"
+            "Export: the model must be built, so that its inputs are known; a subclassed one is by "
+            "calling it on a batch of data, as one argument. "
+            f"Received: model={type(model).__name__}"
         )
     given = adapter.input_specs(model)
     shapes = _by_name(input_shape, [spec.name for spec in given])

@@ -44,11 +44,26 @@ class Keras3(Adapter):
                     fill = functools.partial(_filled, node, inputs)
                     yield GraphCall(node.operation, inputs, list(node.outputs), fill)
 
-    def structures(self, model: KerasModel) -> tuple[object, object]:
-        functional: Any = self.functional(model)
+    def graph_structures(self, functional: Any) -> tuple[object, object]:
         # `.input` is the structure the user passed, but Sequential has no such attribute until it
         # is built.
         return functional._inputs_struct, functional._outputs_struct
+
+    def recorded_inputs(self, model: Any) -> object | None:
+        # Private: what `Model.export` itself goes by. It has shapes, and no dtypes.
+        recorded = list((getattr(model, "_build_shapes_dict", None) or {}).values())
+
+        def specs(shape: Any) -> object:
+            if isinstance(shape, dict):
+                return {key: specs(own) for key, own in shape.items()}
+            if all(size is None or isinstance(size, int) for size in shape):
+                return tf.TensorSpec(shape, "float32")
+            return type(shape)(map(specs, shape))
+
+        return specs(recorded[0]) if len(recorded) == 1 else None
+
+    def batch_spec(self, fit: dict[str, Any]) -> object:
+        return fit["epoch_iterator"]._distributed_dataset.element_spec  # private
 
     def kind(self, operation: KerasOperation) -> str:
         return self.own_name(operation)
@@ -60,8 +75,7 @@ class Keras3(Adapter):
         )
         return scope
 
-    def end_names(self, model: KerasModel) -> tuple[list[str], list[str]]:
-        functional: Any = self.functional(model)
+    def graph_end_names(self, functional: Any) -> tuple[list[str], list[str]]:
         # Each input tensor is named as its InputLayer; there is no `input_names` in Keras 3.
         names = [tensor.name for tensor in functional.inputs]
         return names, list(functional.output_names)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -42,17 +41,23 @@ def operations(
 
 
 class Naming:
-    """The layers of one functional model, by the names that its traced ops bear.
+    """The layers of one model, by the names that its traced ops bear.
 
     A layer's path is `"backbone/conv1"` inside a nested model, and that of its first call where it
-    is shared. `outputs` are the names of the file's outputs, the model's own if it is None.
+    is shared. A model without a graph is a layer too, for what it computes outside of all others,
+    and its outputs. `outputs` are the names of the file's outputs, the model's own if it is None.
     """
 
     def __init__(self, adapter: Adapter, model: KerasModel, outputs: Sequence[str] | None = None):
-        functional = adapter.graph_of(model)
+        functional = adapter.functional(model)
         self._operations: dict[str, KerasOperation] = {}
         calls = collections.Counter[int]()
-        for path, operation, _ in operations(adapter, functional):
+        called: Iterable[tuple[str, KerasOperation]]
+        if functional is None:
+            called = [(model.name, model), *adapter.layers(model)]
+        else:
+            called = ((path, each) for path, each, _ in operations(adapter, functional))
+        for path, operation in called:
             calls[id(operation)] += 1
             if calls[id(operation)] == 1:
                 self._operations[path] = operation
@@ -65,10 +70,13 @@ class Naming:
             self._paths[scope] = path
         self._order = {path: position for position, path in enumerate(self._operations)}
         names = adapter.flat_names(model)[1] if outputs is None else outputs
-        self._output_makers = {
-            name: _producer(adapter, functional, tensor)
-            for name, tensor in zip(names, functional.outputs, strict=True)
-        }
+        if functional is None:
+            self._output_makers: dict[str, str | None] = dict.fromkeys(names, model.name)
+        else:
+            self._output_makers = {
+                name: _producer(adapter, functional, tensor)
+                for name, tensor in zip(names, functional.outputs, strict=True)
+            }
 
     @contextlib.contextmanager
     def scoped(self) -> Iterator[None]:
@@ -136,11 +144,13 @@ def _scope(path: str) -> str:
 
 
 def _in_scope(scope: str, original: Method) -> Method:
-    calls = itertools.count(1)
+    calls = collections.Counter[int]()  # by graph: what is traced dry on the way counts for itself
 
     @functools.wraps(original)
     def call(*args: object, **kwargs: object) -> object:
-        number = next(calls)
+        graph = id(tf.compat.v1.get_default_graph())
+        calls[graph] += 1
+        number = calls[graph]
         # A scope that ends in "/" is taken as it is, wherever it is entered.
         with tf.name_scope(f"{scope}/" if number == 1 else f"{scope}/{CALL}{number}/"):
             return original(*args, **kwargs)

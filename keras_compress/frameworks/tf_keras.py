@@ -95,9 +95,21 @@ class TFKeras(Adapter):
                     fill = functools.partial(_filled, node, inputs)
                     yield GraphCall(node.layer, inputs, tf.nest.flatten(node.outputs), fill)
 
-    def structures(self, model: Any) -> tuple[object, object]:
+    def graph_structures(self, functional: Any) -> tuple[object, object]:
         # `.input` and `.output` flatten a dictionary; the nested form is kept here.
-        return model._nested_inputs, model._nested_outputs
+        return functional._nested_inputs, functional._nested_outputs
+
+    def recorded_inputs(self, model: Any) -> object | None:
+        specs = model.save_spec()
+        if specs is not None:
+            args, kwargs = specs
+            return args[0] if len(args) == 1 and not kwargs else None
+        shapes = (model.get_build_config() or {}).get("input_shape")  # of one built, never called
+        is_one = shapes is not None and all(size is None or type(size) is int for size in shapes)
+        return tf.TensorSpec(shapes, "float32") if is_one else None
+
+    def batch_spec(self, fit: dict[str, Any]) -> object:
+        return fit["data_handler"]._dataset.element_spec  # private
 
     def kind(self, operation: Any) -> str:
         name = type(operation).__name__
@@ -132,8 +144,8 @@ class TFKeras(Adapter):
         if generator is not None:
             yield generator
 
-    def end_names(self, model: Any) -> tuple[list[str], list[str]]:
-        return list(model.input_names), list(model.output_names)
+    def graph_end_names(self, functional: Any) -> tuple[list[str], list[str]]:
+        return list(functional.input_names), list(functional.output_names)
 
     @property
     def float32_policy(self) -> dict[str, Any]:

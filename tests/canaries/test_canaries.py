@@ -10,12 +10,14 @@ import json
 import pathlib
 import re
 import sys
+import types
 
 import keras as keras3
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from tensorflow.python.distribute.values import PerReplicaSpec
 from tensorflow.python.eager import context as tf_context
 from tensorflow.python.framework import ops
 
@@ -77,6 +79,80 @@ def test_flatten_layers_finds_a_recurrent_cell_and_the_layers_of_a_subclass(kera
     assert [type(cell).__name__ for cell in cells] == ["LSTMCell"]
     held = Holder()._flatten_layers(include_self=False, recursive=False)
     assert {"held", "listed"} <= {layer.name for layer in held}
+
+
+def subclassed(keras):
+    class Both(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.words = keras.layers.Dense(2), keras.layers.Embedding(5, 2)
+
+        def call(self, inputs):
+            return self.dense(inputs["x"]) + self.words(inputs["word"])
+
+    return Both()
+
+
+def test_a_subclassed_model_keeps_a_record_of_what_it_was_called_with():
+    # `recorded_inputs`, which Keras 3's own `Model.export` goes by too; tf_keras' is public.
+    given = {"x": np.zeros((4, 3), "float32"), "word": np.zeros(4, "int32")}
+    model = subclassed(keras3)
+    assert getattr(model, "_build_shapes_dict", None) is None
+    model(given)
+    assert list(model._build_shapes_dict.values()) == [{"x": (4, 3), "word": (4,)}]
+    model = subclassed(tf_keras)
+    assert model.save_spec() is None
+    model(given)
+    (specs,), kwargs = model.save_spec()
+    assert specs["word"] == tf.TensorSpec((None,), tf.int32, "word")
+    assert not kwargs
+
+
+def test_an_embedding_of_keras_3_makes_integers_of_its_input_at_once():
+    # `signature.py` tells by that what Keras 3 keeps no record of.
+    embedding = keras3.layers.Embedding(5, 2)
+    embedding.build()
+    traced = tf.function(embedding.call).get_concrete_function(tf.TensorSpec((None,)))
+    assert {op.type for op in traced.inputs[0].consumers()} == {"Cast"}
+
+
+def test_the_frame_of_fit_tells_what_its_batches_are(keras):
+    model = subclassed(keras)
+    model.compile("sgd", "mse", jit_compile=False)
+    found = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            frame = sys._getframe(1)
+            while frame.f_code.co_name != "fit":
+                frame = frame.f_back
+            found.append(frame.f_locals)
+
+    data = {"x": np.zeros((8, 3), "float32"), "word": np.zeros(8, "int32")}
+    model.fit(data, np.zeros((8, 2)), batch_size=4, verbose=0, callbacks=[Look()])
+    (names,) = found
+    if keras is keras3:
+        specs = names["epoch_iterator"]._distributed_dataset.element_spec
+    else:
+        specs = names["data_handler"]._dataset.element_spec
+    assert specs[0]["word"].dtype == tf.int32
+    assert specs[0]["x"].shape.as_list()[1:] == [3]
+
+
+def test_the_specs_of_a_strategy_are_one_per_replica():
+    spec = tf.TensorSpec((None, 3))
+    assert PerReplicaSpec(spec, spec)._value_specs == (spec, spec)
+
+
+def test_tf_keras_asks_a_method_what_it_takes_by_its_signature():
+    # `wrap_method`, of the `call` inside of Bidirectional and TimeDistributed.
+    def method(_, *args, **kwargs):
+        pass
+
+    vars(method)["__signature__"] = inspect.signature(lambda self, x, training=None: None)
+    bound = types.MethodType(method, object())
+    assert tf_keras.src.utils.generic_utils.has_arg(bound, "training")
+    assert not tf_keras.src.utils.generic_utils.has_arg(bound, "mask")
 
 
 @pytest.mark.parametrize(

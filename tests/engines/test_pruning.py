@@ -519,14 +519,12 @@ def test_a_subclassed_model_is_pruned(keras, data):
     assert [row.path for row in compress.report.layers] == ["first", "second"]
 
 
-def test_an_unbuilt_subclassed_model_is_refused(keras, data):
+def test_an_unbuilt_subclassed_model_is_built_by_the_data_of_the_fit(keras, data):
     model = compiled(keras, subclass(keras))
-    with pytest.raises(ValueError, match=r"^Compress: ") as error:
-        fit(model, data, callbacks=[kc.Compress(pruning=kc.Pruning(POLYNOMIAL))])
-    assert str(error.value) == (
-        "Compress: the model must be built; a subclassed one is built by calling it on a batch of "
-        "data. Received: model=Twice without weights"
-    )
+    compress = kc.Compress(pruning=kc.Pruning(POLYNOMIAL))
+    fit(model, data, callbacks=[compress])
+    assert [row.path for row in compress.report.layers] == ["first", "second"]
+    assert compress.report.steps["schedules"]["first"] == POLYNOMIAL.get_config()
 
 
 def test_nested_models_are_pruned_by_path(keras, data):

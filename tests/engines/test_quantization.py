@@ -293,24 +293,6 @@ def test_frozen_layers_stay_frozen(keras, digits):
     assert "0/Conv2D/kernel/3x3x1x8" in engine_of(model).quantizers.kernels
 
 
-def test_a_subclassed_model_is_refused_with_the_reason(keras, digits):
-    class Net(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.flat, self.dense = keras.layers.Flatten(), keras.layers.Dense(10)
-
-        def call(self, inputs):
-            return self.dense(self.flat(inputs))
-
-    model = Net()
-    model(digits[0][:1])
-    model.compile("sgd", "mse")
-    with pytest.raises(
-        ValueError, match="a subclassed one computes in Python, so there is no graph"
-    ):
-        model.fit(digits[0][:16], np.zeros((16, 10)), verbose=0, callbacks=[quantize(0)])
-
-
 def test_layers_left_out_by_name_stay_in_float_and_are_listed(keras, digits, tmp_path):
     model = small_net(keras, jit_compile=False)
     path = tmp_path / "net.tflite"

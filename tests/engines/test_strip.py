@@ -270,7 +270,7 @@ def train(model, compress=None, **arguments):
 
 def specs_for(kind):
     specs = {"pruning": PRUNING}
-    if kind not in ("subclassed", "own_layer"):  # not to be quantized (whole)
+    if kind != "own_layer":  # not to be quantized (whole)
         specs["quantization"] = QUANTIZATION
     return specs
 

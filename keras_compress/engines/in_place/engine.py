@@ -71,8 +71,7 @@ class InPlace(Engine):
         else:
             with self._in_float():  # units are found by tracing the model
                 placement = plan.plan_quantization(self.adapter, self.model, spec, self.by_ops)
-        paths = [each.path for each in placement.operations]
-        return [path for path in paths if path not in placement.left_out]
+        return [path for path in placement.names if path not in placement.left_out]
 
     @contextlib.contextmanager
     def _in_float(self) -> Iterator[None]:

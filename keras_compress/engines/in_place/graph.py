@@ -1,4 +1,4 @@
-"""A functional model with its nested models laid flat: who computes what from what."""
+"""A model with its nested models laid flat: who computes what from what."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ class Node:
 
 
 class Graph:
-    """The flat graph of a functional model. `nodes` are in order of execution; a shared layer has
-    several. A model with a `call` of its own is one node, whatever graph it has.
+    """The flat graph of a model. `nodes` are in order of execution; a shared layer has several. A
+    model with a `call` of its own is one node, whatever graph it has, if it has one.
     """
 
     def __init__(self, adapter: Adapter, model: KerasModel):
-        functional = adapter.graph_of(model)
+        inputs, outputs = map(adapter.tree.flatten, adapter.structures(model))
+        functional = adapter.graph_inside(model)
         self._adapter = adapter
         self._numbers: dict[int, int] = {}
-        self._keep: list[
-            KerasTensor | _Copy
-        ] = []  # ids below stay unique only while the tensors live
+        # The ids are unique only while the tensors live.
+        self._keep: list[KerasTensor | _Copy] = []
         self.is_floating: dict[int, bool] = {}
         self.nodes: list[Node] = []
-        self.inputs = [self._number(tensor) for tensor in functional.inputs]
+        self.inputs = [self._number(tensor) for tensor in inputs]
         renamed: dict[int, int] = {}
-        if adapter.graph_inside(model) is None:
-            ends = tuple(map(self._number, functional.outputs))
+        if functional is None:
+            ends = tuple(map(self._number, outputs))
             self.nodes.append(Node(model, model.name, tuple(self.inputs), ends))
         else:
             self._add(functional, "", renamed)
         self.outputs = [
             renamed[id(tensor)] if id(tensor) in renamed else self._number(tensor)
-            for tensor in functional.outputs
+            for tensor in outputs
         ]
 
         self.consumers: dict[int, list[Node]] = defaultdict(list)

@@ -18,12 +18,13 @@ import tensorflow as tf
 
 from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer
 from keras_compress.engines.in_place.forms.operators import SMALLEST_EXCESS
+from keras_compress.engines.in_place.insides import Insides, only_number, tensors_of
 from keras_compress.engines.in_place.op_plan import OUTPUT, Kernel, OpPlan
 from keras_compress.engines.in_place.op_steps import UNCOUNTED, LeafPlan, Refused
 from keras_compress.engines.in_place.ops import OPS
 from keras_compress.engines.in_place.placement import OperationPlan
 from keras_compress.engines.in_place.rows import Output
-from keras_compress.engines.in_place.unit import Insides, Unit, only_number, tensors_of
+from keras_compress.engines.in_place.unit import Unit
 from keras_compress.engines.quantizers import Mode
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.graph_capture import DryTrace, OpHook, StandIn
@@ -115,7 +116,8 @@ class Units:
         if tf.executing_eagerly():
             return self._run_eagerly(plan, original, args, kwargs)
         try:
-            dry = self.insides.plan(plan.operation, original, args, kwargs)
+            left = unit_of(plan).left
+            dry = self.insides.plan(plan.operation, original, args, kwargs, left)
         except Refused as refused:
             raise ValueError(
                 f"Quantization: {plan.path!r} must compute in training as it does in inference, or "
@@ -131,8 +133,7 @@ class Units:
         real = _Real(self, plan, dry)
         with self.insides.running(real), OpHook(real.make).on(tf.compat.v1.get_default_graph()):
             result = original(*args, **kwargs)
-        real.finish()
-        return result
+            return real.finished(result)
 
     def _run_eagerly(
         self, plan: OperationPlan, original: Method, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -248,6 +249,7 @@ class _Real:
         self._units = units
         self._plan = plan
         self._dry = dry
+        self.graph = tf.compat.v1.get_default_graph()
         self._count = 0
         self._leaf_count = 0
         self._busy = False
@@ -322,17 +324,31 @@ class _Real:
             args, kwargs = tf.nest.map_structure(
                 lambda part: rounded if part is given else part, (args, kwargs)
             )
-            outputs = self._units.run_leaf(self._plan, leaf, original, args, kwargs)
+            if leaf.left:
+                outputs = original(*args, **kwargs)
+            else:
+                outputs = self._units.run_leaf(self._plan, leaf, original, args, kwargs)
         if leaf.output is not None:
             ties = leaf.call.row.output is Output.SHARED
             for tensor in tensors_of(outputs):
                 self._round_when_used(tensor, leaf.output, ties)
         return outputs
 
-    def finish(self) -> None:
-        """Check that nothing of the dry trace is missing."""
+    def inner(
+        self, layer: KerasLayer, original: Method, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        return original(*args, **kwargs)
+
+    def finished(self, result: Any) -> Any:
+        """What the call gives, rounded where nobody does so outside."""
         if self._count != len(self._dry.counted):
             raise self._differs("nothing more")
+        if OUTPUT in self._dry.ends:
+            return result
+        with self._alone():
+            return tf.nest.map_structure(
+                lambda part: self._used(part) if tf.is_tensor(part) else part, result
+            )
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

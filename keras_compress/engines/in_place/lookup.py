@@ -8,7 +8,7 @@ from typing import Any
 from keras_compress.engines.in_place.graph import Node
 from keras_compress.engines.in_place.rows import ActivationRow, Row
 from keras_compress.engines.in_place.table import ACTIVATIONS, MOVES, OWN, TABLE
-from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.adapter import MADE_OF_OTHERS, Adapter
 from keras_compress.frameworks.protocols import KerasOperation
 
 # Operations and layers that are nothing but an activation; those with None say which themselves.
@@ -65,6 +65,9 @@ def known(
     reason = next((each for each in reasons if each is not None), None)
     if reason is not None:
         return f"{kind}: {reason}"
+    for name, _ in row.kernels:
+        if adapter.own_kernel(operation, name) is None:
+            return f"{name!r} {MADE_OF_OTHERS}"
     return row, None if activation is None else ACTIVATIONS[activation]
 
 

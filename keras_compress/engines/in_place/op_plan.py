@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.engines.in_place.op_steps import LeafCall, LeafPlan, Refused, Step, Steps
+from keras_compress.engines.in_place.op_steps import LeafCall, LeafPlan, Place, Refused, Step, Steps
 from keras_compress.engines.in_place.ops import OPS
 from keras_compress.engines.in_place.rows import Fixed, Granularity, Output
 from keras_compress.frameworks.graph_capture import DryTrace
 
 OUTPUT = "output"
-"""The rounding of what the layer gives, which is made outside of it."""
+"""The rounding of the one tensor that a layer gives, which is made outside of it. Of several each
+is rounded inside.
+"""
 
 LARGEST_CONSTANT = 1e4
 """Above that a constant is there to drown what it is added to, as masks do."""
@@ -41,7 +43,7 @@ class OpPlan:
     """What is rounded inside a layer.
 
     A place is (position of an op among those that count, number of its input or output). A label
-    is the name of a rounding, `OUTPUT` for that of the layer's output.
+    is the name of a rounding, `OUTPUT` for that of the layer's only output.
     """
 
     trace: DryTrace
@@ -55,9 +57,11 @@ class OpPlan:
     constants: dict[tuple[int, int], tf.Tensor] = dataclasses.field(default_factory=dict)
     """Inputs that depend on weights and constants only, rounded over their own range."""
     composed: set[int] = dataclasses.field(default_factory=set)
-    """Positions of the ops that are part of a composite, which stay what they are."""
+    """Positions of the ops that are part of a composite, or left out, and stay what they are."""
     leaves: list[LeafPlan | None] = dataclasses.field(default_factory=list)
     """Per call; None for one that gives its input back."""
+    ends: list[str | None] = dataclasses.field(default_factory=list)
+    """What rounds each of the tensors that it gives; None where nothing does."""
     moves: bool = False
     """It only moves the numbers of its first input."""
     fixed: Fixed | None = None
@@ -67,7 +71,7 @@ class OpPlan:
     def signature(self) -> tuple[object, ...]:
         """What every trace of the layer has in common."""
         kernels = tuple(kernel.label for kernel in self.kernels.values())
-        return tuple(self.ranges.items()), kernels, self.moves, self.fixed
+        return tuple(self.ranges.items()), kernels, tuple(self.ends), self.moves, self.fixed
 
 
 @dataclasses.dataclass(eq=False)
@@ -82,17 +86,21 @@ def plan_ops(
     trace: DryTrace,
     given: Sequence[tf.Tensor],
     leaves: Sequence[LeafCall | None],
+    places: Sequence[Place] = (),
+    left: Collection[str] = (),
 ) -> OpPlan:
     """Decide what is rounded inside of a layer whose call was traced.
 
     Args:
         given: the flat tensors among its arguments.
         leaves: the calls of known layers in it, in order; None for one that gave its input back.
+        places: the calls of all layers in it, inner ones first.
+        left: the paths of those that stay in float.
 
     Raises:
         Refused: it cannot be done; the reason.
     """
-    return _Planner(Steps(trace, given, leaves)).plan()
+    return _Planner(Steps(trace, given, leaves, places, left)).plan()
 
 
 class _Planner:
@@ -111,17 +119,19 @@ class _Planner:
                 self.users[tensor.ref()].append((step, i))
         for tensor in self.trace.outputs:
             self.users[tensor.ref()].append((None, 0))
+        self.is_one = len(self.trace.outputs) == 1
         self.output = _Range(label=OUTPUT)
 
     # --- deciding
 
     def plan(self) -> OpPlan:
         for step in self.steps:
-            self._check(step)
+            if not step.left:
+                self._check(step)
         ranges = self._ranges()
         self._label(ranges)
         self._operands()
-        self._ends()
+        self._ends(ranges)
         return self.result
 
     def _check(self, step: Step) -> None:
@@ -144,7 +154,11 @@ class _Planner:
                 continue
             if step in wanted:
                 found[step] = wanted[step]
-            elif rule.fixed is None and self._reaches_end(step.output):
+            elif step.left:
+                if any(map(self._feeds_integers, step.outputs)):
+                    found[step] = _Range()
+                continue
+            elif self.is_one and rule.fixed is None and self._reaches_end(step.output):
                 found[step] = self.output
             elif rule.output is Output.SHARED:
                 sources[step], _ = self._root(step.inputs[0][1])
@@ -183,7 +197,7 @@ class _Planner:
             return new
 
         for step in self.steps:
-            if step.leaf is not None:
+            if step.leaf is not None and not step.left:
                 call = step.leaf.call
                 for role, fixed in call.roles().items():
                     step.leaf.inner[role] = label(f"{call.kind}.{role}", fixed)
@@ -191,7 +205,7 @@ class _Planner:
             if own is None:
                 continue
             direct = [user for user, _ in self.users[step.output.ref()]] == [None]
-            if direct and step.rule.output is not Output.JOIN:
+            if self.is_one and direct and step.rule.output is not Output.JOIN:
                 continue  # rounded outside, and nowhere else
             if own.label is None:
                 own.label = label(self._name(step), own.fixed)
@@ -200,8 +214,8 @@ class _Planner:
             if step.leaf is not None:
                 step.leaf.output = own.label
             else:
-                op = step.output.op
-                plan.points[self.position[op.name], step.output.value_index] = own.label
+                for tensor in step.outputs if step.left else [step.output]:
+                    plan.points[self.position[tensor.op.name], tensor.value_index] = own.label
         for step, i, own, has_range in self._edges:
             if own.label is None:
                 own.label = label(self._name(step), own.fixed)
@@ -215,7 +229,7 @@ class _Planner:
         plan = self.result
         count = 0
         for step in self.steps:
-            if step.position is None:
+            if step.position is None or step.left:
                 continue
             constant = [(i, t) for i, t in step.inputs if not self._is_number(t)]
             for i, tensor in constant:
@@ -228,20 +242,27 @@ class _Planner:
                 elif step.rule.output is Output.OWN and not self._is_bias(step):
                     plan.constants[place] = tensor
             norm = self._behind(step)
-            if norm is not None and norm.leaf is not None and norm.leaf.call.is_norm:
+            if norm is not None and norm.leaf is not None and norm.is_norm:
                 norm.leaf.folded = self._is_sum_of_products(step)
 
-    def _ends(self) -> None:
+    def _ends(self, ranges: Mapping[Step, _Range]) -> None:
         plan = self.result
-        roots = [self._root(tensor)[0] for tensor in self.trace.outputs if self._is_number(tensor)]
-        if not roots:
+        numbers = [tensor for tensor in self.trace.outputs if self._is_number(tensor)]
+        if not numbers:
             raise Refused("it gives no floats that depend on its inputs")
-        fixed = {root.rule.fixed if root is not None else None for root in roots}
-        if len(fixed) == 1:
-            (plan.fixed,) = fixed
+        roots = [self._root(tensor)[0] for tensor in numbers]
         if all(root is None for root in roots):
-            starts = {self._start(t).ref() for t in self.trace.outputs if self._is_number(t)}
+            starts = {self._start(tensor).ref() for tensor in numbers}
             plan.moves = starts == {self.given[0].ref()}
+        if self.is_one and not any(root is not None and root.left for root in roots):
+            plan.ends = [OUTPUT]
+            (root,) = roots
+            plan.fixed = None if root is None else root.rule.fixed
+            return
+        for tensor in self.trace.outputs:
+            root = self._root(tensor)[0] if self._is_number(tensor) else None
+            own = None if root is None else ranges.get(root)
+            plan.ends.append(None if own is None else own.label)
 
     # --- the data flow
 
@@ -251,8 +272,7 @@ class _Planner:
         if after is None:
             return False
         if self._is_sum_of_products(step):
-            norm = after.leaf is not None and after.leaf.call.is_norm
-            return after.rule.absorbed or norm or self._is_bias(after)
+            return after.rule.absorbed or after.is_norm or self._is_bias(after)
         return step.rule.absorbs_relu and step.rule.kernel is None and after.rule.absorbed
 
     def _behind(self, step: Step) -> Step | None:
@@ -311,6 +331,19 @@ class _Planner:
         while tensor.op.type in OPS and OPS[tensor.op.type].keeps_channels:
             tensor = tensor.op.inputs[0]
         return tensor.op.type in ("Const", "Placeholder", "ReadVariableOp")
+
+    def _feeds_integers(self, tensor: tf.Tensor) -> bool:
+        """Whether something that is rounded computes with a tensor, perhaps after others moved
+        it.
+        """
+        return any(
+            user is not None
+            and not user.left
+            and (
+                user.rule.output is not Output.SAME or any(map(self._feeds_integers, user.outputs))
+            )
+            for user, _ in self.users[tensor.ref()]
+        )
 
     def _reaches_end(self, tensor: tf.Tensor) -> bool:
         """Whether a tensor is given away, perhaps after others moved it."""

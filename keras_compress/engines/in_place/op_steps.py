@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,24 @@ from keras_compress.frameworks.graph_capture import DryTrace, is_eager
 UNCOUNTED = ("Const", "Placeholder")
 """Made or not, depending on what the graph holds already."""
 _SHAPES = ("Shape", "ShapeN", "Size", "Rank")
+_LEFT = Op(name="Float")
+"""What an op of a layer left out is, whatever it does."""
 
 
 class Refused(Exception):  # noqa: N818
     """The inside of a layer cannot be quantized; the message is the reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One call of a layer inside of one that is traced: the ops at [first, last) are its own, but
+    for those of a layer inside of it.
+    """
+
+    path: str
+    """Below the one that is traced."""
+    first: int
+    last: int
 
 
 @dataclasses.dataclass(eq=False)
@@ -73,6 +87,8 @@ class LeafPlan:
     """A batch norm that the kernel before it takes in."""
     output: str | None = None
     """The label of what rounds its output."""
+    left: bool = False
+    """It stays in float."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -87,6 +103,12 @@ class Step:
     position: int | None = None
     """Among the counted ops; None of a leaf or a composite."""
     leaf: LeafPlan | None = None
+    left: bool = False
+    """It stays in float, because the user left its layer out."""
+
+    @property
+    def is_norm(self) -> bool:
+        return self.leaf is not None and not self.left and self.leaf.call.is_norm
 
 
 class Steps:
@@ -95,13 +117,20 @@ class Steps:
     Args:
         given: the flat tensors among the arguments of the call.
         leaves: the calls of known layers in it, in order; None for one that gave its input back.
+        places: the calls of all layers in it, inner ones first.
+        left: the paths of those that stay in float.
 
     Raises:
         Refused: an op that cannot be done.
     """
 
     def __init__(
-        self, trace: DryTrace, given: Sequence[tf.Tensor], leaves: Sequence[LeafCall | None]
+        self,
+        trace: DryTrace,
+        given: Sequence[tf.Tensor],
+        leaves: Sequence[LeafCall | None],
+        places: Sequence[Place] = (),
+        left: Collection[str] = (),
     ):
         self.trace = trace
         self.given = [trace.inner(tensor) for tensor in given]
@@ -115,8 +144,20 @@ class Steps:
             op for i, op in enumerate(every) if i not in inside and op.type not in UNCOUNTED
         ]
         self.position = {op.name: i for i, op in enumerate(self.counted)}
+        self._where = [""] * len(every)
+        """By op: the path of the layer that made it."""
+        for place in reversed(places):
+            self._where[place.first : place.last] = [place.path] * (place.last - place.first)
+        self._left = {i for i, path in enumerate(self._where) if path in left}
+        for planned in self.leaves:
+            if planned is not None:
+                planned.left = planned.call.first in self._left
         self.composed: set[int] = set()
-        """Positions of the ops that are part of a composite."""
+        """Positions of the ops that are part of a composite, or of a layer left out, and stay what
+        they are.
+        """
+        own = {every[i].name for i in self._left}
+        self.composed |= {self.position[name] for name in own if name in self.position}
         self._data_tensors = self._data(every)
         self.steps: list[Step] = []
         self._gather(every, inside, self._needed())
@@ -161,8 +202,9 @@ class Steps:
             leaf = leaves.get(i)
             if leaf is not None and any(t.op.name in needed for t in leaf.call.outputs):
                 call = leaf.call
-                step = Step(call.rule, [(0, call.input)], call.outputs[0], call.outputs, leaf=leaf)
-                self.steps.append(step)
+                rule = _LEFT if leaf.left else call.rule
+                ends = call.outputs[0], call.outputs
+                self.steps.append(Step(rule, [(0, call.input)], *ends, leaf=leaf, left=leaf.left))
             if i in inside or op.name not in needed or op.type in UNCOUNTED:
                 continue
             if op.name in composites:
@@ -170,16 +212,26 @@ class Steps:
                 if composite is not None:
                     self.steps.append(composite)
                 continue
-            self._add(op)
+            if i in self._left:
+                self._leave(op)
+            else:
+                self._add(op, self._where[i])
 
-    def _add(self, op: tf.Operation) -> None:
+    def _leave(self, op: tf.Operation) -> None:
+        floats = [t for t in op.outputs if self.is_number(t)]
+        inputs = [(i, t) for i, t in enumerate(op.inputs) if t.dtype.is_floating]
+        if floats:
+            position = self.position[op.name]
+            self.steps.append(Step(_LEFT, inputs, floats[0], floats, position, left=True))
+
+    def _add(self, op: tf.Operation, where: str) -> None:
         floats = [t for t in op.outputs if self.is_number(t)]
         hides = op.type in OPS and OPS[op.type].hides
         if not floats and not hides:
             return
         rule = rule_of(op)
         if isinstance(rule, str):
-            raise Refused(rule)
+            raise Refused(f"in {where!r}: {rule}" if where else rule)
         inputs = [(i, t) for i, t in enumerate(op.inputs) if t.dtype.is_floating]
         if op.type == "IdentityN":  # one for each of its tensors
             for i, tensor in inputs:
@@ -207,7 +259,7 @@ class Steps:
         """Op -> the composite that it completes, None for others of its ops."""
         scopes: dict[str, list[tf.Operation]] = collections.defaultdict(list)
         for i, op in enumerate(every):
-            if i in inside or op.name not in needed or op.type in UNCOUNTED:
+            if i in inside or i in self._left or op.name not in needed or op.type in UNCOUNTED:
                 continue
             parts = op.name.split("/")[:-1]
             for depth, part in enumerate(parts, start=1):

@@ -64,6 +64,8 @@ class Placement:
     """The quantizers whose tensors are never below zero."""
     left_out: dict[str, str]
     """Path -> why this one stays in float."""
+    names: list[str] = dataclasses.field(default_factory=list)
+    """The paths that `layers` can choose from."""
 
 
 def place(
@@ -209,6 +211,9 @@ class _Walk:
         if node is None:
             return self.inputs[tensor]
         plan = self.plans[id(node.operation)]
+        if plan.row.output is Output.INSIDE:
+            role = plan.row.ends[node.outputs.index(tensor)]
+            return None if role is None else plan.inner[role]
         if plan.row.output in (Output.SAME, Output.SHARED) and self._is_known(node.operation):
             return self._source(node.inputs[0])
         return plan.joined or plan.output

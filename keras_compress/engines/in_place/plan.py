@@ -9,9 +9,9 @@ from keras_compress.engines.in_place.graph import Graph
 from keras_compress.engines.in_place.lookup import known
 from keras_compress.engines.in_place.placement import Placement, place
 from keras_compress.engines.in_place.unit import Unit, find_units
-from keras_compress.engines.layers_argument import LEFT_BY_USER, select
-from keras_compress.frameworks.adapter import MADE_OF_OTHERS, Adapter
-from keras_compress.frameworks.protocols import KerasModel, KerasOperation
+from keras_compress.engines.layers_argument import LEFT_BY_USER, select, with_insides
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import KerasLayer, KerasModel, KerasOperation
 from keras_compress.specs.quantization import Quantization
 
 BY_OPS: frozenset[str] = frozenset()
@@ -27,17 +27,17 @@ def plan_quantization(
     float, as it did when states of old were saved.
 
     Raises:
-        ValueError: a subclassed model; a layer unknown, ambiguous, or named and not in the table;
-            or nothing can be quantized.
+        ValueError: nobody knows what the model takes; a layer unknown, ambiguous, or named and not
+            to be quantized; or nothing can be.
     """
-    if adapter.functional(model) is None:
+    if not adapter.has_ends(model):
         raise ValueError(
-            "Quantization: the model must be Sequential or functional; a subclassed one computes "
-            "in "
-            "Python, so there is no graph to place quantizers in. Build it with the functional "
-            "API, or "
-            f"prune it only. Received: model={type(model).__name__}"
+            "Quantization: the model must be built, so that it is known what it takes; a "
+            "subclassed one is by calling it on a batch of data, as one argument. "
+            f"Received: model={type(model).__name__}"
         )
+    if adapter.graph_inside(model) is None:
+        return _plan_whole(adapter, model, spec, by_ops)
     graph = Graph(adapter, model)
     operations = dict(graph.operations())
     selected = select("Quantization", spec.layers, operations)
@@ -53,6 +53,7 @@ def plan_quantization(
             )
     allowed = None if spec.layers is None else set(selected)
     placement = place(graph, adapter, allowed, LEFT_BY_USER, units, refused)
+    placement.names = list(operations)
     if len(placement.left_out) == len(operations):
         raise ValueError(
             "Quantization: `layers` must leave something to quantize; nothing in this model can "
@@ -62,14 +63,42 @@ def plan_quantization(
     return placement
 
 
+def _plan_whole(adapter: Adapter, model: KerasModel, spec: Quantization, by_ops: bool) -> Placement:
+    """The plan for a model that computes by a `call` of its own: all of it is one unit, in which
+    `layers` leaves layers out.
+    """
+    layers = _layers(adapter, model)
+    chosen = with_insides(select("Quantization", spec.layers, layers), layers)
+    left = [path for path in layers if path not in chosen]
+    if len(left) == len(layers) > 0:
+        raise ValueError(
+            "Quantization: `layers` must leave something to quantize; nothing in this model is "
+            f"chosen. Received: layers={spec.layers!r}"
+        )
+    found = find_units(adapter, model, {model.name: model}, frozenset(left)) if by_ops else {}
+    unit = found.get(model.name, "states of old know no such model")
+    if isinstance(unit, str):
+        raise ValueError(
+            "Quantization: the model computes by a `call` of its own, which must consist of what "
+            f"can be quantized by its TensorFlow ops; it cannot: {unit}. What can be done: replace "
+            "that; leave the layer that does it out by `Quantization(layers=...)`; or give no "
+            "`quantization`, and `Export(representative_dataset=...)`, which quantizes after the "
+            f"training. Received: model={type(model).__name__}"
+        )
+    placement = place(Graph(adapter, model), adapter, None, "", {model.name: unit})
+    placement.names = list(layers)
+    placement.left_out = dict.fromkeys(left, LEFT_BY_USER)
+    return placement
+
+
+def _layers(adapter: Adapter, model: KerasModel) -> dict[str, KerasLayer]:
+    return {path: own for path, own in adapter.layers(model) if not adapter.is_input(own)}
+
+
 def _unknown(adapter: Adapter, graph: Graph, operation: KerasOperation) -> str | None:
     """Why an operation cannot go by the table; None if it can."""
     calls = graph.nodes_of[id(operation)]
     found = known(adapter, operation, calls)
-    if not isinstance(found, str):
-        names = [name for name, _ in found[0].kernels]
-        made = [name for name in names if adapter.own_kernel(operation, name) is None]
-        found = f"{made[0]!r} {MADE_OF_OTHERS}" if made else found
     if not isinstance(found, str):
         found = differs(adapter, calls, *found) or found
     if adapter.kind(operation) in BY_OPS:
@@ -95,6 +124,6 @@ def _units(
 def paths(adapter: Adapter, model: KerasModel) -> list[str]:
     """All that a spec can name, in an order that does not depend on the names."""
     found = [path for path, _ in adapter.layers(model)]
-    if adapter.functional(model) is not None:
+    if adapter.graph_inside(model) is not None:
         found += [path for path, _ in Graph(adapter, model).operations()]
     return found

@@ -29,6 +29,7 @@ class Output(enum.Enum):
     SAME = "its input's scale; only moves numbers"
     SHARED = "its input's range once more, because it computes but may not rescale"
     JOIN = "one range for all inputs, applied to each of them"
+    INSIDE = "rounded inside already, each of its outputs for itself"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Row:
     """The role of the tensor that the (last) kernel meets; None: the input."""
     output_range: Fixed | None = None
     """Of the output, where the operation itself limits it."""
+    ends: tuple[str | None, ...] = ()
+    """With `Output.INSIDE`: by which role each output is rounded; None for one that is not."""
 
 
 @dataclasses.dataclass(frozen=True)
