@@ -196,10 +196,14 @@ class TFKeras(Adapter):
         # Private: a random layer counts its seed on at every trace, so that no two draw alike.
         generators = [own for layer in layers if (own := vars(layer).get("_random_generator"))]
         seeds = [generator._seed for generator in generators]
+        # Whoever is called outside of all others puts new lists in the place of the old ones.
+        lists = [(layer, own) for layer in layers for own in self.loss_lists(layer)]
         try:
             with super().traceless(layers):
                 yield
         finally:
+            for layer, own in lists:
+                cast(Any, layer)._eager_losses = own
             for generator, seed in zip(generators, seeds, strict=True):
                 generator._seed = seed
 
