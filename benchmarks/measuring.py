@@ -16,8 +16,14 @@ def mean(values, form=".2f"):
     values = np.asarray(values)
     text = format(values.mean(), form)
     if len(values) > 1:
-        text += f" ± {values.std(ddof=1) / len(values) ** 0.5:{form.lstrip('+')}}"
+        text += f" ± {standard_error(values):{form.lstrip('+')}}"
     return text
+
+
+def standard_error(values):
+    """Of the mean; 0 of a single value, which tells nothing of it."""
+    values = np.asarray(values)
+    return values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 @dataclasses.dataclass

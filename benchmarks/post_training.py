@@ -27,7 +27,7 @@ import rich.console
 import rich.progress
 import rich.table
 import tensorflow as tf
-from measuring import keras_of, mean
+from measuring import keras_of, mean, standard_error
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -184,8 +184,7 @@ def table(title, results):
             own, own_size, _, _ = np.transpose([each[mode, OURS] for each in results])
             difference, ratio = own - accuracy, np.mean(own_size / size)
             cells[1], cells[4] = mean(difference, "+.2f"), f"{ratio:.3f}"
-            spread = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else 0
-            good = difference.mean() >= -2 * spread and ratio <= EQUAL
+            good = difference.mean() >= -2 * standard_error(difference) and ratio <= EQUAL
             met = "yes" if good else "NO"
         made.add_row(mode, name, *cells, f"{np.median(latency):.3f}", met)
     return made

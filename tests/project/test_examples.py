@@ -1,11 +1,13 @@
 """The examples, run as a user runs them."""
 
 import csv
+import importlib
 import os
 import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -177,3 +179,67 @@ def test_modes_are_measured_against_tf_lite(tmp_path):
         ours, theirs = found[mode, "keras_compress"], found[mode, "tf.lite by hand"]
         assert float(ours[0]) == pytest.approx(float(theirs[0]), abs=1)  # accuracy in per cent
         assert int(ours[2].replace(",", "")) <= int(theirs[2].replace(",", ""))  # bytes
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("which", ["3", "2"])
+def test_accuracy_is_measured_beside_tfmots(which, tmp_path):
+    printed, _ = outputs(BENCHMARKS / "accuracy.py", tmp_path, "--quick", "--keras", which)
+    rows = [re.split(r" *│ *", line)[1:-1] for line in printed.splitlines() if line[:1] == "│"]
+    assert [row[:3] for row in rows] == [
+        ["LeNet", "[0, 1]", "0"],
+        ["", "", "5"],
+        ["LeNet", "[0, 255]", "0"],
+        ["", "", "5"],
+    ]
+    for (plain, after, *nothing), (trained_on, _, ours, theirs, *ahead) in zip(
+        *([row[3:] for row in rows[first::2]] for first in (0, 1)), strict=True
+    ):
+        assert float(plain) > 70  # of a hundred, after 200 steps
+        assert float(after) == pytest.approx(float(plain), abs=3)
+        assert nothing == ["-"] * 4
+        assert float(ours) == pytest.approx(float(trained_on), abs=5)
+        assert float(ahead[0]) == pytest.approx(float(ours) - float(trained_on), abs=0.02)
+        if which == "3":
+            assert (theirs, ahead[1]) == ("-", "-")
+        else:
+            assert float(ahead[1]) == pytest.approx(float(ours) - float(theirs), abs=0.02)
+    assert ("below tfmot" in printed) == (which == "2")
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What `benchmarks/accuracy.py` says of ours and tfmot's accuracies, three seeds each."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    accuracy = importlib.import_module("accuracy")
+
+    def say(top, steps, ours, theirs):
+        chosen = types.SimpleNamespace(nets=["LeNet"], ranges=[top], steps=[steps])
+        scores = accuracy.Scores(chosen)
+        for own, other in zip(ours, theirs, strict=True):
+            rows = [(top, accuracy.OURS, steps, own, 0), (top, accuracy.TFMOT, steps, other, 0)]
+            scores.add("LeNet", rows)
+        return "\n".join(accuracy.verdicts(scores))
+
+    yield say
+    for name in ("accuracy", "measuring", "nets_of_digits"):
+        del sys.modules[name]
+
+
+def test_an_accuracy_below_tfmots_is_called_so(told):
+    # Differences -1, -1 and +1: mean -0.33, standard error 2 / 3.
+    assert "one standard error: met in 1 of 1" in told(1, 50, [96, 96, 98], [97, 97, 97])
+    # -1, -1 and -0.4: mean -0.8, standard error 0.2.
+    below = told(1, 50, [96, 96, 96.6], [97, 97, 97])
+    assert "one standard error: MISSED in 1 of 1: LeNet [0, 1] 50 steps -0.80 ± 0.20" in below
+    assert "3 points" not in below  # that is said of 50 steps with [0, 255] alone
+
+
+def test_being_ahead_of_tfmot_by_too_little_is_called_so(told):
+    assert "[0, 255]: met in 1 of 1: LeNet [0, 255] 50 steps +3.00 ± 0.58" in told(
+        255, 50, [92, 93, 94], [90, 90, 90]
+    )
+    assert "[0, 255]: MISSED in 1 of 1: LeNet [0, 255] 50 steps +2.00 ± 0.58" in told(
+        255, 50, [91, 92, 93], [90, 90, 90]
+    )
+    assert "3 points" not in told(255, 200, [91, 92, 93], [90, 90, 90])
