@@ -41,8 +41,9 @@ class UntraceableError(ValueError):
     """A model cannot be called without numbers."""
 
 
-_known: weakref.WeakKeyDictionary[Any, Signature | UntraceableError] = weakref.WeakKeyDictionary()
-"""Not kept on the models, whose trackers would save and copy it."""
+_known: weakref.WeakKeyDictionary[Any, Signature | str] = weakref.WeakKeyDictionary()
+"""A signature, or why there is none. Not kept on the models, whose trackers would save and copy it.
+"""
 
 
 def signature_of(adapter: Adapter, model: KerasModel) -> Signature | None:
@@ -56,8 +57,8 @@ def signature_of(adapter: Adapter, model: KerasModel) -> Signature | None:
         if recorded is not None:
             _note(adapter, model, recorded)
     found = _known.get(model)
-    if isinstance(found, UntraceableError):
-        raise found
+    if isinstance(found, str):
+        raise UntraceableError(found)
     return found
 
 
@@ -93,7 +94,7 @@ def _note(adapter: Adapter, model: KerasModel, specs: object) -> None:
     try:
         _known[model] = _traced(adapter, model, specs)
     except UntraceableError as error:
-        _known[model] = error
+        _known[model] = str(error)  # the error itself would keep the model alive
         raise
 
 
