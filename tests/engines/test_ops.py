@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 
 import keras_compress as kc
+from keras_compress.engines.in_place.by_ops.ops import COMPOSITES, OPS
+from keras_compress.engines.in_place.by_ops.unit import find_units
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.in_place.graph import Graph
-from keras_compress.engines.in_place.ops import COMPOSITES, OPS
-from keras_compress.engines.in_place.unit import find_units
 from keras_compress.engines.state import Phase
 from keras_compress.export.model_source import ModelSource
 from keras_compress.frameworks.choose import adapter_of

@@ -11,9 +11,9 @@ from typing import Any, cast
 import numpy as np
 import tensorflow as tf
 
+from keras_compress.engines.in_place.by_ops.interpose import UnitKernel, Units
 from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer, on_grid
 from keras_compress.engines.in_place.forms.call import ActivationCall, ActivationForm, Call, number
-from keras_compress.engines.in_place.interpose import UnitKernel, Units
 from keras_compress.engines.in_place.placement import OperationPlan, Placement
 from keras_compress.engines.in_place.rows import Output
 from keras_compress.engines.quantizers import OnRounded, Quantizers

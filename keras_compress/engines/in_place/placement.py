@@ -6,10 +6,10 @@ import dataclasses
 import itertools
 from collections.abc import Collection, Mapping
 
+from keras_compress.engines.in_place.by_ops.unit import Unit
 from keras_compress.engines.in_place.graph import Graph, Node
 from keras_compress.engines.in_place.lookup import known
 from keras_compress.engines.in_place.rows import ActivationRow, Fixed, Granularity, Output, Row
-from keras_compress.engines.in_place.unit import Unit
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasOperation
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from keras_compress.engines.in_place.by_ops.unit import Unit, find_units
 from keras_compress.engines.in_place.form_check import differs
 from keras_compress.engines.in_place.graph import Graph
 from keras_compress.engines.in_place.lookup import known
 from keras_compress.engines.in_place.placement import Placement, place
-from keras_compress.engines.in_place.unit import Unit, find_units
 from keras_compress.engines.layers_argument import LEFT_BY_USER, select, with_insides
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, KerasOperation
@@ -57,8 +57,7 @@ def plan_quantization(
     if len(placement.left_out) == len(operations):
         raise ValueError(
             "Quantization: `layers` must leave something to quantize; nothing in this model can "
-            "be. "
-            f"Received: layers={spec.layers!r}; left out: {placement.left_out}"
+            f"be. Received: layers={spec.layers!r}; left out: {placement.left_out}"
         )
     return placement
 

@@ -16,15 +16,15 @@ from typing import Any, cast
 
 import tensorflow as tf
 
+from keras_compress.engines.in_place.by_ops.insides import Insides, only_number, tensors_of
+from keras_compress.engines.in_place.by_ops.op_plan import OUTPUT, Kernel, OpPlan
+from keras_compress.engines.in_place.by_ops.ops import OPS
+from keras_compress.engines.in_place.by_ops.pieces import UNCOUNTED, LeafPlan, Refused
+from keras_compress.engines.in_place.by_ops.unit import Unit
 from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer
 from keras_compress.engines.in_place.forms.operators import SMALLEST_EXCESS
-from keras_compress.engines.in_place.insides import Insides, only_number, tensors_of
-from keras_compress.engines.in_place.op_plan import OUTPUT, Kernel, OpPlan
-from keras_compress.engines.in_place.op_steps import UNCOUNTED, LeafPlan, Refused
-from keras_compress.engines.in_place.ops import OPS
 from keras_compress.engines.in_place.placement import OperationPlan
 from keras_compress.engines.in_place.rows import Output
-from keras_compress.engines.in_place.unit import Unit
 from keras_compress.engines.quantizers import Mode
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.graph_capture import DryTrace, OpHook, StandIn

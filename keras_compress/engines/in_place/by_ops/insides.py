@@ -10,9 +10,9 @@ from typing import Any, Protocol, cast
 
 import tensorflow as tf
 
+from keras_compress.engines.in_place.by_ops.op_plan import OpPlan, plan_ops
+from keras_compress.engines.in_place.by_ops.pieces import LeafCall, Place, Refused
 from keras_compress.engines.in_place.lookup import known
-from keras_compress.engines.in_place.op_plan import OpPlan, plan_ops
-from keras_compress.engines.in_place.op_steps import LeafCall, Place, Refused
 from keras_compress.engines.in_place.rows import ActivationRow, Output, Row
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.graph_capture import DryTrace

@@ -1,4 +1,4 @@
-"""What a dry trace computes, as steps: ops, calls of known layers, composites that the converter
+"""What a dry trace computes, as pieces: ops, calls of known layers, composites that the converter
 knows.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_compress.engines.in_place.by_ops.ops import COMPOSITES, OPS, Op, rule_of
 from keras_compress.engines.in_place.graph import Node
-from keras_compress.engines.in_place.ops import COMPOSITES, OPS, Op, rule_of
 from keras_compress.engines.in_place.rows import ActivationRow, Fixed, Output, Row
 from keras_compress.frameworks.graph_capture import DryTrace, is_eager
 
@@ -24,7 +24,7 @@ _LEFT = Op(name="Float")
 """What an op of a layer left out is, whatever it does."""
 
 
-class Refused(Exception):  # noqa: N818
+class Refused(Exception):  # noqa: N818  no failure: an answer
     """The inside of a layer cannot be quantized; the message is the reason."""
 
 
@@ -92,7 +92,7 @@ class LeafPlan:
 
 
 @dataclasses.dataclass(eq=False)
-class Step:
+class Piece:
     """An op, a leaf or a composite."""
 
     rule: Op
@@ -111,7 +111,7 @@ class Step:
         return self.leaf is not None and not self.left and self.leaf.call.is_norm
 
 
-class Steps:
+class Pieces:
     """What a dry trace computes that its outputs need, in order: ops, leaves and composites.
 
     Args:
@@ -159,7 +159,7 @@ class Steps:
         own = {every[i].name for i in self._left}
         self.composed |= {self.position[name] for name in own if name in self.position}
         self._data_tensors = self._data(every)
-        self.steps: list[Step] = []
+        self.pieces: list[Piece] = []
         self._gather(every, inside, self._needed())
 
     def _needed(self) -> set[str]:
@@ -195,7 +195,7 @@ class Steps:
         return data
 
     def _gather(self, every: Sequence[tf.Operation], inside: set[int], needed: set[str]) -> None:
-        """Make the steps, in order of the trace."""
+        """Make the pieces, in order of the trace."""
         leaves = {leaf.call.first: leaf for leaf in self.leaves if leaf is not None}
         composites = self._composites(every, inside, needed)
         for i, op in enumerate(every):
@@ -204,13 +204,13 @@ class Steps:
                 call = leaf.call
                 rule = _LEFT if leaf.left else call.rule
                 ends = call.outputs[0], call.outputs
-                self.steps.append(Step(rule, [(0, call.input)], *ends, leaf=leaf, left=leaf.left))
+                self.pieces.append(Piece(rule, [(0, call.input)], *ends, leaf=leaf, left=leaf.left))
             if i in inside or op.name not in needed or op.type in UNCOUNTED:
                 continue
             if op.name in composites:
                 composite = composites[op.name]
                 if composite is not None:
-                    self.steps.append(composite)
+                    self.pieces.append(composite)
                 continue
             if i in self._left:
                 self._leave(op)
@@ -222,7 +222,7 @@ class Steps:
         inputs = [(i, t) for i, t in enumerate(op.inputs) if t.dtype.is_floating]
         if floats:
             position = self.position[op.name]
-            self.steps.append(Step(_LEFT, inputs, floats[0], floats, position, left=True))
+            self.pieces.append(Piece(_LEFT, inputs, floats[0], floats, position, left=True))
 
     def _add(self, op: tf.Operation, where: str) -> None:
         floats = [t for t in op.outputs if self.is_number(t)]
@@ -236,14 +236,14 @@ class Steps:
         if op.type == "IdentityN":  # one for each of its tensors
             for i, tensor in inputs:
                 output = op.outputs[i]
-                self.steps.append(Step(rule, [(i, tensor)], output, [output], None))
+                self.pieces.append(Piece(rule, [(i, tensor)], output, [output], None))
             return
         numbers = [t for _, t in inputs if self.is_number(t)]
         if rule.output is Output.SAME and not numbers:
             rule = dataclasses.replace(rule, output=Output.OWN, keeps_channels=False)  # of a table
         elif op.type == "Mul" and any(self._is_one(t) for _, t in inputs):
             rule = OPS["Identity"]
-        self.steps.append(Step(rule, inputs, floats[0], floats, self.position[op.name]))
+        self.pieces.append(Piece(rule, inputs, floats[0], floats, self.position[op.name]))
 
     def is_number(self, tensor: tf.Tensor) -> bool:
         """Whether a tensor is of floats that depend on what the layer is given."""
@@ -255,7 +255,7 @@ class Steps:
 
     def _composites(
         self, every: Sequence[tf.Operation], inside: set[int], needed: set[str]
-    ) -> dict[str, Step | None]:
+    ) -> dict[str, Piece | None]:
         """Op -> the composite that it completes, None for others of its ops."""
         scopes: dict[str, list[tf.Operation]] = collections.defaultdict(list)
         for i, op in enumerate(every):
@@ -266,7 +266,7 @@ class Steps:
                 if part.rstrip("_0123456789") in COMPOSITES:
                     scopes["/".join(parts[:depth])].append(op)
                     break
-        found: dict[str, Step | None] = {}
+        found: dict[str, Piece | None] = {}
         for scope, members in scopes.items():
             names = {op.name for op in members}
             read = [t for op in members for t in op.inputs if t.op.name not in names]
@@ -280,7 +280,7 @@ class Steps:
             found.update(dict.fromkeys(names))
             self.composed |= {self.position[own] for own in names}
             outputs = list(last.outputs)
-            found[last.name] = Step(
+            found[last.name] = Piece(
                 rule,
                 list(enumerate(inputs.values())),
                 outputs[0],

@@ -14,8 +14,15 @@ from typing import Any, cast
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.engines.in_place.op_steps import LeafCall, LeafPlan, Place, Refused, Step, Steps
-from keras_compress.engines.in_place.ops import OPS
+from keras_compress.engines.in_place.by_ops.ops import OPS
+from keras_compress.engines.in_place.by_ops.pieces import (
+    LeafCall,
+    LeafPlan,
+    Piece,
+    Pieces,
+    Place,
+    Refused,
+)
 from keras_compress.engines.in_place.rows import Fixed, Granularity, Output
 from keras_compress.frameworks.graph_capture import DryTrace
 
@@ -100,23 +107,23 @@ def plan_ops(
     Raises:
         Refused: it cannot be done; the reason.
     """
-    return _Planner(Steps(trace, given, leaves, places, left)).plan()
+    return _Planner(Pieces(trace, given, leaves, places, left)).plan()
 
 
 class _Planner:
-    def __init__(self, read: Steps):
+    def __init__(self, read: Pieces):
         self.trace = read.trace
         self.given = read.given
         self.position = read.position
-        self.steps = read.steps
+        self.pieces = read.pieces
         self._is_number = read.is_number
-        self._edges: list[tuple[Step, int, _Range, bool]] = []
+        self._edges: list[tuple[Piece, int, _Range, bool]] = []
         self.result = OpPlan(self.trace, read.counted, composed=read.composed, leaves=read.leaves)
-        self.maker = {t.ref(): step for step in self.steps for t in step.outputs}
-        self.users: dict[Any, list[tuple[Step | None, int]]] = collections.defaultdict(list)
-        for step in self.steps:
-            for i, tensor in step.inputs:
-                self.users[tensor.ref()].append((step, i))
+        self.maker = {t.ref(): piece for piece in self.pieces for t in piece.outputs}
+        self.users: dict[Any, list[tuple[Piece | None, int]]] = collections.defaultdict(list)
+        for piece in self.pieces:
+            for i, tensor in piece.inputs:
+                self.users[tensor.ref()].append((piece, i))
         for tensor in self.trace.outputs:
             self.users[tensor.ref()].append((None, 0))
         self.is_one = len(self.trace.outputs) == 1
@@ -125,17 +132,17 @@ class _Planner:
     # --- deciding
 
     def plan(self) -> OpPlan:
-        for step in self.steps:
-            if not step.left:
-                self._check(step)
+        for piece in self.pieces:
+            if not piece.left:
+                self._check(piece)
         ranges = self._ranges()
         self._label(ranges)
         self._operands()
         self._ends(ranges)
         return self.result
 
-    def _check(self, step: Step) -> None:
-        for _, tensor in step.inputs:
+    def _check(self, piece: Piece) -> None:
+        for _, tensor in piece.inputs:
             value = None if self._is_number(tensor) else tf.get_static_value(tensor)
             if value is not None and value.size and np.abs(value).max() > LARGEST_CONSTANT:
                 raise Refused(
@@ -143,30 +150,30 @@ class _Planner:
                     "room"
                 )
 
-    def _ranges(self) -> dict[Step, _Range]:
-        """The range of every step whose output is rounded, or whose inputs are over it."""
-        found: dict[Step, _Range] = {}
-        wanted: dict[Step, _Range] = {}
-        sources: dict[Step, Step | None] = {}
-        for step in reversed(self.steps):
-            rule = step.rule
-            if rule.output is Output.SAME or self._is_absorbed(step):
+    def _ranges(self) -> dict[Piece, _Range]:
+        """The range of every piece whose output is rounded, or whose inputs are over it."""
+        found: dict[Piece, _Range] = {}
+        wanted: dict[Piece, _Range] = {}
+        sources: dict[Piece, Piece | None] = {}
+        for piece in reversed(self.pieces):
+            rule = piece.rule
+            if rule.output is Output.SAME or self._is_absorbed(piece):
                 continue
-            if step in wanted:
-                found[step] = wanted[step]
-            elif step.left:
-                if any(map(self._feeds_integers, step.outputs)):
-                    found[step] = _Range()
+            if piece in wanted:
+                found[piece] = wanted[piece]
+            elif piece.left:
+                if any(map(self._feeds_integers, piece.outputs)):
+                    found[piece] = _Range()
                 continue
-            elif self.is_one and rule.fixed is None and self._reaches_end(step.output):
-                found[step] = self.output
+            elif self.is_one and rule.fixed is None and self._reaches_end(piece.output):
+                found[piece] = self.output
             elif rule.output is Output.SHARED:
-                sources[step], _ = self._root(step.inputs[0][1])
+                sources[piece], _ = self._root(piece.inputs[0][1])
             else:
-                found[step] = _Range(rule.fixed)
+                found[piece] = _Range(rule.fixed)
             if rule.output is not Output.JOIN:
                 continue
-            for i, tensor in step.inputs:
+            for i, tensor in piece.inputs:
                 root, alone = self._root(tensor)
                 mine = root if root is not None and alone else None
                 if mine is not None and self._is_absorbed(mine):
@@ -176,16 +183,16 @@ class _Planner:
                     and mine.rule.fixed is None
                     and mine.rule.output is not Output.SHARED
                 ):
-                    wanted[mine] = found[step]
-                elif step.position is not None:
-                    self._edges.append((step, i, found[step], self._is_number(tensor)))
-        for step in self.steps:
-            if step in sources:
-                source = sources[step]
-                found[step] = found[source] if source in found else _Range()
+                    wanted[mine] = found[piece]
+                elif piece.position is not None:
+                    self._edges.append((piece, i, found[piece], self._is_number(tensor)))
+        for piece in self.pieces:
+            if piece in sources:
+                source = sources[piece]
+                found[piece] = found[source] if source in found else _Range()
         return found
 
-    def _label(self, ranges: dict[Step, _Range]) -> None:
+    def _label(self, ranges: dict[Piece, _Range]) -> None:
         plan = self.result
         number = 0
 
@@ -196,56 +203,56 @@ class _Planner:
             plan.ranges[new] = fixed
             return new
 
-        for step in self.steps:
-            if step.leaf is not None and not step.left:
-                call = step.leaf.call
+        for piece in self.pieces:
+            if piece.leaf is not None and not piece.left:
+                call = piece.leaf.call
                 for role, fixed in call.roles().items():
-                    step.leaf.inner[role] = label(f"{call.kind}.{role}", fixed)
-            own = ranges.get(step)
+                    piece.leaf.inner[role] = label(f"{call.kind}.{role}", fixed)
+            own = ranges.get(piece)
             if own is None:
                 continue
-            direct = [user for user, _ in self.users[step.output.ref()]] == [None]
-            if self.is_one and direct and step.rule.output is not Output.JOIN:
+            direct = [user for user, _ in self.users[piece.output.ref()]] == [None]
+            if self.is_one and direct and piece.rule.output is not Output.JOIN:
                 continue  # rounded outside, and nowhere else
             if own.label is None:
-                own.label = label(self._name(step), own.fixed)
-            if step.rule.output is Output.JOIN:
+                own.label = label(self._name(piece), own.fixed)
+            if piece.rule.output is Output.JOIN:
                 continue  # its inputs are rounded
-            if step.leaf is not None:
-                step.leaf.output = own.label
+            if piece.leaf is not None:
+                piece.leaf.output = own.label
             else:
-                for tensor in step.outputs if step.left else [step.output]:
+                for tensor in piece.outputs if piece.left else [piece.output]:
                     plan.points[self.position[tensor.op.name], tensor.value_index] = own.label
-        for step, i, own, has_range in self._edges:
+        for piece, i, own, has_range in self._edges:
             if own.label is None:
-                own.label = label(self._name(step), own.fixed)
-            plan.edges[cast(int, step.position), i] = (own.label, has_range)
+                own.label = label(self._name(piece), own.fixed)
+            plan.edges[cast(int, piece.position), i] = (own.label, has_range)
 
-    def _name(self, step: Step) -> str:
-        return step.rule.name or str(step.output.op.type)
+    def _name(self, piece: Piece) -> str:
+        return piece.rule.name or str(piece.output.op.type)
 
     def _operands(self) -> None:
         """Kernels, and what else depends on weights only."""
         plan = self.result
         count = 0
-        for step in self.steps:
-            if step.position is None or step.left:
+        for piece in self.pieces:
+            if piece.position is None or piece.left:
                 continue
-            constant = [(i, t) for i, t in step.inputs if not self._is_number(t)]
+            constant = [(i, t) for i, t in piece.inputs if not self._is_number(t)]
             for i, tensor in constant:
-                place = (step.position, i)
-                if step.rule.kernel is not None:
-                    grain = step.rule.kernel if i == 1 else Granularity.TENSOR
-                    label = f"{count}.{self._name(step)}"
+                place = (piece.position, i)
+                if piece.rule.kernel is not None:
+                    grain = piece.rule.kernel if i == 1 else Granularity.TENSOR
+                    label = f"{count}.{self._name(piece)}"
                     plan.kernels[place] = Kernel(label, grain, tensor)
                     count += 1
-                elif step.rule.output is Output.OWN and not self._is_bias(step):
+                elif piece.rule.output is Output.OWN and not self._is_bias(piece):
                     plan.constants[place] = tensor
-            norm = self._behind(step)
+            norm = self._behind(piece)
             if norm is not None and norm.leaf is not None and norm.is_norm:
-                norm.leaf.folded = self._is_sum_of_products(step)
+                norm.leaf.folded = self._is_sum_of_products(piece)
 
-    def _ends(self, ranges: Mapping[Step, _Range]) -> None:
+    def _ends(self, ranges: Mapping[Piece, _Range]) -> None:
         plan = self.result
         numbers = [tensor for tensor in self.trace.outputs if self._is_number(tensor)]
         if not numbers:
@@ -266,18 +273,18 @@ class _Planner:
 
     # --- the data flow
 
-    def _is_absorbed(self, step: Step) -> bool:
+    def _is_absorbed(self, piece: Piece) -> bool:
         """Whether what comes next is part of the same integer op."""
-        after = self._behind(step)
+        after = self._behind(piece)
         if after is None:
             return False
-        if self._is_sum_of_products(step):
+        if self._is_sum_of_products(piece):
             return after.rule.absorbed or after.is_norm or self._is_bias(after)
-        return step.rule.absorbs_relu and step.rule.kernel is None and after.rule.absorbed
+        return piece.rule.absorbs_relu and piece.rule.kernel is None and after.rule.absorbed
 
-    def _behind(self, step: Step) -> Step | None:
-        """The only step that uses what one computes, perhaps after others passed it on."""
-        tensor = step.output
+    def _behind(self, piece: Piece) -> Piece | None:
+        """The only piece that uses what one computes, perhaps after others passed it on."""
+        tensor = piece.output
         while len(self.users[tensor.ref()]) == 1:
             user, _ = self.users[tensor.ref()][0]
             if user is None or not user.rule.keeps_channels:
@@ -289,29 +296,29 @@ class _Planner:
             tensor = user.output
         return None
 
-    def _front(self, tensor: tf.Tensor) -> Step | None:
-        """The step that computed a tensor, before others passed it on to a single user each."""
-        step = self.maker.get(tensor.ref())
-        while step is not None and step.rule.keeps_channels:
-            if len(self.users[step.inputs[0][1].ref()]) != 1:
+    def _front(self, tensor: tf.Tensor) -> Piece | None:
+        """The piece that computed a tensor, before others passed it on to a single user each."""
+        piece = self.maker.get(tensor.ref())
+        while piece is not None and piece.rule.keeps_channels:
+            if len(self.users[piece.inputs[0][1].ref()]) != 1:
                 return None
-            step = self.maker.get(step.inputs[0][1].ref())
-        return step
+            piece = self.maker.get(piece.inputs[0][1].ref())
+        return piece
 
-    def _is_sum_of_products(self, step: Step) -> bool:
+    def _is_sum_of_products(self, piece: Piece) -> bool:
         """Whether it is an integer op with a kernel, its bias included."""
-        if step.rule.kernel is not None:
-            return any(not self._is_number(tensor) for _, tensor in step.inputs)
-        return self._is_bias(step)
+        if piece.rule.kernel is not None:
+            return any(not self._is_number(tensor) for _, tensor in piece.inputs)
+        return self._is_bias(piece)
 
-    def _is_bias(self, step: Step) -> bool:
+    def _is_bias(self, piece: Piece) -> bool:
         """Whether it adds a number per channel to what a kernel alone computed."""
-        if not step.rule.adds or len(step.inputs) != 2:
+        if not piece.rule.adds or len(piece.inputs) != 2:
             return False
-        constant = [t for _, t in step.inputs if not self._is_number(t)]
+        constant = [t for _, t in piece.inputs if not self._is_number(t)]
         if len(constant) != 1:
             return False
-        (numbers,) = [t for _, t in step.inputs if self._is_number(t)]
+        (numbers,) = [t for _, t in piece.inputs if self._is_number(t)]
         if len(self.users[numbers.ref()]) != 1:
             return False
         shape = constant[0].shape
@@ -322,7 +329,7 @@ class _Planner:
         front = self._front(numbers)
         if front is None or front.rule.kernel is None or not self._is_sum_of_products(front):
             return False
-        return self._behind(front) is step
+        return self._behind(front) is piece
 
     def _is_stored(self, tensor: tf.Tensor) -> bool:
         """Whether a constant is a weight or a number as it stands, not computed: an initial state
@@ -353,25 +360,25 @@ class _Planner:
             for user, _ in self.users[tensor.ref()]
         )
 
-    def _root(self, tensor: tf.Tensor) -> tuple[Step | None, bool]:
-        """The step that computed a tensor before others moved it, None for an input or a constant;
+    def _root(self, tensor: tf.Tensor) -> tuple[Piece | None, bool]:
+        """The piece that computed a tensor before others moved it, None for an input or a constant;
         and whether nobody else sees it on the way.
         """
         alone = len(self.users[tensor.ref()]) == 1
-        step = self.maker.get(tensor.ref())
-        while step is not None and step.rule.output is Output.SAME:
-            tensor = self._moved(step)
+        piece = self.maker.get(tensor.ref())
+        while piece is not None and piece.rule.output is Output.SAME:
+            tensor = self._moved(piece)
             alone = alone and len(self.users[tensor.ref()]) == 1
-            step = self.maker.get(tensor.ref())
-        return step, alone
+            piece = self.maker.get(tensor.ref())
+        return piece, alone
 
     def _start(self, tensor: tf.Tensor) -> tf.Tensor:
         """What a tensor was before others moved it."""
-        step = self.maker.get(tensor.ref())
-        while step is not None and step.rule.output is Output.SAME:
-            tensor = self._moved(step)
-            step = self.maker.get(tensor.ref())
+        piece = self.maker.get(tensor.ref())
+        while piece is not None and piece.rule.output is Output.SAME:
+            tensor = self._moved(piece)
+            piece = self.maker.get(tensor.ref())
         return tensor
 
-    def _moved(self, step: Step) -> tf.Tensor:
-        return next(t for _, t in step.inputs if self._is_number(t))
+    def _moved(self, piece: Piece) -> tf.Tensor:
+        return next(t for _, t in piece.inputs if self._is_number(t))

@@ -14,9 +14,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_compress.engines.in_place.insides import Insides
-from keras_compress.engines.in_place.op_plan import OUTPUT, OpPlan
-from keras_compress.engines.in_place.op_steps import Refused
+from keras_compress.engines.in_place.by_ops.insides import Insides
+from keras_compress.engines.in_place.by_ops.op_plan import OUTPUT, OpPlan
+from keras_compress.engines.in_place.by_ops.pieces import Refused
 from keras_compress.engines.in_place.rows import ActivationRow, Output, Row
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.protocols import KerasModel, KerasOperation, Method

@@ -1,0 +1,1 @@
+"""What the placement table does not know, quantized inside by its TensorFlow ops."""
