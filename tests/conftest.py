@@ -78,6 +78,6 @@ def pytest_collection_finish():
 def pytest_runtest_teardown():
     """TensorFlow keeps the graphs of models that are gone, millions of objects after some tests."""
     if next(torn_down) % FORGET_EVERY == 0:
-        from keras_compress.tuner.memory import forget_graphs
+        from keras_compress.frameworks.graph_memory import forget_graphs
 
         forget_graphs()

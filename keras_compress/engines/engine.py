@@ -19,7 +19,7 @@ from keras_compress.engines.quantizers import Quantizers
 from keras_compress.engines.state import Phase
 from keras_compress.engines.timetable import Timetable
 from keras_compress.engines.train_step import TrainStep
-from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.adapter import Adapter, layers_inside, wrap_method
 from keras_compress.frameworks.inference import Shapes
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, Method
 from keras_compress.specs.pruning import Pruning
@@ -385,9 +385,8 @@ def engine_of(model: KerasLayer) -> Engine | None:
 
 def engine_inside(model: KerasModel) -> Engine | None:
     """The engine attached to a model inside this one, or None."""
-    # Private in both Keras, with one signature.
-    inside = model._flatten_layers(include_self=False)
-    return next((engine for engine in map(engine_of, inside) if engine is not None), None)
+    engines = map(engine_of, layers_inside(model))
+    return next((engine for engine in engines if engine is not None), None)
 
 
 def remember(model: KerasModel, engine: Engine | None) -> None:

@@ -180,8 +180,7 @@ class Adapter(abc.ABC):
         seen: set[int] = set()
 
         def walk(parent: KerasLayer, prefix: str) -> Iterator[tuple[str, KerasLayer]]:
-            # Private in both Keras, with one signature; `.layers` shows the first level only.
-            for layer in parent._flatten_layers(include_self=False, recursive=False):
+            for layer in layers_inside(parent, deep=False):
                 if id(layer) not in seen:
                     seen.add(id(layer))
                     yield prefix + layer.name, layer
@@ -483,6 +482,17 @@ class Adapter(abc.ABC):
         outputs = model(self.tree.pack_sequence_as(structure, inputs), training=training)
         flat: list[tf.Tensor] = self.tree.flatten(outputs)
         return flat
+
+
+def is_layer(operation: object) -> bool:
+    """Whether something is a layer, or a model, and no bare operation."""
+    return hasattr(operation, "_flatten_layers")
+
+
+def layers_inside(layer: KerasLayer, deep: bool = True) -> Iterable[KerasLayer]:
+    """What a layer is made of, whatever holds it; `deep`: with what that is made of, and so on."""
+    # Private in both Keras, with one signature; `.layers` of a model shows the first level only.
+    return layer._flatten_layers(include_self=False, recursive=deep)
 
 
 def unique(names: list[str]) -> list[str]:

@@ -21,6 +21,7 @@ from keras_compress.fit.callback import Compress
 from keras_compress.fit.saved_state import load_state, save_state
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.graph_memory import forget_graphs
 from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.reports.export import ExportReport
 from keras_compress.reports.fit import Report
@@ -31,7 +32,6 @@ from keras_compress.specs.quantization import Quantization
 from keras_compress.tflite import ConversionError, load_tflite
 from keras_compress.tflite.litert.latency import latency_ms
 from keras_compress.tuner import baseline, bridge
-from keras_compress.tuner.memory import forget_graphs
 from keras_compress.tuner.protocols import Build, HyperParameters, Trial, Tuner
 from keras_compress.tuner.space import OWNER, Space
 from keras_compress.tuner.trials import STATE, TFLITE_FILE, WEIGHTS

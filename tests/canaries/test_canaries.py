@@ -1055,7 +1055,7 @@ def test_keras_tuner_what_it_writes_of_a_trial(one_trial):
 
 
 def test_tensorflow_the_registry_of_gradients_keeps_a_graph():
-    """Of tuner/memory.py: where, and by which names, so that it can be let go."""
+    """Of frameworks/graph_memory.py: where, and by which names, so that it can be let go."""
     registry = ops.gradient_registry._registry
     before = set(registry)
 

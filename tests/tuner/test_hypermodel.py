@@ -23,8 +23,8 @@ import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.engines.state import State
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.graph_memory import forget_graphs
 from keras_compress.tuner import CompressionHyperModel, SparsitySearch, baseline
-from keras_compress.tuner.memory import forget_graphs
 
 pytestmark = [
     pytest.mark.timeout(300),  # whole searches, one of them in a fixture

@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras_compress.engines.in_place.forms.call import ActivationCall, Call, Constant, number
 from keras_compress.engines.in_place.graph import Node
 from keras_compress.engines.in_place.rows import ActivationRow, Row
-from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.adapter import Adapter, is_layer
 
 ROWS = 3
 FREE = 8
@@ -61,8 +61,7 @@ def _difference(adapter: Adapter, node: Node, row: Row, activation: ActivationRo
             deviation = tf.sqrt(tf.convert_to_tensor(operation.moving_variance) + operation.epsilon)
             inputs = [tf.convert_to_tensor(operation.moving_mean) + deviation * inputs[0]]
         args, kwargs = node.arguments(inputs)
-        has_policy = hasattr(operation, "_flatten_layers")  # a layer, no bare operation
-        with adapter.in_float32(operation) if has_policy else contextlib.nullcontext():
+        with adapter.in_float32(operation) if is_layer(operation) else contextlib.nullcontext():
             difference = 0.0
             if row.form is not None:
                 call = _call(adapter, operation, args, kwargs)

@@ -11,6 +11,7 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeGuard
 
+from keras_compress.frameworks.adapter import layers_inside
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, KerasVariable
 
 _PACKAGE = "tensorflow_model_optimization"
@@ -147,8 +148,7 @@ def is_wrapped(model: KerasModel, owner: str) -> bool:
             found.add("prune_low_magnitude")
         elif is_own(layer, QUANTIZED):
             found.add("quantize_apply")
-        # Private in both Keras, with one signature.
-        for part in (layer, *layer._flatten_layers(include_self=False)):
+        for part in (layer, *layers_inside(layer)):
             if _is_tfmots(part) and not (part is layer and is_own(layer, PRUNED + QUANTIZED)):
                 raise ValueError(
                     f"{owner}: the model must bear no wrapper of tfmot but those that "

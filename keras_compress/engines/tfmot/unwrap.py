@@ -21,7 +21,7 @@ from keras_compress.engines.tfmot.library import (
     tfmot,
     unwrapped_layer,
 )
-from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.adapter import Adapter, layers_inside
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, KerasVariable
 from keras_compress.frameworks.reviving import follow_trainable
 
@@ -96,7 +96,7 @@ class _Plan:
         config = dict(model.get_config())
         self.parts[prefix[:-1]] = [model]
         nested = "input_layers" in config
-        layers = {layer.name: layer for layer in model._flatten_layers(False, False)}
+        layers = {layer.name: layer for layer in layers_inside(model, deep=False)}
         halves = separable_halves(model)
         if self._separable is not None:
             halves = {name: first for name, first in halves.items() if name in self._separable}

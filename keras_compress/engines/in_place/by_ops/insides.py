@@ -14,7 +14,7 @@ from keras_compress.engines.in_place.by_ops.op_plan import OpPlan, plan_ops
 from keras_compress.engines.in_place.by_ops.pieces import LeafCall, Place, Refused
 from keras_compress.engines.in_place.lookup import known
 from keras_compress.engines.in_place.rows import ActivationRow, Output, Row
-from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.adapter import Adapter, is_layer, wrap_method
 from keras_compress.frameworks.graph_capture import DryTrace
 from keras_compress.frameworks.protocols import KerasLayer, KerasOperation, Method
 
@@ -68,7 +68,7 @@ class Insides:
         self._keep = list(units)
         for unit in self._keep:
             below: list[tuple[str, Any]] = [("", unit)]
-            if hasattr(unit, "_flatten_layers"):
+            if is_layer(unit):
                 below += list(adapter.layers(cast(KerasLayer, unit)))
             self.below[id(unit)] = below
             for _, layer in below[1:]:
