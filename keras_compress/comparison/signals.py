@@ -15,15 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from keras_compress._shared.tensor_names import CALL, INNER, ROUNDING
 from keras_compress.reports.comparison import LayerSignal
 from keras_compress.reports.inspection import CONVERTING, MOVING
 from keras_compress.tflite.file.flatbuffer import end_names, pack, scale_of, text, unpack
 from keras_compress.tflite.file.inspect import op_name
 from keras_compress.tflite.file.schema import TensorT
 from keras_compress.tflite.litert.model import TFLiteModel, real_numbers
-
-_ROUNDING = ("FakeQuant", "unstack")  # how the names of nodes begin that only round
-_INNER = "_inner"  # behind the name of a tensor whose own name an end of the file bears
 
 
 def layer_signals(
@@ -166,8 +164,8 @@ class _File:
 
     def layers(self, index: int) -> tuple[str, ...]:
         """The paths of the layers that compute a tensor, as far as its name tells."""
-        parts = self.name(index).removesuffix(_INNER).split(";")
-        computing = [part for part in parts if not part.split("/")[-1].startswith(_ROUNDING)]
+        parts = self.name(index).removesuffix(INNER).split(";")
+        computing = [part for part in parts if not part.split("/")[-1].startswith(ROUNDING)]
         scopes = dict.fromkeys(map(_scope, computing or parts))
         # A layer names its last node first.
         return tuple(
@@ -196,7 +194,7 @@ def _scope(part: str) -> str:
     the call, the scope that batch norm opens and what tfmot's wrappers are called.
     """
     scope = part.rpartition("/")[0] or part
-    scope = re.sub(r"(?<=.)/(call_\d+|batchnorm)(/.*)?$", "", scope)
+    scope = re.sub(rf"(?<=.)/({CALL}\d+|batchnorm)(/.*)?$", "", scope)
     return re.sub(r"(^|/)(quant|prune_low_magnitude)_", r"\1", scope)
 
 

@@ -15,14 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import tensorflow as tf
 
+from keras_compress._shared.tensor_names import CALL, ROUNDING
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.protocols import KerasModel, KerasOperation, KerasTensor, Method
-
-CALL = "call_"
-"""What stands before the number of a later call."""
-
-ROUNDING = ("FakeQuant", "unstack")
-"""How the names of the nodes begin that only round what a layer computed."""
 
 
 def operations(

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from keras_compress._shared.checks import type_error, value_error
+from keras_compress._shared.tensor_names import INNER
 from keras_compress.tflite.file.schema import Integers, ModelT, TensorMapT, TensorT, Text
 
 IDENTIFIER = b"TFL3"
@@ -178,7 +179,7 @@ def name_ends(model: ModelT, inputs: Sequence[str], outputs: Sequence[str]) -> N
         if index in ends:
             tensor.name = ends[index]
         elif text(tensor.name) in taken:
-            tensor.name = text(tensor.name) + "_inner"
+            tensor.name = text(tensor.name) + INNER
 
     def maps(names: Sequence[str], indices: Integers) -> list[TensorMapT]:
         return [
