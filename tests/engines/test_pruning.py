@@ -10,6 +10,8 @@ import pytest
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 
+pytestmark = pytest.mark.by_turns
+
 BATCH = 8
 STEPS = 6  # of an epoch
 

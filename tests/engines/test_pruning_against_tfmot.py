@@ -34,6 +34,8 @@ import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.engines.in_place.masks import block_mask, m_by_n_mask, magnitude_mask, threshold
 
+pytestmark = pytest.mark.by_turns
+
 # --- the mask functions against `pruning_impl.Pruning`, on many kernels
 
 SHAPES = [

@@ -30,6 +30,8 @@ from keras_compress.engines.state import Phase
 from keras_compress.frameworks.adapter import wrap_method
 from keras_compress.frameworks.choose import adapter_of
 
+pytestmark = pytest.mark.by_turns
+
 HALF = kc.ConstantSparsity(target_sparsity=0.5, begin_step=1, frequency=2)
 
 

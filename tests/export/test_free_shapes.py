@@ -8,6 +8,8 @@ from helpers.untouched import untouched
 
 import keras_compress as kc
 
+pytestmark = pytest.mark.by_turns
+
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.random((16, 8, 10, 3)).astype("float32")
 SERIES = GENERATOR.random((16, 6, 3)).astype("float32")

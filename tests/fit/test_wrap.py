@@ -33,6 +33,8 @@ from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.tfmot.engine import Tfmot
 from keras_compress.fit.callback import POSITION_OF_CALLBACKS
 
+pytestmark = pytest.mark.by_turns
+
 BOTH = {"pruning": PRUNING, "quantization": QUANTIZATION}
 
 
