@@ -45,9 +45,9 @@ def digits():
 # --- what the suite runs, and in which order
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark the cases for the sweep, before what is marked is left out."""
+    """Mark the cases for the sweep, before what is marked is left out; then sort what stays."""
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         asked = [mark.kwargs["when"] for mark in item.iter_markers("sweep_if")]
@@ -61,6 +61,14 @@ def pytest_collection_modifyitems(items):
             left |= params["keras"] != turns.kwargs.get("suite", by_name)
         if left:
             item.add_marker("sweep")
+    yield
+    # Files whose tests may take long go first, or one process would end with them alone.
+    items.sort(key=_seconds_allowed, reverse=True)
+
+
+def _seconds_allowed(item):
+    timeout = item.get_closest_marker("timeout")
+    return timeout.args[0] if timeout is not None else 0
 
 
 # --- what keeps a long run short
