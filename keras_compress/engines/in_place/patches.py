@@ -13,7 +13,13 @@ import tensorflow as tf
 
 from keras_compress.engines.in_place.by_ops.interpose import UnitKernel, Units
 from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer, on_grid
-from keras_compress.engines.in_place.forms.call import ActivationCall, ActivationForm, Call, number
+from keras_compress.engines.in_place.forms.call import (
+    ActivationCall,
+    ActivationForm,
+    Call,
+    number,
+    with_data,
+)
 from keras_compress.engines.in_place.placement import OperationPlan, Placement
 from keras_compress.engines.in_place.rows import Output
 from keras_compress.engines.quantizers import OnRounded, Quantizers
@@ -49,6 +55,8 @@ class PatchedQuantizers(Quantizers):
         self.kernels: dict[str, KernelQuantizer] = {}
         self._kernels_of: dict[str, dict[str, KernelQuantizer]] = {}
         self._on_rounded: OnRounded | None = None
+        self._floats: dict[str, tf.Tensor] = {}
+        """Key -> an input of integers, as floats, during a call that is given them."""
         self._undo: list[Callable[[], None]] = []
         for plan in placement.operations:
             for kernel, granularity in plan.kernels.items():
@@ -125,6 +133,12 @@ class PatchedQuantizers(Quantizers):
             key = self.placement.inputs[position]
             if key is None:
                 return value
+            if tf.as_dtype(dtypes[position]).is_integer:
+                # A file's floats, and what stands for them. Keras makes integers of them, of which
+                # nothing is used then; a user's it cuts to integers, as without quantization.
+                if self._takes_floats:
+                    self._floats[key] = tf.cast(value, tf.float32)
+                return value
             # Keras casts only inside `call`: integers may arrive here for a floating input.
             return self.activations[key](tf.cast(value, dtypes[position]))
 
@@ -141,7 +155,10 @@ class PatchedQuantizers(Quantizers):
             else:
                 flat = [rounded(i, x) for i, x in enumerate(tree.flatten(inputs))]
                 inputs = tree.pack_sequence_as(inputs, flat)
-            return original(inputs, *args, **kwargs)
+            try:
+                return original(inputs, *args, **kwargs)
+            finally:
+                self._floats.clear()
 
         return call
 
@@ -154,6 +171,8 @@ class PatchedQuantizers(Quantizers):
                 return original(*args, **kwargs)
             if is_batch_norm and self.mode.phase is Phase.FROZEN:
                 args, kwargs = _in_inference(original, args, kwargs)
+            if plan.casts is not None:
+                args, kwargs = self._with_floats(plan.casts, args, kwargs)
             with self._swapped(plan):
                 outputs = self._compute(plan, original, args, kwargs)
             if plan.row.output is Output.SHARED and plan.output and self._imitates:
@@ -166,6 +185,34 @@ class PatchedQuantizers(Quantizers):
             return outputs
 
         return call
+
+    @property
+    def _takes_floats(self) -> bool:
+        """Whether the numbers for an input of integers are real ones that its quantizer rounds."""
+        return self.mode.exporting or self._on_rounded is not None
+
+    def floating_inputs(self) -> set[int]:
+        return {
+            position
+            for position, key in enumerate(self.placement.inputs)
+            if key is not None and self.mode.phase.rounds
+        }
+
+    def _with_floats(
+        self, key: str, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
+        """The arguments of a call with the rounded floats in the place of the integers of which it
+        would make them; while watching, as they are.
+        """
+
+        def rounded(value: tf.Tensor) -> tf.Tensor:
+            floats = self._floats.get(key, value)
+            if not floats.dtype.is_floating:  # Keras 3 may have cast them on the way into `call`
+                floats = tf.cast(floats, tf.float32)
+            floats = self.activations[key](floats)
+            return floats if self.mode.phase.rounds else value
+
+        return with_data(args, kwargs, rounded)
 
     @property
     def _imitates(self) -> bool:
@@ -394,10 +441,7 @@ class PatchedQuantizers(Quantizers):
 
     def input_range(self, position: int) -> tuple[float, float] | None:
         key = self.placement.inputs[position]
-        if key is None:
-            return None
-        low, high = self._range(key).numpy()
-        return float(low), float(high)
+        return None if key is None else self.activations[key].limits
 
     def set_input_range(self, position: int, limits: tuple[float, float]) -> None:
         self._range(cast(str, self.placement.inputs[position])).assign(limits)
