@@ -120,6 +120,7 @@ class InPlace(Engine):
             if not quantized:
                 mode.phase = Phase.OFF
             with quantizers.leaving_the_process(exporting=for_file):
-                return trace(floats=quantizers.floating_inputs())
+                # As the network itself computes, it takes what its user gives it.
+                return trace(floats=quantizers.floating_inputs() if for_file else ())
         finally:
             mode.phase = before

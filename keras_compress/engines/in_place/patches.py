@@ -12,14 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.in_place.by_ops.interpose import UnitKernel, Units
+from keras_compress.engines.in_place.cast_inputs import CastInputs
 from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer, on_grid
-from keras_compress.engines.in_place.forms.call import (
-    ActivationCall,
-    ActivationForm,
-    Call,
-    number,
-    with_data,
-)
+from keras_compress.engines.in_place.forms.call import ActivationCall, ActivationForm, Call, number
 from keras_compress.engines.in_place.placement import OperationPlan, Placement
 from keras_compress.engines.in_place.rows import Output
 from keras_compress.engines.quantizers import OnRounded, Quantizers
@@ -55,8 +50,7 @@ class PatchedQuantizers(Quantizers):
         self.kernels: dict[str, KernelQuantizer] = {}
         self._kernels_of: dict[str, dict[str, KernelQuantizer]] = {}
         self._on_rounded: OnRounded | None = None
-        self._floats: dict[str, tf.Tensor] = {}
-        """Key -> an input of integers, as floats, during a call that is given them."""
+        self._cast_inputs = CastInputs(self.mode, self.activations)
         self._undo: list[Callable[[], None]] = []
         for plan in placement.operations:
             for kernel, granularity in plan.kernels.items():
@@ -134,10 +128,8 @@ class PatchedQuantizers(Quantizers):
             if key is None:
                 return value
             if tf.as_dtype(dtypes[position]).is_integer:
-                # A file's floats, and what stands for them. Keras makes integers of them, of which
-                # nothing is used then; a user's it cuts to integers, as without quantization.
-                if self._takes_floats:
-                    self._floats[key] = tf.cast(value, tf.float32)
+                if self.mode.exporting or self._on_rounded is not None:
+                    self._cast_inputs.give(key, value)
                 return value
             # Keras casts only inside `call`: integers may arrive here for a floating input.
             return self.activations[key](tf.cast(value, dtypes[position]))
@@ -158,7 +150,7 @@ class PatchedQuantizers(Quantizers):
             try:
                 return original(inputs, *args, **kwargs)
             finally:
-                self._floats.clear()
+                self._cast_inputs.forget()
 
         return call
 
@@ -172,7 +164,7 @@ class PatchedQuantizers(Quantizers):
             if is_batch_norm and self.mode.phase is Phase.FROZEN:
                 args, kwargs = _in_inference(original, args, kwargs)
             if plan.casts is not None:
-                args, kwargs = self._with_floats(plan.casts, args, kwargs)
+                args, kwargs = self._cast_inputs.rounded(plan.casts, args, kwargs)
             with self._swapped(plan):
                 outputs = self._compute(plan, original, args, kwargs)
             if plan.row.output is Output.SHARED and plan.output and self._imitates:
@@ -186,33 +178,10 @@ class PatchedQuantizers(Quantizers):
 
         return call
 
-    @property
-    def _takes_floats(self) -> bool:
-        """Whether the numbers for an input of integers are real ones that its quantizer rounds."""
-        return self.mode.exporting or self._on_rounded is not None
-
     def floating_inputs(self) -> set[int]:
-        return {
-            position
-            for position, key in enumerate(self.placement.inputs)
-            if key is not None and self.mode.phase.rounds
-        }
-
-    def _with_floats(
-        self, key: str, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> tuple[tuple[object, ...], dict[str, object]]:
-        """The arguments of a call with the rounded floats in the place of the integers of which it
-        would make them; while watching, as they are.
-        """
-
-        def rounded(value: tf.Tensor) -> tf.Tensor:
-            floats = self._floats.get(key, value)
-            if not floats.dtype.is_floating:  # Keras 3 may have cast them on the way into `call`
-                floats = tf.cast(floats, tf.float32)
-            floats = self.activations[key](floats)
-            return floats if self.mode.phase.rounds else value
-
-        return with_data(args, kwargs, rounded)
+        """The flat inputs that a file of the network, as it is now, takes as real numbers."""
+        inputs = self.placement.inputs if self.mode.phase.rounds else []
+        return {position for position, key in enumerate(inputs) if key is not None}
 
     @property
     def _imitates(self) -> bool:

@@ -128,6 +128,7 @@ def _cast_inputs(graph: Graph, rows: Rows) -> set[int]:
         tensor
         for tensor in graph.inputs
         if graph.consumers[tensor]
+        and "int" in graph.dtypes[tensor]
         and tensor not in graph.outputs
         and all(
             _integers_cast(graph, rows, node.operation) == {tensor}
@@ -137,10 +138,10 @@ def _cast_inputs(graph: Graph, rows: Rows) -> set[int]:
 
 
 def _integers_cast(graph: Graph, rows: Rows, operation: KerasOperation) -> set[int]:
-    """The tensors of integers that an operation makes floats of."""
+    """The tensors of integers, or booleans, that an operation makes floats of."""
     row, _ = rows.get(id(operation), (Row(), None))
     tensors = {tensor for node in graph.nodes_of[id(operation)] for tensor in node.inputs}
-    return {tensor for tensor in tensors if row.casts and "int" in graph.dtypes[tensor]}
+    return {tensor for tensor in tensors if row.casts and "float" not in graph.dtypes[tensor]}
 
 
 class _Walk:
