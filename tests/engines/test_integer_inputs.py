@@ -53,6 +53,10 @@ def compiled(keras, model):
 def net(keras, front, dtype):
     keras.utils.set_random_seed(0)
     image = keras.Input(SHAPE, dtype=dtype, name="image")
+    if front == "Sequential":
+        layers = keras.layers
+        steps = [layers.Conv2D(4, 3, name="conv"), layers.Flatten(), layers.Dense(4, name="scores")]
+        return compiled(keras, keras.Sequential([image, layers.Rescaling(1 / 255), *steps]))
     return compiled(keras, keras.Model(image, ends(keras, FRONTS[front](keras, image))))
 
 
@@ -79,7 +83,11 @@ def quantize(path=None, **export):
 
 @pytest.mark.parametrize(
     ("front", "dtype"),
-    [*((front, "uint8") for front in FRONTS), ("cast", "int32"), ("Rescaling", "int32")],
+    [
+        *((front, "uint8") for front in (*FRONTS, "Sequential")),
+        ("cast", "int32"),
+        ("Rescaling", "int32"),
+    ],
 )
 def test_the_file_takes_the_integers_themselves(keras, front, dtype, tmp_path):
     model, x, path = net(keras, front, dtype), pixels(dtype), tmp_path / "net.tflite"
