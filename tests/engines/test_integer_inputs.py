@@ -203,6 +203,27 @@ def test_the_state_is_that_of_the_one_who_saved_it(keras, front, dtype, tmp_path
     assert engine_of(other).input_range(0) == engine_of(model).input_range(0)
 
 
+def test_a_training_that_is_interrupted_goes_on_as_it_would_have(keras, tmp_path):
+    x = pixels("int32")
+    whole, first, second = (net(keras, "cast", "int32") for _ in range(3))
+    fit(whole, x, quantize(), epochs=4)
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 3:
+                raise KeyboardInterrupt
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup")
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(first, x, backup(), quantize(), Stop(), epochs=4)
+    fit(second, x, backup(), quantize(), epochs=4)
+    for mine, theirs in zip(second.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert engine_of(second).input_range(0) == engine_of(whole).input_range(0)
+
+
 def test_files_without_trained_quantization_take_integers_as_before(keras, tmp_path):
     model, x = net(keras, "cast", "uint8"), pixels()
     fit(model, x, quantize())
@@ -268,3 +289,11 @@ def test_a_cast_that_is_named_and_cannot_be_done_is_refused(keras):
     engine = InPlace(adapter_of(model, "test"), model, None, quantization)
     with pytest.raises(ValueError, match="'rescaled' cannot: Rescaling: it makes floats of"):
         engine.attach()
+
+
+def test_integers_that_are_given_back_stay_integers(keras):
+    given = keras.Input((7,), dtype="int32")
+    outputs = [keras.layers.Dense(3)(cast(keras, given)), given]
+    reasons, inputs = left_out(keras, given, outputs)
+    assert list(reasons.values()) == [f"Cast: {OTHER_INTEGERS}"]
+    assert inputs == [None]
