@@ -250,9 +250,17 @@ def test_integers_that_are_looked_up_too_stay_integers(keras):
     looked_up = keras.layers.Flatten()(keras.layers.Embedding(20, 4)(words))
     merged = keras.layers.Concatenate()([cast(keras, words), looked_up])
     reasons, inputs = left_out(keras, words, keras.layers.Dense(3)(merged))
-    (reason,) = reasons.values()
-    assert reason == f"Cast: {OTHER_INTEGERS}"
+    assert list(reasons.values()) == [f"Cast: {OTHER_INTEGERS}"]
     assert inputs == [None]
+
+
+def test_what_integer_ops_take_of_a_cast_in_float_is_rounded(keras):
+    given = keras.Input((7,), dtype="int32")
+    model = keras.Model(given, [keras.layers.Dense(3)(cast(keras, given)), given])
+    engine = InPlace(adapter_of(model, "test"), model, None, kc.Quantization())
+    engine.attach()
+    ranges = [key.partition("/")[2] for key in engine.quantizers.ranges()]
+    assert ranges == ["Cast/output", "Dense/output"]
 
 
 def test_one_layer_on_two_inputs_of_integers_is_left_out(keras):
