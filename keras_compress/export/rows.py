@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from keras_compress.specs.export import Export
 from keras_compress.tflite import batches
 
 if TYPE_CHECKING:
-    from tensorflow import TensorSpec
+    from tensorflow import DType, TensorSpec
     from tensorflow.types.experimental import ConcreteFunction
 
 CALIBRATION_SAMPLES = 512  # at most so many rows of representative data
@@ -65,14 +66,23 @@ def rows_to_compare(
 def drawn(
     specs: Sequence[TensorSpec], ranges: Sequence[tuple[float, float] | None], number: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Some batches: reals within the ranges, [0, 1) where there is none; integers 0 and 1."""
+    """Some batches: numbers within the ranges; where there is none, reals from [0, 1), and 0 and 1,
+    the only integers that every input of integers takes.
+    """
     generator = np.random.default_rng(0)
     for _ in range(number):
         batch = {}
         for spec, limits in zip(specs, ranges, strict=True):
             if spec.dtype.is_floating:
                 numbers = generator.uniform(*(limits or (0.0, 1.0)), spec.shape)
-            else:  # the only integers that every input of integers takes
-                numbers = generator.integers(0, 2, spec.shape)
+            else:
+                low, high = (0, 1) if limits is None else _whole(limits, spec.dtype)
+                numbers = generator.integers(low, high, spec.shape, endpoint=True)
             batch[spec.name] = numbers.astype(spec.dtype.as_numpy_dtype)
         yield batch
+
+
+def _whole(limits: tuple[float, float], dtype: DType) -> tuple[int, int]:
+    """The least and the largest integer of that dtype within a range."""
+    low, high = limits
+    return max(math.ceil(low), dtype.min), min(math.floor(high), dtype.max)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -20,18 +20,23 @@ def inference_function(
     batch_size: int,
     output_names: list[str] | None = None,
     input_shape: Shapes = None,
+    floats: Collection[int] = (),
 ) -> tf.types.experimental.ConcreteFunction:
     """The model in inference, as a ConcreteFunction of its flat inputs that returns name -> tensor.
 
     Every shape is fixed, the batch to `batch_size`, what else is free to `input_shape`; names and
     order are the model's own, but for `output_names` where they are given. It computes in float32
-    whatever the policy of the model is.
+    whatever the policy of the model is. `floats`: the inputs that it takes as float32, whatever
+    they are to the model.
 
     Raises:
         ValueError: nobody knows what the model takes, an input has a free dimension besides the
             batch, or `input_shape` does not fit it.
     """
-    specs = input_specs(adapter, model, batch_size, input_shape)
+    specs = [
+        tf.TensorSpec(spec.shape, "float32" if i in floats else spec.dtype, spec.name)
+        for i, spec in enumerate(input_specs(adapter, model, batch_size, input_shape))
+    ]
     output_names = output_names or adapter.flat_names(model)[1]
 
     def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:

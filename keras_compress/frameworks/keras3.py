@@ -87,6 +87,17 @@ class Keras3(Adapter):
     def float32_policy(self) -> dict[str, Any]:
         return {"_dtype_policy": keras.DTypePolicy("float32")}
 
+    @contextlib.contextmanager
+    def in_float32(self, model: Any) -> Iterator[None]:
+        # A Sequential casts floats to the dtype of its `Input` before its `call` sees them: it
+        # would make integers of what a file takes as real numbers.
+        autocast, model.autocast = model.autocast, False
+        try:
+            with super().in_float32(model):
+                yield
+        finally:
+            model.autocast = autocast
+
     def steps_per_execution(self, model: Any) -> int:
         return int(model.steps_per_execution)
 

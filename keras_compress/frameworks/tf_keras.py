@@ -44,6 +44,7 @@ SYMBOLS = {
     "linalg.matmul": "Matmul",
     "math.exp": "Exp",
     "exp": "Exp",
+    "cast": "Cast",
     "concat": "Concatenate",
     "stack": "Stack",
     "split": "Split",

@@ -33,14 +33,14 @@ def test_every_row_has_a_case():
 def network(keras, case):
     """The case between an input and an output, and numbers for it."""
     keras.utils.set_random_seed(0)
-    is_text = case.name == "Embedding"
-    inputs = keras.Input(case.shape, dtype="int32" if is_text else "float32", name="given")
+    inputs = keras.Input(case.shape, dtype=case.dtype, name="given")
     model = keras.Model(inputs, case.make(keras, inputs))
     generator = np.random.default_rng(0)
     # Uniform, so that every batch shows about the same range and nothing is clipped.
     x = generator.uniform(-2.0, 2.5, (ROWS, *case.shape)).astype("float32")
-    if is_text:
-        x = generator.integers(0, 20, (ROWS, *case.shape)).astype("int32")
+    if case.dtype != "float32":
+        limit = 20 if case.kind == "Embedding" else 256
+        x = generator.integers(0, limit, (ROWS, *case.shape)).astype(case.dtype)
     return model, x
 
 

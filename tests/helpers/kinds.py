@@ -27,6 +27,8 @@ class Case:
     mean: float = 0.06
     only: str | None = None
     """The one Keras that has it."""
+    dtype: str = "float32"
+    """Of the input."""
 
     def __str__(self) -> str:
         return self.name
@@ -39,6 +41,10 @@ def dense(keras, tensor, units=5, **arguments):
 def wide(keras, tensor):
     """Rows of many numbers, whose variances are alike, as those of a trained network are."""
     return dense(keras, tensor, 32)
+
+
+def same(keras, tensor):
+    return tensor
 
 
 def conv(keras, tensor, filters=4, **arguments):
@@ -116,6 +122,7 @@ LAYERS = [
         lambda keras, tensor: keras.layers.Embedding(20, 6)(tensor),
         (7,),
         mean=0.1,
+        dtype="int32",
     ),
     Case(
         "Conv1D",
@@ -217,6 +224,20 @@ LAYERS = [
         "Normalization",
         of("Normalization", mean=[0.5, 0.4, 0.3, 0.2], variance=[1.0, 2.0, 3.0, 4.0]),
         IMAGE,
+    ),
+    Case(
+        "Rescaling of integers",
+        "Rescaling",
+        of("Rescaling", 1 / 200, offset=-0.6),
+        IMAGE,
+        dtype="uint8",
+    ),
+    Case(
+        "Normalization of integers",
+        "Normalization",
+        of("Normalization", mean=[90, 100, 110, 120], variance=[900.0, 2000.0, 3000.0, 4000.0]),
+        IMAGE,
+        dtype="int32",
     ),
     Case("Add of three", "Add", merged("Add", 3)),
     Case("Add by keyword", "Add", by_keyword("Add", count=2)),
@@ -326,6 +347,19 @@ OPERATORS = [
     Case("a / 2", "TrueDivide", operator(lambda a: a / 2)),
     Case(
         "divide", "Divide", ops(lambda o, a: o.divide(a, 4.0), lambda a: tf.divide(a, 4.0), dense)
+    ),
+    Case(
+        "cast",
+        "Cast",
+        ops(lambda o, a: o.cast(a, "float32") / 255, lambda a: tf.cast(a, tf.float32) / 255, same),
+        IMAGE,
+        dtype="uint8",
+    ),
+    Case(
+        "cast by keyword",
+        "Cast",
+        ops(lambda o, a: o.cast(x=a, dtype="float32"), lambda a: tf.cast(x=a, dtype="float32")),
+        IMAGE,
     ),
     Case("a[:, 1:, ::2]", "GetItem", lambda keras, t: conv(keras, t)[:, 1:, ::2], IMAGE),
     Case(

@@ -111,14 +111,16 @@ class InPlace(Engine):
             batch_size,
             input_shape=input_shape,
         )
-        if self.quantizers is None:
+        quantizers = self.quantizers
+        if not isinstance(quantizers, PatchedQuantizers):
             return trace()
-        mode = self.quantizers.mode
+        mode = quantizers.mode
         before = mode.phase
         try:
             if not quantized:
                 mode.phase = Phase.OFF
-            with self.quantizers.leaving_the_process(exporting=for_file):
-                return trace()
+            with quantizers.leaving_the_process(exporting=for_file):
+                # As the network itself computes, it takes what its user gives it.
+                return trace(floats=quantizers.floating_inputs() if for_file else ())
         finally:
             mode.phase = before

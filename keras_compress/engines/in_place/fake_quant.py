@@ -69,6 +69,14 @@ class ActivationQuantizer:
         return tensor + tf.stop_gradient(away * scale * 1e-3)
 
     @property
+    def limits(self) -> tuple[float, float]:
+        """The range as it is now, as numbers."""
+        if self._fixed is not None:
+            return self._fixed.minimum, self._fixed.maximum
+        low, high = cast(tf.Variable, self.range).numpy()
+        return float(low), float(high)
+
+    @property
     def seen_in_graph(self) -> bool:
         """Whether what it has seen in this step is known in a graph under trace only."""
         here = tf.compat.v1.get_default_graph()

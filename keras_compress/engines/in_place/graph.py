@@ -44,7 +44,7 @@ class Graph:
         self._numbers: dict[int, int] = {}
         # The ids are unique only while the tensors live.
         self._keep: list[KerasTensor | _Copy] = []
-        self.is_floating: dict[int, bool] = {}
+        self.dtypes: dict[int, str] = {}
         self.nodes: list[Node] = []
         self.inputs = [self._number(tensor) for tensor in inputs]
         renamed: dict[int, int] = {}
@@ -97,7 +97,7 @@ class Graph:
         if id(tensor) not in self._numbers:
             self._numbers[id(tensor)] = len(self._numbers)
             self._keep.append(tensor)
-            self.is_floating[self._numbers[id(tensor)]] = "float" in _dtype(tensor)
+            self.dtypes[self._numbers[id(tensor)]] = _dtype(tensor)
         return self._numbers[id(tensor)]
 
     def _add(self, functional: KerasModel, prefix: str, renamed: dict[int, int]) -> None:

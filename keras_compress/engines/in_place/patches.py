@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.in_place.by_ops.interpose import UnitKernel, Units
+from keras_compress.engines.in_place.cast_inputs import CastInputs
 from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer, on_grid
 from keras_compress.engines.in_place.forms.call import ActivationCall, ActivationForm, Call, number
 from keras_compress.engines.in_place.placement import OperationPlan, Placement
@@ -49,6 +50,7 @@ class PatchedQuantizers(Quantizers):
         self.kernels: dict[str, KernelQuantizer] = {}
         self._kernels_of: dict[str, dict[str, KernelQuantizer]] = {}
         self._on_rounded: OnRounded | None = None
+        self._cast_inputs = CastInputs(self.mode, self.activations)
         self._undo: list[Callable[[], None]] = []
         for plan in placement.operations:
             for kernel, granularity in plan.kernels.items():
@@ -125,6 +127,10 @@ class PatchedQuantizers(Quantizers):
             key = self.placement.inputs[position]
             if key is None:
                 return value
+            if tf.as_dtype(dtypes[position]).is_integer:
+                if self.mode.exporting or self._on_rounded is not None:
+                    self._cast_inputs.give(key, value)
+                return value
             # Keras casts only inside `call`: integers may arrive here for a floating input.
             return self.activations[key](tf.cast(value, dtypes[position]))
 
@@ -141,7 +147,10 @@ class PatchedQuantizers(Quantizers):
             else:
                 flat = [rounded(i, x) for i, x in enumerate(tree.flatten(inputs))]
                 inputs = tree.pack_sequence_as(inputs, flat)
-            return original(inputs, *args, **kwargs)
+            try:
+                return original(inputs, *args, **kwargs)
+            finally:
+                self._cast_inputs.forget()
 
         return call
 
@@ -154,6 +163,8 @@ class PatchedQuantizers(Quantizers):
                 return original(*args, **kwargs)
             if is_batch_norm and self.mode.phase is Phase.FROZEN:
                 args, kwargs = _in_inference(original, args, kwargs)
+            if plan.casts is not None:
+                args, kwargs = self._cast_inputs.rounded(plan.casts, args, kwargs)
             with self._swapped(plan):
                 outputs = self._compute(plan, original, args, kwargs)
             if plan.row.output is Output.SHARED and plan.output and self._imitates:
@@ -166,6 +177,11 @@ class PatchedQuantizers(Quantizers):
             return outputs
 
         return call
+
+    def floating_inputs(self) -> set[int]:
+        """The flat inputs that a file of the network, as it is now, takes as real numbers."""
+        inputs = self.placement.inputs if self.mode.phase.rounds else []
+        return {position for position, key in enumerate(inputs) if key is not None}
 
     @property
     def _imitates(self) -> bool:
@@ -394,10 +410,7 @@ class PatchedQuantizers(Quantizers):
 
     def input_range(self, position: int) -> tuple[float, float] | None:
         key = self.placement.inputs[position]
-        if key is None:
-            return None
-        low, high = self._range(key).numpy()
-        return float(low), float(high)
+        return None if key is None else self.activations[key].limits
 
     def set_input_range(self, position: int, limits: tuple[float, float]) -> None:
         self._range(cast(str, self.placement.inputs[position])).assign(limits)

@@ -9,7 +9,14 @@ from collections.abc import Collection, Mapping
 from keras_compress.engines.in_place.by_ops.unit import Unit
 from keras_compress.engines.in_place.graph import Graph, Node
 from keras_compress.engines.in_place.lookup import known
-from keras_compress.engines.in_place.rows import ActivationRow, Fixed, Granularity, Output, Row
+from keras_compress.engines.in_place.rows import (
+    IN_BYTES,
+    ActivationRow,
+    Fixed,
+    Granularity,
+    Output,
+    Row,
+)
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasOperation
 
@@ -39,6 +46,8 @@ class OperationPlan:
     """
     inner: dict[str, str] = dataclasses.field(default_factory=dict)
     """Role inside the form -> key."""
+    casts: str | None = None
+    """Rounds the floats that it makes of an input of integers."""
     source: str | None = None
     """What rounded the input that its kernel meets; None if that differs between calls."""
     norm: OperationPlan | None = None
@@ -55,7 +64,9 @@ class Placement:
 
     operations: list[OperationPlan]
     inputs: list[str | None]
-    """The quantizer of each flat input; None for one that is not floating."""
+    """The quantizer of each flat input; None for one that stays integers. One of integers of which
+    floats are made is rounded where that is done (`OperationPlan.casts`).
+    """
     outputs: list[str | None]
     """The quantizer of each flat output; None for one that stays in float."""
     quantizers: dict[str, Fixed | None]
@@ -95,18 +106,51 @@ def place(
             left_out[path] = found
         else:
             rows[id(operation)] = found
-    walk = _Walk(graph, adapter, rows)
+    cast = _cast_inputs(graph, rows)
+    for path, operation in graph.operations():
+        if id(operation) in rows and not _integers_cast(graph, rows, operation) <= cast:
+            del rows[id(operation)]
+            left_out[path] = f"{adapter.kind(operation)}: {OTHER_INTEGERS}"
+    walk = _Walk(graph, adapter, rows, cast)
     for plan in walk.plans.values():
         plan.unit = units.get(plan.path) if id(plan.operation) in rows else None
     return walk.placement(left_out)
 
 
+OTHER_INTEGERS = "it makes floats of integers that are no input of which nothing else is made"
+
+
+def _cast_inputs(graph: Graph, rows: Rows) -> set[int]:
+    """The inputs of integers of which nothing but floats is made: a file takes them as quantized.
+    Whoever makes them does so of no other input.
+    """
+    return {
+        tensor
+        for tensor in graph.inputs
+        if graph.consumers[tensor]
+        and "int" in graph.dtypes[tensor]
+        and tensor not in graph.outputs
+        and all(
+            _integers_cast(graph, rows, node.operation) == {tensor}
+            for node in graph.consumers[tensor]
+        )
+    }
+
+
+def _integers_cast(graph: Graph, rows: Rows, operation: KerasOperation) -> set[int]:
+    """The tensors of integers, or booleans, that an operation makes floats of."""
+    row, _ = rows.get(id(operation), (Row(), None))
+    tensors = {tensor for node in graph.nodes_of[id(operation)] for tensor in node.inputs}
+    return {tensor for tensor in tensors if row.casts and "float" not in graph.dtypes[tensor]}
+
+
 class _Walk:
     """One placement under way."""
 
-    def __init__(self, graph: Graph, adapter: Adapter, rows: Rows):
+    def __init__(self, graph: Graph, adapter: Adapter, rows: Rows, cast: Collection[int]):
         self.graph = graph
         self.rows = rows
+        self.cast = cast
         self.quantizers: dict[str, Fixed | None] = {}
         self.plans: dict[int, OperationPlan] = {}
         for position, (path, operation) in enumerate(graph.operations()):
@@ -117,8 +161,9 @@ class _Walk:
     def placement(self, left_out: dict[str, str]) -> Placement:
         inputs = []
         for i, tensor in enumerate(self.graph.inputs):
-            floating = self.graph.is_floating[tensor]
-            inputs.append(self._new(f"input/{i}") if floating else None)
+            dtype = self.graph.dtypes[tensor]
+            rounded = "float" in dtype or tensor in self.cast
+            inputs.append(self._new(f"input/{i}", IN_BYTES.get(dtype)) if rounded else None)
         self.inputs = dict(zip(self.graph.inputs, inputs, strict=True))
         for plan in self.plans.values():
             if self._is_known(plan.operation):
@@ -153,6 +198,9 @@ class _Walk:
     def _place(self, plan: OperationPlan) -> None:
         row, activation = plan.row, plan.activation
         plan.kernels = dict(row.kernels)
+        plan.casts = next(
+            (self.inputs[t] for t in self._nodes(plan)[0].inputs if t in self.cast), None
+        )
         self._fold(plan)
         for role, fixed in row.inner(self._nodes(plan)[0]).items():
             plan.inner[role] = self._new(f"{plan.key}/{role}", fixed)

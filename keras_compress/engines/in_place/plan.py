@@ -44,15 +44,15 @@ def plan_quantization(
     reasons = {path: _unknown(adapter, graph, operations[path]) for path in selected}
     unknown = {path: reason for path, reason in reasons.items() if reason is not None}
     units, refused = _units(adapter, model, graph, unknown) if by_ops else ({}, unknown)
+    allowed = None if spec.layers is None else set(selected)
+    placement = place(graph, adapter, allowed, LEFT_BY_USER, units, refused)
     for path, is_named in selected.items():
-        reason = refused.get(path)
+        reason = placement.left_out.get(path)
         if is_named and reason is not None:
             raise ValueError(
                 f"Quantization: `layers` must name layers that can be quantized; {path!r} cannot: "
                 f"{reason}. Received: layers containing {path!r}"
             )
-    allowed = None if spec.layers is None else set(selected)
-    placement = place(graph, adapter, allowed, LEFT_BY_USER, units, refused)
     placement.names = list(operations)
     if len(placement.left_out) == len(operations):
         raise ValueError(

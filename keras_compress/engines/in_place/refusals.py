@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import tensorflow as tf
+
 from keras_compress.engines.in_place.forms.call import bound
 from keras_compress.engines.in_place.graph import Node
 
@@ -47,6 +49,12 @@ def padding_with_numbers(node: Node) -> str | None:
         if value not in (None, 0):
             return f"{name}={value} is not 0"
     return None
+
+
+def casting_to_others(node: Node) -> str | None:
+    arguments = bound(node.operation.call, *node.arguments(node.inputs))
+    dtype = tf.as_dtype(arguments.get("dtype", getattr(node.operation, "dtype", None)))
+    return None if dtype is tf.float32 else f"dtype {dtype.name} is not float32"
 
 
 def _by_constant(node: Node) -> str | None:

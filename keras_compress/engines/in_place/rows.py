@@ -40,6 +40,9 @@ class Fixed:
     maximum: float
 
 
+IN_BYTES = {"int8": Fixed(-128.0, 127.0), "uint8": Fixed(0.0, 255.0)}
+"""What an input of such integers can hold: over these ranges the file takes the very same numbers.
+"""
 UNIT = Fixed(0.0, 255 / 256)
 SIGNED_UNIT = Fixed(-1.0, 127 / 128)
 
@@ -76,6 +79,8 @@ class Row:
     """Of the output, where the operation itself limits it."""
     ends: tuple[str | None, ...] = ()
     """With `Output.INSIDE`: by which role each output is rounded; None for one that is not."""
+    casts: bool = False
+    """It takes integers too, of which it makes floats before it does anything else."""
 
 
 @dataclasses.dataclass(frozen=True)

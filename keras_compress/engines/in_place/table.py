@@ -105,11 +105,12 @@ TABLE: dict[str, Row] = {
         refuses=refusals.inner_axes,
     ),
     "UnitNormalization": dataclasses.replace(_NORMALIZES, form=normalizations.unit_normalization),
-    "Rescaling": Row(form=normalizations.rescaling),
+    "Rescaling": Row(form=normalizations.rescaling, casts=True),
     "Normalization": Row(
         form=normalizations.normalization,
         refuses=refusals.inversion,
         refuses_call=refusals.statistics_along_inner_axes,
+        casts=True,
     ),
     # Of keras.applications: ConvNeXt, InceptionResNetV2.
     "LayerScale": Row(form=operators.layer_scale),
@@ -147,6 +148,7 @@ TABLE: dict[str, Row] = {
     "UpSampling2D(bilinear)": Row(output=Output.SHARED, refuses=refusals.upsampling_by_curves),
     "Resizing(bilinear)": Row(output=Output.SHARED, refuses=refusals.resizing_otherwise),
     # --- what only moves numbers
+    "Cast": Row(output=Output.SAME, refuses_call=refusals.casting_to_others, casts=True),
     "Flatten": MOVES,
     "Reshape": MOVES,
     "Permute": MOVES,

@@ -83,11 +83,8 @@ class Call:
     def run_on(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """What the operation itself computes of other tensors in the place of `inputs`."""
         others = iter(inputs)
-        data = {name: value for name, value in self.kwargs.items() if name not in NOT_DATA}
-        args, kwargs = tf.nest.map_structure(
-            lambda value: next(others) if tf.is_tensor(value) else value, (self.args, data)
-        )
-        return self.original(*args, **{**self.kwargs, **kwargs})
+        args, kwargs = with_data(self.args, self.kwargs, lambda own: next(others))
+        return self.original(*args, **kwargs)
 
     def argument(self, name: str) -> Any:
         """An argument by its name, however it was passed; None where it was not."""
@@ -100,6 +97,17 @@ class Call:
 
 NOT_DATA = ("mask", "training", "name")
 """Arguments that say how to compute, not on what."""
+
+
+def with_data(
+    args: tuple[Any, ...], kwargs: dict[str, Any], change: Callable[[tf.Tensor], tf.Tensor]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with another tensor in the place of each that it is called on."""
+    data = {name: value for name, value in kwargs.items() if name not in NOT_DATA}
+    changed, others = tf.nest.map_structure(
+        lambda value: change(value) if tf.is_tensor(value) else value, (args, data)
+    )
+    return changed, {**kwargs, **others}
 
 
 def bound(
