@@ -117,6 +117,16 @@ def test_the_file_takes_the_integers_themselves(keras, front, dtype, tmp_path):
     assert max(each.largest_steps for each in report.export.layers) <= 1
 
 
+def test_layers_are_compared_on_the_numbers_that_the_file_took(keras, tmp_path):
+    """Which are no whole ones over a range of an int32: cut to integers, they were others."""
+    model, x = net(keras, "cast", "int32"), pixels("int32", high=100)
+    compress = quantize(tmp_path / "net.tflite", verify_data=x)
+    fit(model, x, compress)
+    layers = compress.report.export.layers
+    assert {each.path for each in layers} >= {"conv", "scores"}
+    assert max(each.largest_steps for each in layers) <= 1
+
+
 def test_rows_that_are_drawn_are_integers_within_the_range(keras, tmp_path):
     model, path = net(keras, "cast", "int32"), tmp_path / "net.tflite"
     asked = []
