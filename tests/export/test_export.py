@@ -15,6 +15,7 @@ from helpers.replacing import replaced, room_for
 
 import keras_compress as kc
 from keras_compress.engines.in_place import table
+from keras_compress.engines.in_place.rows import ActivationRow
 from keras_compress.export import record, writing
 from keras_compress.reports.export import ExportReport, FloatOpReport
 from keras_compress.reports.fit import Report
@@ -133,9 +134,8 @@ def test_float_ops_are_refused_in_the_finished_file_too(keras, digits, tmp_path)
         for rehearse in (True, False)
     )
     data = digits[0][:32], np.zeros((32, 6, 6, 8))
-    wrong = {**table.ACTIVATIONS, "elu": table.ActivationRow()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "ACTIVATIONS", wrong)
+        patch.setitem(table.ACTIVATIONS, "elu", ActivationRow())
         with pytest.raises(kc.ConversionError, match="in the integer file: ELU of 'elu'"):
             model.fit(*data, verbose=0, callbacks=[rehearsed])
         model.fit(*data, verbose=0, callbacks=[compress])
@@ -225,17 +225,14 @@ def test_layers_left_out_may_take_what_moves_their_numbers_along(keras, digits, 
 
 def test_a_layer_of_ones_own_choice_in_float_is_no_leave_for_others(keras, digits, tmp_path):
     """`scores` is left out; the ELU, which the table here takes for integer, is not."""
-    from keras_compress.engines.in_place import table
-
     model = with_elu(keras)
     path = tmp_path / "net.tflite"
     compress = kc.Compress(
         quantization=kc.Quantization(layers=[*OWN_CHOICE, "backbone/elu"]),
         export=kc.Export(path, rehearse=False),
     )
-    wrong = {**table.ACTIVATIONS, "elu": table.ActivationRow()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "ACTIVATIONS", wrong)
+        patch.setitem(table.ACTIVATIONS, "elu", ActivationRow())
         model.fit(digits[0][:32], np.zeros((32, 10)), verbose=0, callbacks=[compress])
     assert list(compress.report.left_out["quantization"]) == ["scores"]
     assert "left in the integer file: ELU of 'backbone/elu'. Set" in compress.report.export.error
