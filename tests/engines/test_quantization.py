@@ -332,3 +332,26 @@ def test_a_fit_that_ends_before_any_update_sets_the_ranges_exports_nothing(keras
     assert compress.report.missed == ["any update that would set the ranges"]
     assert not compress.report.export.written
     assert engine_of(model).phase == "off"
+
+
+def test_watching_a_sum_behind_a_dense_costs_its_last_bit_at_most(keras):
+    """TensorFlow computes both in one, unless somebody reads the tensor between them."""
+
+    def trained(*callbacks):
+        keras.utils.set_random_seed(0)
+        layers = keras.layers
+        inputs = layers.Input((12,))
+        first = layers.Dense(12)(inputs)
+        outputs = layers.Add()([layers.Dense(12)(first), first])
+        model = keras.Model(inputs, layers.Dense(4)(outputs))
+        model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=False)
+        x = np.random.default_rng(0).normal(size=(64, 12)).astype("float32")
+        model.fit(x, x[:, :4], batch_size=16, shuffle=False, verbose=0, callbacks=list(callbacks))
+        return model.get_weights()
+
+    plain = trained()
+    for seen, tolerance in ((0, 0.0), (4, 1e-6)):
+        quantization = kc.Quantization(delay=4, calibration_steps=seen)
+        found = trained(kc.Compress(quantization=quantization, verbose=0))
+        for expected, weights in zip(plain, found, strict=True):
+            np.testing.assert_allclose(weights, expected, rtol=0, atol=tolerance)
