@@ -428,6 +428,7 @@ REPLICAS = """
 """
 
 
+@pytest.mark.sweep  # of a unit, `test_units.py` has it in the suite
 def test_two_replicas_agree(keras, tmp_path):
     script = textwrap.dedent(REPLICAS).format(paths=sys.path, keras=keras.__name__)
     child = subprocess.run(

@@ -118,7 +118,7 @@ def test_a_function_called_with_an_argument_that_its_form_does_not_know_is_refus
         pytest.skip("no operation of Keras 3 has such an argument")
     reasons = left_out(keras, lambda t: tf.nn.silu(keras.layers.Dense(5)(t), beta=4.0))
     ((path, reason),) = reasons.items()
-    assert path == "tf.nn.silu"
+    assert path.startswith("tf.nn.silu")  # numbers count on in a process
     assert "its quantized form does not compute the same: it differs by 0." in reason
 
 

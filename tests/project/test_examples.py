@@ -96,6 +96,7 @@ def test_wrap_compresses_in_a_bare_fit(which, tmp_path):
     assert np.mean(kernel == 0) == pytest.approx(0.67, abs=0.01)
 
 
+@pytest.mark.sweep
 @both(suite="2")
 def test_finetune_prunes_what_was_frozen(which, tmp_path):
     printed, logged, rows = run("finetune.py", which, tmp_path, "--quick")
