@@ -77,6 +77,12 @@ class Quantizers(abc.ABC):
         """Whether some layers are quantized inside by their TensorFlow ops."""
         return False
 
+    def twins(self) -> dict[str, str]:
+        """Range -> the first of those that are equal to it whatever is trained: of one operation
+        called twice on one tensor, by two layers of a kind.
+        """
+        return {}
+
     @abc.abstractmethod
     def patch(self) -> None:
         """Put the quantizers into the model's operations."""

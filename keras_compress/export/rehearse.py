@@ -139,15 +139,17 @@ def _of_units(source: ModelSource) -> Quantizers | None:
 
 @contextlib.contextmanager
 def _stand_ins(quantizers: Quantizers, apart: float = 1.0) -> Iterator[None]:
-    """While inside, no two ranges are equal (`apart` 0: all are): from one scale to another the
-    converter makes an op, which trained ranges need, and those of a new network, all the same, do
-    not.
+    """While inside, no two ranges are equal (`apart` 0: all are) but those of twins, of which the
+    converter makes one op: from one scale to another it makes an op, which trained ranges need, and
+    those of a new network, all the same, do not.
     """
     before = State()
     quantizers.write_to(before)
+    twins, order = quantizers.twins(), {key: i for i, key in enumerate(before.ranges)}
+    numbers = {key: order[twins.get(key, key)] for key in before.ranges}
     ranges = {
         key: np.array([-4 - 0.618 * i % 1 * apart, 5 + 0.414 * i % 1 * apart], np.float32)
-        for i, key in enumerate(before.ranges)
+        for key, i in numbers.items()
     }
     try:
         quantizers.read_from(dataclasses.replace(before, ranges=ranges))

@@ -473,6 +473,21 @@ def test_without_a_step_to_come_there_is_none(keras, conversions, tmp_path):
     assert callback.report.export.written
 
 
+def test_twins_are_no_reason_to_refuse(keras, tmp_path):
+    """Of two means of one tensor the converter makes one, which has a single scale."""
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 3))
+    image = layers.Conv2D(4, 3, activation="relu")(inputs)
+    answers = [layers.Dense(2)(layers.GlobalAveragePooling2D()(image)) for _ in range(2)]
+    model = compiled(keras.Model(inputs, answers))
+    x = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32")
+    callback = compress(tmp_path / "net.tflite")
+    y = [np.zeros((32, 2), "float32")] * 2
+    model.fit(x, y, batch_size=4, epochs=2, verbose=0, callbacks=[callback])
+    assert callback.report.export.error is None
+    assert callback.report.export.float_ops == ()
+
+
 # --- what the refusal says
 
 
