@@ -78,8 +78,8 @@ class Quantizers(abc.ABC):
         return False
 
     def twins(self) -> dict[str, str]:
-        """Range -> the first of those that are equal to it whatever is trained: of one operation
-        called twice on one tensor, by two layers of a kind.
+        """Range -> the first of those that are given the very same tensors, in training too, and so
+        are equal whatever is trained.
         """
         return {}
 

@@ -473,19 +473,40 @@ def test_without_a_step_to_come_there_is_none(keras, conversions, tmp_path):
     assert callback.report.export.written
 
 
-def test_twins_are_no_reason_to_refuse(keras, tmp_path):
-    """Of two means of one tensor the converter makes one, which has a single scale."""
+def two_means(keras, between):
+    """Two means of one image, of which one goes through a layer first; and numbers for it."""
     layers = keras.layers
     inputs = keras.Input((8, 8, 3))
     image = layers.Conv2D(4, 3, activation="relu")(inputs)
-    answers = [layers.Dense(2)(layers.GlobalAveragePooling2D()(image)) for _ in range(2)]
+    images = image, image if between is None else between(image)
+    answers = [layers.Dense(2)(layers.GlobalAveragePooling2D()(each)) for each in images]
     model = compiled(keras.Model(inputs, answers))
     x = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32")
+    return model, (x, [np.zeros((32, 2), "float32")] * 2)
+
+
+def test_twins_are_no_reason_to_refuse(keras, tmp_path):
+    """Of two means of one tensor the converter makes one, which has a single scale."""
+    model, data = two_means(keras, None)
     callback = compress(tmp_path / "net.tflite")
-    y = [np.zeros((32, 2), "float32")] * 2
-    model.fit(x, y, batch_size=4, epochs=2, verbose=0, callbacks=[callback])
+    model.fit(*data, batch_size=4, epochs=2, verbose=0, callbacks=[callback])
     assert callback.report.export.error is None
     assert callback.report.export.float_ops == ()
+
+
+def test_what_only_inference_makes_equal_are_no_twins(keras, tmp_path):
+    """Behind a dropout a mean has a range of its own, and the converter makes one of the two still:
+    there is no file, before the training as after it.
+    """
+    message = "float ops would be left in the integer file: MEAN"
+    model, data = two_means(keras, keras.layers.Dropout(0.5, seed=1))
+    with pytest.raises(kc.ConversionError, match=message):
+        model.fit(*data, batch_size=4, verbose=0, callbacks=[compress(tmp_path / "net.tflite")])
+
+    callback = compress(tmp_path / "net.tflite", rehearse=False)
+    model, data = two_means(keras, keras.layers.Dropout(0.5, seed=1))
+    model.fit(*data, batch_size=4, epochs=2, verbose=0, callbacks=[callback])
+    assert message in callback.report.export.error
 
 
 # --- what the refusal says

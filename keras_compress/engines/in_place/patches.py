@@ -75,16 +75,8 @@ class PatchedQuantizers(Quantizers):
         return bool(self._units.plans)
 
     def twins(self) -> dict[str, str]:
-        found: dict[str, str] = {}
-        first: dict[tuple[str, str], str] = {}
-        for plan in self.placement.operations:
-            is_plain = not plan.kernels and plan.unit is None
-            if is_plain and plan.source is not None and plan.output in self.placement.quantizers:
-                kind = plan.key.partition("/")[2]
-                source = found.get(plan.source, plan.source)
-                found[plan.output] = first.setdefault((kind, source), plan.output)
-        follow = {key for key, fixed in self.placement.quantizers.items() if fixed is None}
-        return {key: twin for key, twin in found.items() if {key, twin} <= follow}
+        twins, fixed = self.placement.twins, self.placement.quantizers
+        return {key: twin for key, twin in twins.items() if fixed[key] is None}
 
     def patch(self) -> None:
         for plan in self.placement.operations:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from keras_compress.engines.in_place.by_ops.unit import Unit
 from keras_compress.engines.in_place.graph import Graph, Node
@@ -75,6 +76,8 @@ class Placement:
     """The quantizers whose tensors are never below zero."""
     left_out: dict[str, str]
     """Path -> why this one stays in float."""
+    twins: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Quantizer -> the first of those that are given the very same tensors, in training too."""
     names: list[str] = dataclasses.field(default_factory=list)
     """The paths that `layers` can choose from."""
 
@@ -114,7 +117,51 @@ def place(
     walk = _Walk(graph, adapter, rows, cast)
     for plan in walk.plans.values():
         plan.unit = units.get(plan.path) if id(plan.operation) in rows else None
-    return walk.placement(left_out)
+    placement = walk.placement(left_out)
+    placement.twins = _twins(graph, adapter, list(walk.plans.values()))
+    return placement
+
+
+def _twins(graph: Graph, adapter: Adapter, plans: Sequence[OperationPlan]) -> dict[str, str]:
+    """The quantizers of operations that do to a tensor what one before them has done to it. Of the
+    two the converter makes one op, which has one scale, as they then have.
+    """
+    found: dict[str, str] = {}
+    first: dict[tuple[str, tuple[int, ...]], tuple[OperationPlan, Node]] = {}
+    same: dict[int, int] = {}
+    for plan in plans:
+        nodes = graph.nodes_of[id(plan.operation)]
+        what = _described(adapter, plan, nodes)
+        if what is None:
+            continue
+        (node,) = nodes
+        twin, its = first.setdefault(
+            (what, tuple(same.get(tensor, tensor) for tensor in node.inputs)), (plan, node)
+        )
+        if twin is not plan:
+            same.update(zip(node.outputs, its.outputs, strict=True))
+            found.update({key: twin.inner[role] for role, key in plan.inner.items()})
+            if plan.output is not None and twin.output is not None:
+                found[plan.output] = twin.output
+    return found
+
+
+def _described(adapter: Adapter, plan: OperationPlan, nodes: Sequence[Node]) -> str | None:
+    """All that an operation does, but to what; None where weights, chance, or what it is called
+    with besides tensors have a part in it, or where it is called more than once.
+    """
+    operation: Any = plan.operation
+    own_range = plan.row.output is Output.OWN and plan.unit is None
+    if not own_range or len(nodes) != 1 or getattr(operation, "weights", None):
+        return None
+    given = adapter.tree.flatten(nodes[0].arguments(nodes[0].inputs))
+    if [each for each in given if each is not None] != list(nodes[0].inputs):
+        return None
+    try:
+        config = operation.get_config()
+    except Exception:  # not every operation tells how it was made
+        return None
+    return repr((adapter.kind(operation), {k: v for k, v in config.items() if k != "name"}))
 
 
 OTHER_INTEGERS = "it makes floats of integers that are no input of which nothing else is made"
