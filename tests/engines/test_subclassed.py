@@ -2,14 +2,11 @@
 
 import contextlib
 import inspect
-import json
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.replicas import printed
 from helpers.subclassed_nets import (
     DATA,
     STEPS,
@@ -400,20 +397,9 @@ def test_under_a_mixed_policy(keras, tmp_path):
 
 
 REPLICAS = """
-    import json, sys
-    import numpy as np
-    import tensorflow as tf
-
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    device = tf.config.LogicalDeviceConfiguration
-    tf.config.set_logical_device_configuration(cpu, [device(), device()])
-    sys.path[:0] = {paths}
-    import {keras} as keras
-    import keras_compress as kc
     from helpers.subclassed_nets import DATA, fit, net
-    from keras_compress.engines.engine import engine_of
 
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with two_replicas():
         model = net(keras, "Nested")
     x, y = DATA["Nested"]()
     compress = kc.Compress(
@@ -430,12 +416,7 @@ REPLICAS = """
 
 @pytest.mark.sweep  # of a unit, `test_units.py` has it in the suite
 def test_two_replicas_agree(keras, tmp_path):
-    script = textwrap.dedent(REPLICAS).format(paths=sys.path, keras=keras.__name__)
-    child = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert child.returncode == 0, child.stderr[-2000:]
-    agree, error, steps, integer = json.loads(child.stdout.strip().splitlines()[-1])
+    agree, error, steps, integer = printed(keras, REPLICAS, tmp_path)
     assert agree
     assert error is None
     assert integer

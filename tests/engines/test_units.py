@@ -1,13 +1,10 @@
 """What the placement table does not know: quantized inside by its TensorFlow ops."""
 
-import json
-import subprocess
-import sys
-import textwrap
-
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.nets import slots
+from helpers.replicas import printed
 from helpers.unit_layers import layers_of
 from helpers.untouched import untouched
 
@@ -207,11 +204,6 @@ def test_a_unit_between_layers_of_the_table_ships_as_integers(keras, case, tmp_p
 
 def weights_after(model):
     return [*model.get_weights(), *(np.asarray(v) for v in slots(model))]
-
-
-def slots(model):
-    variables = model.optimizer.variables
-    return [v.numpy() for v in (variables() if callable(variables) else variables)]
 
 
 @pytest.mark.parametrize("phase", [Phase.OFF, Phase.WATCHING])
@@ -625,21 +617,10 @@ def test_a_model_with_a_call_of_its_own_is_one_unit(keras, tmp_path):
 
 
 REPLICAS = """
-    import json, sys
-    import numpy as np
-    import tensorflow as tf
-
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    device = tf.config.LogicalDeviceConfiguration
-    tf.config.set_logical_device_configuration(cpu, [device(), device()])
-    sys.path[:0] = {paths}
-    import {keras} as keras
-    import keras_compress as kc
     from helpers.unit_layers import layers_of
-    from keras_compress.engines.engine import engine_of
 
     layers, own = keras.layers, layers_of(keras)
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with two_replicas():
         given = keras.Input((8, 8, 3))
         x = own.Below(4, name="below")(layers.Conv2D(3, 3)(given))
         x = own.Blend(6, name="blend")(layers.GlobalAveragePooling2D()(x))
@@ -650,11 +631,11 @@ REPLICAS = """
     compress = kc.Compress(quantization=kc.Quantization(delay=4), export=export, verbose=0)
     model.fit(x, np.ones((64, 4)), batch_size=16, epochs=3, verbose=0, callbacks=[compress])
     quantizers = engine_of(model).quantizers.activations
-    ranges = {{
+    ranges = {
         key: [copy.numpy().tolist() for copy in each.range.values]
         for key, each in quantizers.items()
         if each.range is not None
-    }}
+    }
     report = compress.report.export
     integer = kc.inspect_tflite("net.tflite").all_integer
     print(json.dumps([ranges, report.error, report.largest_steps, integer]))
@@ -662,12 +643,7 @@ REPLICAS = """
 
 
 def test_two_replicas_agree_on_the_ranges_inside_of_units(keras, tmp_path):
-    script = textwrap.dedent(REPLICAS).format(paths=sys.path, keras=keras.__name__)
-    child = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert child.returncode == 0, child.stderr[-2000:]
-    ranges, error, steps, integer = json.loads(child.stdout.strip().splitlines()[-1])
+    ranges, error, steps, integer = printed(keras, REPLICAS, tmp_path)
     assert error is None
     assert integer
     assert steps["head"] <= 3
