@@ -351,62 +351,58 @@ class Adapter(abc.ABC):
         No public road leads from a callback to the list that it stands in, and whoever must act
         before or after all others needs it.
         """
-        frame = sys._getframe(1)
-        while frame is not None:
+        for frame in _callers():
             caller = frame.f_locals.get("self")
             if isinstance(caller, self.keras.callbacks.CallbackList) and any(
                 member is callback for member in caller.callbacks
             ):
                 found: KerasCallbackList = caller
                 return found
-            frame = frame.f_back  # type: ignore[assignment]
+        return None
+
+    def _fit_under_way(self, model: KerasModel) -> dict[str, Any] | None:
+        """The local variables of the `fit` of this Keras that is running; None where there is none.
+
+        What callbacks are not told is read off them. Both Keras use the same names.
+        """
+        for frame in _callers():
+            is_fit = frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model
+            if is_fit and self.owns(frame.f_globals.get("__name__")):
+                return frame.f_locals
         return None
 
     def validation_data(self, model: KerasModel) -> ValidationData | None:
         """What the `fit` that is running evaluates the model on after each epoch; None for nothing,
         or where no `fit` of this Keras runs.
 
-        It is no part of what callbacks are told, so it is read off the frame of `fit`: there alone
-        `validation_split` has been taken apart. Both Keras use the same names.
+        In `fit` alone `validation_split` has been taken apart.
         """
-        frame = sys._getframe(1)
-        while frame is not None:
-            found = frame.f_locals
-            is_fit = frame.f_code.co_name == "fit" and found.get("self") is model
-            if is_fit and self.owns(frame.f_globals.get("__name__")):
-                if "val_x" not in found:
-                    return None
-                return ValidationData(
-                    found["val_x"],
-                    found["val_y"],
-                    found["val_sample_weight"],
-                    found["validation_batch_size"] or found["batch_size"],
-                    found["validation_steps"],
-                )
-            frame = frame.f_back  # type: ignore[assignment]
-        return None
+        found = self._fit_under_way(model)
+        if found is None or "val_x" not in found:
+            return None
+        return ValidationData(
+            found["val_x"],
+            found["val_y"],
+            found["val_sample_weight"],
+            found["validation_batch_size"] or found["batch_size"],
+            found["validation_steps"],
+        )
 
     def fit_inputs(self, model: KerasModel) -> object | None:
         """What the `fit` that is running calls the model with, as nested `tf.TensorSpec`s; None
         where no `fit` of this Keras runs, or its data do not tell.
-
-        Callbacks are not told, so it is read off the frame of `fit`.
         """
-        frame = sys._getframe(1)
-        while frame is not None:
-            found = frame.f_locals
-            is_fit = frame.f_code.co_name == "fit" and found.get("self") is model
-            if is_fit and self.owns(frame.f_globals.get("__name__")):
-                spec = self.batch_spec(found)
-                x = spec[0] if isinstance(spec, tuple) else spec
-                # Private: under a strategy a spec is one per replica, all alike.
-                x = self.tree.map_structure(lambda own: getattr(own, "_value_specs", [own])[0], x)
-                flat = self.tree.flatten(x)
-                # Not what is sparse or ragged.
-                told = all(isinstance(own, tf.TensorSpec) and own.shape.rank for own in flat)
-                return x if flat and told else None
-            frame = frame.f_back  # type: ignore[assignment]
-        return None
+        found = self._fit_under_way(model)
+        if found is None:
+            return None
+        spec = self.batch_spec(found)
+        x = spec[0] if isinstance(spec, tuple) else spec
+        # Private: under a strategy a spec is one per replica, all alike.
+        x = self.tree.map_structure(lambda own: getattr(own, "_value_specs", [own])[0], x)
+        flat = self.tree.flatten(x)
+        # Not what is sparse or ragged.
+        told = all(isinstance(own, tf.TensorSpec) and own.shape.rank for own in flat)
+        return x if flat and told else None
 
     @abc.abstractmethod
     def batch_spec(self, fit: dict[str, Any]) -> object:
@@ -482,6 +478,14 @@ class Adapter(abc.ABC):
         outputs = model(self.tree.pack_sequence_as(structure, inputs), training=training)
         flat: list[tf.Tensor] = self.tree.flatten(outputs)
         return flat
+
+
+def _callers() -> Iterator[types.FrameType]:
+    """The frames that the caller of this stands on, innermost first."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def is_layer(operation: object) -> bool:
