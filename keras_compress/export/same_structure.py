@@ -32,7 +32,10 @@ def structure_of(function: ConcreteFunction, how: Conversion, more: object) -> b
         nodes = graph.node if name == OUTERMOST else bodies[name]
         numbers = {node.name: i for i, node in enumerate(nodes)}
         for node in nodes:
-            read = [_numbered(own, numbers) for own in node.input]
+            # Numbers come first, as the op takes them, then what it waits for, sorted by names.
+            taken = [_numbered(own, numbers) for own in node.input if own[0] != "^"]
+            awaited = sorted(_numbered(own, numbers) for own in node.input if own[0] == "^")
+            read = taken + awaited
             digest.update(repr((node.op, read)).encode())
             for key in sorted(node.attr):
                 if not key.startswith("_"):

@@ -456,6 +456,17 @@ def test_other_sizes_are_another_structure(keras, conversions, tmp_path):
     assert conversions == ["float32"] * 2
 
 
+def test_names_are_no_part_of_a_structure(keras, conversions, tmp_path):
+    """Automatic ones are "dense_8", "dense_9" and then "dense_9", "dense_10", sorted otherwise."""
+    for names in (("a", "z"), ("z", "a")):
+        layers = keras.layers
+        steps = [layers.Input((5, 4)), layers.Flatten()]
+        steps += [layers.Dense(2, name=name) for name in names]
+        callback = kc.Compress(export=kc.Export(tmp_path / "net.tflite", mode="float32"))
+        train(compiled(keras.Sequential(steps)), callback)
+    assert conversions == ["float32"]
+
+
 def test_it_is_left_out_where_that_is_asked_for(keras, conversions, tmp_path, caplog):
     caplog.set_level(logging.INFO, "keras_compress")
     callback = compress(tmp_path / "net.tflite", rehearse=False)
