@@ -95,7 +95,7 @@ def renamed(
     Raises:
         ValueError: the models differ in the number of their layers.
     """
-    layers = config["layers"]
+    layers = config.get("layers")  # without, it is refused when a spec is made of it
     if layers is None or list(before) == list(now):
         return config
     if len(before) != len(now):

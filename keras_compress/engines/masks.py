@@ -35,6 +35,11 @@ def updates_at(schedule: PolynomialDecay | ConstantSparsity, step: tf.Tensor) ->
     return (step >= begin) & (step <= end) & (on_grid | (step == end))
 
 
+def all_finite(weights: tf.Tensor) -> tf.Tensor:
+    """Whether no weight is NaN or infinite: a mask is made of such only."""
+    return tf.reduce_all(tf.math.is_finite(weights))
+
+
 @dataclasses.dataclass(eq=False)
 class Target:
     """One kernel under pruning."""
@@ -61,6 +66,11 @@ class Target:
         """The mask, as bools."""
         kept: np.ndarray = self.mask.numpy().astype(bool)
         return kept
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the kernel is NaN or infinite somewhere, so that its mask stays as it is."""
+        return not bool(all_finite(tf.convert_to_tensor(self.kernel)))
 
     def keep(self, mask: np.ndarray) -> None:
         self.mask.assign(tf.cast(mask, self.mask.dtype))

@@ -33,8 +33,10 @@ class Mode:
     phase: Phase = Phase.OFF
     updating: bool = False
     """A training step is being traced, so ranges move."""
-    decay: tf.Tensor | None = None
+    decay: tf.Tensor | tf.Variable | None = None
     """The share of the old range that stays, in this step."""
+    calls: int = 0
+    """Counts how often the network was traced, or run eagerly."""
     trace: int = 0
     """Counts training steps traced (or run eagerly), to tell calls of one step from the next's."""
     constants: bool = False
@@ -71,6 +73,7 @@ class Quantizers(abc.ABC):
         self.mode = Mode()
         self.observed = tf.Variable(0, dtype=tf.int64, trainable=False, name="observed")
         """How many updates have moved the ranges."""
+        self._decay = tf.Variable(0.0, trainable=False, name="decay")
 
     @property
     def has_units(self) -> bool:
@@ -92,13 +95,19 @@ class Quantizers(abc.ABC):
         """Give every operation its own `call` back."""
 
     @contextlib.contextmanager
-    def training_step(self) -> Iterator[None]:
-        """Everything traced inside is a training step: ranges follow while the phase says so."""
+    def training_step(self, compiled_inside: bool = False) -> Iterator[None]:
+        """Everything traced inside is a training step: ranges follow while the phase says so.
+
+        `compiled_inside`: what is inside may have been traced in an earlier step.
+        """
         mode = self.mode
         mode.trace += 1
         mode.updating = True
         if mode.phase.follows:
             mode.decay = moving_decay(self.observed)
+            if compiled_inside:  # where a number of this step would stand for ever
+                self._decay.assign(mode.decay)
+                mode.decay = self._decay
             self.observed.assign_add(1)
         try:
             yield

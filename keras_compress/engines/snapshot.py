@@ -67,7 +67,7 @@ def restore_arrays(engine: Engine, state: State) -> None:
 
 def _check_fits(engine: Engine, state: State, owner: str) -> None:
     own = take(engine)
-    for group in ("masks", "ranges", "kernels"):
+    for group in ("masks", "schedules", "steps", "ranges", "kernels"):
         theirs, ours = set(getattr(state, group)), set(getattr(own, group))
         if theirs != ours:
             raise ValueError(
@@ -75,6 +75,18 @@ def _check_fits(engine: Engine, state: State, owner: str) -> None:
                 f"state {sorted(theirs - ours)}, only in the model {sorted(ours - theirs)}. "
                 "Received: a state of another model, or of other specs"
             )
+    for key, mask in state.masks.items():
+        if mask.shape != own.masks[key].shape:
+            raise ValueError(
+                f"{owner}: the mask {key!r} must have the shape of its kernel, "
+                f"{own.masks[key].shape}. Received: one of shape {mask.shape}"
+            )
+    strangers = {*state.kernel_ranges, *state.started} - {*own.kernels, *own.masks}
+    if strangers:
+        raise ValueError(
+            f"{owner}: the state must belong to this model, which has the kernels "
+            f"{sorted({*own.kernels, *own.masks})}. Received: one of {sorted(strangers)}"
+        )
     for name in ("pruning", "quantization"):
         given, here = getattr(state, name), getattr(own, name)
         if given is not None:

@@ -12,11 +12,12 @@ import enum
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
 
+from keras_compress._shared.checks import is_int
 from keras_compress._shared.files import write_atomically
 
 FORMAT = 1
@@ -131,7 +132,86 @@ class State:
                 f"load_state: `path` must be a state of format {FORMAT}; a newer keras_compress "
                 f"wrote this one. Received: path={os.fspath(path)!r}"
             )
+        _check(os.fspath(path), {**meta, **arrays})
         meta["phase"] = Phase(meta["phase"])
         for name in ("paths", "started", "kernels"):
             meta[name] = tuple(meta[name])
         return cls(**meta, **cast(dict[str, Any], arrays))
+
+
+def _check(path: str, found: dict[str, Any]) -> None:
+    """Refuse what no `save` would have written.
+
+    Raises:
+        ValueError: naming the field, its rule and what stands there.
+    """
+    rules = {field.name: _RULES[field.name] for field in dataclasses.fields(State)}
+    if set(found) != set(rules):
+        missing, unknown = sorted(set(rules) - set(found)), sorted(set(found) - set(rules))
+        raise ValueError(
+            f"load_state: the state in {path!r} must have the fields {sorted(rules)}. "
+            f"Received: one without {missing}, and with {unknown}"
+        )
+    for name, (rule, holds) in rules.items():
+        value = found[name]
+        many = isinstance(value, dict) and name in State._ARRAYS
+        for key, each in value.items() if many else [("", value)]:
+            if not holds(each):
+                shown = f"{name}/{key}" if many else name
+                raise ValueError(
+                    f"load_state: `{shown}` of the state in {path!r} must be {rule}. "
+                    f"Received: {shown}={each!r}"
+                )
+
+
+def _counts(value: object) -> bool:
+    return is_int(value) and value >= 0
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _is_range(value: np.ndarray) -> bool:
+    whole = value.dtype == np.float32 and value.shape == (2,) and np.isfinite(value).all()
+    return bool(whole and value[0] <= value[1])
+
+
+def _is_magnitude(value: np.ndarray) -> bool:
+    whole = value.dtype == np.float32 and value.ndim <= 1 and np.isfinite(value).all()
+    return bool(whole and (value > 0).all())
+
+
+_COUNT = ("an int >= 0", _counts)
+_COUNT_OR_NONE = ("an int >= 0 or None", lambda value: value is None or _counts(value))
+_CONFIG = ("a dict or None", lambda value: value is None or isinstance(value, dict))
+_NAMES = ("a list of names", _are_names)
+
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "step": _COUNT,
+    "phase": (f"one of {[str(phase) for phase in Phase]}", lambda value: value in list(Phase)),
+    "observed": _COUNT,
+    "switched_at": _COUNT_OR_NONE,
+    "iterations": _COUNT_OR_NONE,
+    "pruning": _CONFIG,
+    "quantization": _CONFIG,
+    "paths": _NAMES,
+    "schedules": (
+        "a dict of configs",
+        lambda value: isinstance(value, dict) and all(isinstance(v, dict) for v in value.values()),
+    ),
+    "steps": (
+        "a dict of `delay` and `freeze_step`, each an int >= 0 or None",
+        lambda value: (
+            isinstance(value, dict)
+            and set(value) in (set(), {"delay", "freeze_step"})
+            and all(each is None or _counts(each) for each in value.values())
+        ),
+    ),
+    "started": _NAMES,
+    "kernels": _NAMES,
+    "masks": ("an array of bools", lambda value: value.dtype == bool),
+    "ranges": ("a finite minimum and maximum, float32, in this order", _is_range),
+    "kernel_ranges": ("finite numbers above 0, float32", _is_magnitude),
+}
+"""Field -> what it must be, in words and as a test."""

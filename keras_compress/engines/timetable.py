@@ -14,6 +14,9 @@ from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
 from keras_compress.specs.schedules import Schedule
 
+FREEZE_STEP = "freeze_step"
+"""The name of a target that a fit may end before: what has settled can be frozen at any time."""
+
 
 @dataclasses.dataclass
 class Timetable:
@@ -109,12 +112,19 @@ class Timetable:
         schedules = self.schedules.values()
         if not schedules or any(schedule.has_fractions for schedule in schedules):
             return False
-        return step >= max(schedule.last_step for schedule in schedules)
+        return step >= max(map(self._reached_at, schedules))
+
+    def _reached_at(self, schedule: Schedule) -> int:
+        """The update by which a schedule is at its target."""
+        if self.pruning is not None and self.pruning.sparsity_m_by_n is not None:
+            # Of ints, or nobody would ask.
+            return max(schedule.begin_step, 1)  # type: ignore[return-value]
+        return schedule.last_step
 
     def targets(self) -> list[tuple[str, int]]:
         """(name, step) of everything that the plan wants to reach."""
         found = [
-            (f"the pruning of {path}", schedule.last_step)
+            (f"the pruning of {path}", self._reached_at(schedule))
             for path, schedule in self.schedules.items()
         ]
         if len({step for _, step in found}) == 1:
@@ -122,5 +132,5 @@ class Timetable:
         if self.delay is not None:
             found.append(("the delay", self.delay))
         if self.freeze_step is not None:
-            found.append(("freeze_step", self.freeze_step))
+            found.append((FREEZE_STEP, self.freeze_step))
         return found

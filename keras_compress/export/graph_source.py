@@ -100,6 +100,15 @@ class GraphSource:
                 f"({str(error).strip().splitlines()[0]})"
             ) from error
 
+    def not_finite(self) -> str | None:
+        for node in every_node(self._graph):
+            # Not what is infinite: a mask may be.
+            if node.op == "Const" and tf.as_dtype(node.attr["dtype"].type).is_floating:
+                numbers = tf.make_ndarray(node.attr["value"].tensor)
+                if np.isnan(numbers.astype("float32")).any():
+                    return str(node.name)
+        return None
+
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
         return None
 

@@ -15,6 +15,7 @@ from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.export.float_ops import LayersOf
 from keras_compress.export.source import Range
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.finite import not_finite
 from keras_compress.frameworks.inference import Shapes, inference_function, input_specs
 from keras_compress.frameworks.naming import Naming
 from keras_compress.frameworks.protocols import KerasModel
@@ -64,6 +65,13 @@ class ModelSource:
         return self.engine.inference_function(
             batch_size, quantized=quantized, for_file=for_file, input_shape=self._input_shape
         )
+
+    def not_finite(self) -> str | None:
+        for name in not_finite(self._adapter, self._model):
+            return name
+        quantizers = None if self.engine is None else self.engine.quantizers
+        ranges = {} if quantizers is None else quantizers.ranges()
+        return next((k for k, limits in ranges.items() if not np.isfinite(limits).all()), None)
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
         model, adapter = self._model, self._adapter

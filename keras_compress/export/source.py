@@ -49,6 +49,9 @@ class Source(Protocol):
     ) -> tf.types.experimental.ConcreteFunction:
         """The network in inference, as `inference_function` describes it: rounding or float."""
 
+    def not_finite(self) -> str | None:
+        """The first weight or range with a NaN or infinite number in it, by its name."""
+
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
         """What `model.predict` gives for name -> rows, by the names of the outputs; None where
         there is no model, or where it gives another number of things.

@@ -54,6 +54,12 @@ def write_file(source: Source, export: Export, progress: Progress | None = None)
         ConversionError: no file could be made, or float ops would be left in an integer one.
         ValueError: the network or the data do not fit the export.
     """
+    broken = source.not_finite()
+    if broken is not None:
+        raise ValueError(
+            "export_tflite: the weights and ranges must be finite; the training went wrong. "
+            f"Received: {broken} with NaN or infinite values"
+        )
     quantized = export.mode == "int8" and source.rounds
     if not quantized:
         check_calibrated(source.engine, export)

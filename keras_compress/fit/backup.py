@@ -3,15 +3,16 @@ that matches is read.
 
 A process can be killed between the two writes, so the state before is kept: whichever has the
 optimizer's own count of the restored backup belongs to it. The files outlive the fit and the
-backup, because a run killed while it exports has no backup any more.
+backup: a model that is loaded from elsewhere, at the count of one of them, goes on by it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 
 from keras_compress.engines.engine import Engine
 from keras_compress.engines.snapshot import restore, take
@@ -19,12 +20,14 @@ from keras_compress.engines.state import State
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.protocols import KerasCallbackList, KerasModel, Method
 
+logger = logging.getLogger("keras_compress")
+
 _ATTRIBUTE = "_keras_compress_let_go"
 
 
-class Backups:
-    """The state files of one `BackupAndRestore`, beside its folder: what it removes must not take
-    them along.
+class StateFiles:
+    """Our states, beside the folder of a `BackupAndRestore`: what it removes must not take them
+    along.
     """
 
     def __init__(self, folder: str):
@@ -38,71 +41,120 @@ class Backups:
             os.replace(self.current, self.previous)
         state.save(self.current)
 
-    def matching(self, iterations: int) -> State:
-        """The state that was written with the backup of this optimizer count.
+    def matching(self, iterations: int) -> State | None:
+        """The state that was written with the backup of this optimizer count; None if there is
+        none.
+        """
+        for path, state in self._states():
+            if state.iterations == iterations:
+                # The other one, if later, belongs to a backup that was never written; it must not
+                # push this one out when the next is.
+                os.replace(path, self.current)
+                return state
+        return None
+
+    def of_backup(self, iterations: int) -> State:
+        """The state that belongs to a backup of this count.
 
         Raises:
             ValueError: there is none.
         """
-        found = []
+        state = self.matching(iterations)
+        if state is None:
+            found = [each.iterations for _, each in self._states()]
+            raise ValueError(
+                "Compress: the backup that was restored must have a state of ours beside it, or "
+                f"its masks and ranges are lost. There are states of iterations {found} in "
+                f"{self.current!r} and {self.previous!r}; remove the backup to begin anew. "
+                f"Received: a backup of iteration {iterations}"
+            )
+        return state
+
+    def _states(self) -> Iterator[tuple[str, State]]:
         for path in (self.current, self.previous):
             with contextlib.suppress(FileNotFoundError):
-                state = State.load(path)
-                if state.iterations == iterations:
-                    # The other one, if later, belongs to a backup that was never written; it must
-                    # not push this one out when the next is.
-                    os.replace(path, self.current)
-                    return state
-                found.append(state.iterations)
-        raise ValueError(
-            "Compress: the backup that was restored must have a state of ours beside it, or its "
-            f"masks and ranges are lost. There are states of iterations {found} in "
-            f"{self.current!r} and {self.previous!r}; remove the backup to begin anew. "
-            f"Received: a backup of iteration {iterations}"
-        )
+                yield path, State.load(path)
 
 
-def accompany(
-    adapter: Adapter,
-    model: KerasModel,
-    engine: Engine,
-    callbacks: KerasCallbackList,
-    iterations_before: int | None,
-) -> Callable[[], None] | None:
-    """Write our state with every backup of this fit, and go on from the one just restored, if one
-    was.
+class Accompanied:
+    """The `BackupAndRestore` of one fit, whose backups have a state of ours beside them.
 
-    `iterations_before`: the optimizer's count before any `on_train_begin`; a restored backup has
-    changed it. Returns what ends that; None without a `BackupAndRestore`.
-
-    Raises:
-        ValueError: a backup was restored, and no state matches it.
+    What it does when the training ends, it does only when `end` is called: to remove the backup,
+    which is all that is left of a process that is killed while it exports.
     """
-    backups: list[Any] = [
-        c for c in callbacks.callbacks if adapter.isinstance(c, "BackupAndRestore")
-    ]
-    if not backups:
-        return None
-    backup = backups[0]
-    if _ATTRIBUTE in vars(backup):
-        vars(backup)[_ATTRIBUTE]()  # a fit that failed left this behind
-    files = Backups(backup.backup_dir)
-    iterations = adapter.iterations(model)
-    if iterations is not None and iterations != iterations_before:
-        restore(engine, files.matching(iterations), "Compress")
 
-    def make(original: Method) -> Method:
+    def __init__(self, adapter: Adapter, engine: Engine, callback: Any):
+        if _ATTRIBUTE in vars(callback):
+            vars(callback)[_ATTRIBUTE].let_go()  # a fit that failed left this behind
+        self._engine = engine
+        self._files = StateFiles(callback.backup_dir)
+        self._callback = callback
+        self._end: Callable[[], object] | None = None
+        self._undo = [
+            wrap_method(callback, adapter.backup_method, self._with_state),
+            wrap_method(callback, "on_train_end", self._put_off),
+        ]
+        vars(callback)[_ATTRIBUTE] = self
+
+    @classmethod
+    def begin(
+        cls, adapter: Adapter, model: KerasModel, engine: Engine, callbacks: KerasCallbackList
+    ) -> Self | None:
+        """Write our state with every backup of this fit, and go on from the one just restored, if
+        one was. None without a `BackupAndRestore`.
+
+        Raises:
+            ValueError: a backup was restored, and no state matches it.
+        """
+        found: list[Any] = [
+            c for c in callbacks.callbacks if adapter.isinstance(c, "BackupAndRestore")
+        ]
+        if not found:
+            return None
+        callback, files = found[0], StateFiles(found[0].backup_dir)
+        iterations = adapter.iterations(model)
+        state = None
+        if iterations is not None and adapter.has_backup(callback):
+            state = files.of_backup(iterations)
+        elif iterations and not engine.step:
+            state = files.matching(iterations)
+        if state is not None:
+            restore(engine, state, "Compress")
+        return cls(adapter, engine, callback)
+
+    def _with_state(self, original: Method) -> Method:
         def back_up(*args: object, **kwargs: object) -> object:
-            files.write(take(engine))  # first: a backup without its state could not be resumed
-            return original(*args, **kwargs)
+            engine = self._engine
+            if engine.is_chief:
+                try:
+                    # First: a backup without its state could not be resumed.
+                    self._files.write(take(engine))
+                except OSError as error:
+                    logger.warning(
+                        "No backup at update %d, the one before stays: its state cannot be "
+                        "written (%s).",
+                        engine.step,
+                        error,
+                    )
+                    return None
+            with engine.as_they_are():
+                return original(*args, **kwargs)
 
         return back_up
 
-    undo = wrap_method(backup, adapter.backup_method, make)
+    def _put_off(self, original: Method) -> Method:
+        def on_train_end(*args: object, **kwargs: object) -> None:
+            self._end = lambda: original(*args, **kwargs)
 
-    def let_go() -> None:
-        vars(backup).pop(_ATTRIBUTE, None)
-        undo()
+        return on_train_end
 
-    vars(backup)[_ATTRIBUTE] = let_go
-    return let_go
+    def let_go(self) -> None:
+        """Leave the callback as it was."""
+        vars(self._callback).pop(_ATTRIBUTE, None)
+        while self._undo:
+            self._undo.pop()()
+
+    def end(self) -> None:
+        """Do what the callback does at the end of a training."""
+        if self._end is not None:
+            self._end()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
 import logging
-from typing import Any
+from typing import Any, cast
 
 import keras
 
 from keras_compress._shared.checks import check_bool, check_int, type_error
 from keras_compress.engines.engine import Engine, engine_of
+from keras_compress.engines.state import Phase
 from keras_compress.engines.strip import strip
+from keras_compress.fit.loop import Loop
 from keras_compress.fit.run import Run
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import KerasModel, Method
@@ -30,8 +33,6 @@ POSITION_OF_CALLBACKS = 5
 class _Member(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
     """A callback of Keras 3 that tf_keras takes too, and that takes part in a run."""
 
-    iterations: int | None = None
-    """The optimizer's count before any hook of this fit."""
     export: Export | None = None
     partial = False
     verbose = 1
@@ -50,10 +51,6 @@ class _Member(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
 
     def _implements_predict_batch_hooks(self) -> bool:
         return False
-
-    def set_model(self, model: KerasModel) -> None:
-        super().set_model(model)
-        self.iterations = adapter_of(model, "Compress").iterations(model)
 
     def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
         self._run.epoch_begin(epoch)
@@ -124,6 +121,7 @@ class Compress(_Member):
         self.verbose = check_int("Compress", "verbose", verbose, minimum=0)
         self.report: Report | None = None
         self.stripped_model: KerasModel | None = None
+        self._loop: Loop | None = None
 
     def on_train_begin(self, logs: object = None) -> None:
         self.report = None
@@ -133,8 +131,81 @@ class Compress(_Member):
         run.join(self, self.pruning, self.quantization)
         continue_in_bare_fits(self.model)
 
+    # --- in a loop of one's own
+
+    def begin(self, model: KerasModel, steps: int | None = None) -> None:
+        """Compress a model that no `fit` trains::
+
+            compress.begin(model, steps=1000)
+            for x, y in data:
+                with compress.step():
+                    train(x, y, compress.phase)  # a tf.function, traced anew for each phase
+            report = compress.finish()
+
+        The same masks, ranges and phases as in a `fit` of so many steps, whose callbacks do what
+        `epoch_end` and `finish` do here.
+
+        Args:
+            model: built, or wrapped by `wrap`; compiled or not.
+            steps: how many updates the loop has. None: nobody knows; then every step of the specs
+                is an int.
+
+        Raises:
+            ValueError: as at the start of a `fit`; or the model belongs to a strategy of several
+                replicas.
+        """
+        if steps is not None:
+            steps = check_int("Compress.begin", "steps", steps, minimum=1)
+        self.report = None
+        self.stripped_model = None
+        self._loop = Loop(self, model, steps, self.pruning, self.quantization)
+        self.set_model(model)
+        continue_in_bare_fits(model)
+
+    def step(self) -> contextlib.AbstractContextManager[None]:
+        """A context around everything that one update of the weights takes: forward pass, gradients
+        and the optimizer's own step, eager or compiled.
+
+        Raises:
+            RuntimeError: outside of `begin` and `finish`; there was more than one update inside; or
+                a compiled function that was traced in an earlier phase and does not know of this
+                one.
+        """
+        return self._loop_for("step").step()
+
+    @property
+    def phase(self) -> str:
+        """ "off", "watching", "on" or "frozen": of the model that is trained, or was."""
+        model = getattr(self, "model", None)
+        engine = None if model is None else engine_of(model)
+        return str(Phase.OFF if engine is None else engine.phase)
+
+    def epoch_end(self, logs: dict[str, float] | None = None) -> None:
+        """Make the masks hold, as at the end of an epoch of `fit`; `logs` are for the report's
+        picture. Need not be called.
+        """
+        self._loop_for("epoch_end").epoch_end(logs)
+
+    def finish(self) -> Report:
+        """End the loop: what is pruned is zero, and the file is written, if there is one to write.
+        The report on it all, which `report` keeps.
+        """
+        self._loop_for("finish").finish()
+        self._loop = None
+        return cast(Report, self.report)  # `finished` has set it
+
+    def _loop_for(self, verb: str) -> Loop:
+        if self._loop is None:
+            raise RuntimeError(
+                f"Compress.{verb}: `begin` must come first, and `finish` last. "
+                "Received: a call outside of a loop"
+            )
+        return self._loop
+
+    # --- the end of both
+
     def finished(self, report: Report) -> None:
-        """Called by the run at the very end of `fit`."""
+        """Called by the run at the very end."""
         self.report = report
         try:
             self.stripped_model = strip(self.model)
@@ -193,6 +264,20 @@ def continue_in_bare_fits(model: KerasModel) -> None:
     engine = engine_of(model)
     if engine is not None:
         engine.wrap_once("fit", functools.partial(_with_member, model))
+        engine.wrap_once("train_on_batch", functools.partial(_in_phase, model))
+
+
+def _in_phase(model: KerasModel, train_on_batch: Method) -> Method:
+    """Single steps of a model that goes through its phases by itself do so too."""
+
+    @functools.wraps(train_on_batch)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        engine = engine_of(model)
+        if engine is not None and (engine.drives_bare_fits or engine.in_loop):
+            engine.enter_phase_of_next()
+        return train_on_batch(*args, **kwargs)
+
+    return wrapped
 
 
 def _with_member(model: KerasModel, fit: Method) -> Method:

@@ -77,8 +77,10 @@ class Outcome:
 
 
 def _written(source: ModelSource, missed: Sequence[str], export: Export) -> ExportReport:
-    if missed:
-        why = f"the fit ended before {' and '.join(missed)}"
+    why = f"the fit ended before {' and '.join(missed)}" if missed else None
+    if source.engine is not None and not source.engine.is_chief:
+        why = "the chief of the strategy's processes writes it"
+    if why is not None:
         return ExportReport(export.path, export.mode, skipped=why)
     try:
         return writing.write_file(source, export)

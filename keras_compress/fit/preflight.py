@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 from keras_compress.engines.engine import Engine, engine_inside
@@ -12,6 +11,7 @@ from keras_compress.export.rehearse import WAYS, Rehearsal, in_words, look_ahead
 from keras_compress.export.rows import CALIBRATION_SAMPLES, SAMPLES, read_rows
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.finite import not_finite
 from keras_compress.frameworks.inference import input_specs
 from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.reports.inspection import CONVERTING
@@ -39,13 +39,12 @@ def check_model(adapter: Adapter, model: KerasModel) -> None:
                 f"Compress: a metric must not be named {name!r}, which is a log of ours. "
                 f"Received: metrics={sorted(names)}"
             )
-    for variable in model.weights if model.built else ():
-        value = adapter.tf_variable(variable).numpy()
-        if value.dtype.kind == "f" and not math.isfinite(float(abs(value).sum(dtype="float64"))):
-            raise ValueError(
-                "Compress: the weights must be finite; training went wrong before this fit. "
-                f"Received: {adapter.weight_name(variable)} with NaN or infinite values"
-            )
+    broken = next(not_finite(adapter, model), None) if model.built else None
+    if broken is not None:
+        raise ValueError(
+            "Compress: the weights must be finite; training went wrong before this fit. "
+            f"Received: {broken} with NaN or infinite values"
+        )
 
 
 def check_export(engine: Engine | None, export: Export) -> None:

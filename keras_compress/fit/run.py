@@ -17,8 +17,10 @@ from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.state import Phase
 from keras_compress.engines.tfmot.engine import Tfmot
 from keras_compress.engines.tfmot.library import is_wrapped
+from keras_compress.engines.timetable import FREEZE_STEP
 from keras_compress.engines.train_step import LOG_NAMES
-from keras_compress.fit import backup, preflight
+from keras_compress.fit import preflight
+from keras_compress.fit.backup import Accompanied
 from keras_compress.fit.best_weights import BestWeights
 from keras_compress.fit.outcome import Outcome
 from keras_compress.fit.plot_data import PlotData
@@ -40,7 +42,6 @@ _ATTRIBUTE = "_keras_compress_run"
 class Member(Protocol):
     """A callback of ours, as the run of its fit knows it."""
 
-    iterations: int | None
     export: Export | None
     partial: bool
     verbose: int
@@ -73,7 +74,10 @@ class Run:
         """Whether the final sparsity was reached when this epoch began."""
         self._forget_due: list[str] = []
         """Why what has been the best so far is so no more."""
+        self._backup: Accompanied | None = None
         self._best = BestWeights(adapter, callbacks)
+        self._warned_of: set[str] = set()
+        """The kernels that this fit has said to be broken."""
         self._plot_data = PlotData()
 
     @classmethod
@@ -182,9 +186,8 @@ class Run:
 
             self._undo.append(wrap_method(self.callbacks, name, make))
 
-        around("on_test_begin", self._before_test_begin, None)
         around("on_epoch_end", self._before_epoch_end, self._after_epoch_end)
-        around("on_train_end", self._before_train_end, lambda *_: self._finish())
+        around("on_train_end", self._before_train_end, lambda *_: self.finish())
 
     def epoch_begin(self, epoch: int) -> None:
         """The first one, once everybody's `on_train_begin` is through, knows where and how long the
@@ -226,11 +229,9 @@ class Run:
         for callback in saving:
             if not callback.save_weights_only:
                 engine.check_saving(callback.filepath)
-        let_go = backup.accompany(
-            self.adapter, self.model, engine, self.callbacks, self.members[0].iterations
-        )
-        if let_go is not None:
-            self._undo.append(let_go)
+        self._backup = Accompanied.begin(self.adapter, self.model, engine, self.callbacks)
+        if self._backup is not None:
+            self._undo.append(self._backup.let_go)
         if engine.timetable.has_fractions:
             if updates is None:
                 given = " ".join(str(s) for s in (engine.pruning, engine.quantization) if s)
@@ -282,8 +283,10 @@ class Run:
 
     # --- step
 
-    def batch_begin(self, batch: int) -> None:
-        """Enter the phase of the updates that are about to run."""
+    def batch_begin(self, batch: int, span: int | None = None) -> None:
+        """Enter the phase of the `span` updates that are about to run; None: as many as the model
+        says.
+        """
         engine = self.engine
         if engine is None or engine.quantization is None or not self.drives:
             return
@@ -293,7 +296,7 @@ class Run:
         done = self._epoch_first + batch
         if done < self._edge:  # nothing can change yet, and to ask for more takes its time
             return
-        span = self.adapter.steps_per_execution(self.model)
+        span = span or self.adapter.steps_per_execution(self.model)
         phase = engine.timetable.phase_after(done, span)
         if phase.rounds and not engine.phase.rounds:
             self._forget_due.append(f"quantization is on from update {done + 1}")
@@ -309,22 +312,35 @@ class Run:
         self._say("Update %d: quantization %s -> %s.", update, engine.phase, phase)
         engine.set_phase(phase)
 
-    def _before_test_begin(self, *_: object) -> None:
-        if self.engine is not None:
-            self.engine.apply_masks()
-
     # --- epoch end
+
+    def epoch_end(self, epoch: int, logs: Mapping[str, object] | None = None) -> None:
+        """Where there is no list of callbacks to be hooked."""
+        self._before_epoch_end(epoch)
+        self._after_epoch_end(epoch, logs)
 
     def _before_epoch_end(self, epoch: int, *_: object) -> None:
         if self.engine is None:
             return
         self.engine.apply_masks()
+        self._warn_of_broken(self.engine)
         if not self._reached_before and self.engine.timetable.is_pruned_by(self.engine.step):
             self._forget_due.append("the final sparsity is reached")
         for reason in self._forget_due:
             for who in self._best.forget():
                 self._say("%s: its best so far is forgotten, %s.", who, reason)
         self._forget_due.clear()
+
+    def _warn_of_broken(self, engine: Engine) -> None:
+        """Say once of each kernel that it has diverged, and so is not pruned any further."""
+        found = set(engine.broken_kernels()) - self._warned_of
+        self._warned_of |= found
+        if found:
+            logger.warning(
+                "NaN or infinite weights in %s: the training has diverged, and their masks stay as "
+                "they are.",
+                ", ".join(sorted(found)),
+            )
 
     def _after_epoch_end(
         self, epoch: int, logs: Mapping[str, object] | None = None, *_: object
@@ -341,7 +357,7 @@ class Run:
         if not self._started:
             self.epoch_begin(self.callbacks.params["epochs"])
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """After everybody's `on_train_end`: EarlyStopping has put its weights back, an optimizer
         its moving average.
         """
@@ -356,16 +372,40 @@ class Run:
             self._enter(engine, engine.timetable.phase_after(engine.step, 1), engine.step + 1)
         # Not kept: it holds the data, and this run lives as long as its members.
         outcome = Outcome(self.adapter, self.model, engine, self._plot_data, self.drives, self._say)
+        failed = []
         for member in self.members:
-            member.finished(outcome.report(missed, member.export))
+            report = outcome.report(missed, member.export)
+            if report.export is not None and report.export.error is not None:
+                failed.append(report.export.path)
+            member.finished(report)
+        self._end_backup(failed)
+
+    def _end_backup(self, failed: list[str]) -> None:
+        """Let the backup go that a training leaves, but for one that still has a file to write."""
+        if self._backup is None:
+            return
+        if failed:
+            logger.warning(
+                "The backup is kept: the same fit, run again, goes on at the export of %s.",
+                ", ".join(failed),
+            )
+        else:
+            self._backup.end()
+
+    @property
+    def _freezes_early(self) -> bool:
+        """Whether a fit that ends before its freeze step is frozen as it is."""
+        return self.drives and not self._partial
 
     def _missed(self) -> list[str]:
         if self.engine is None or not self._started:
             return []
         step = self.engine.step
-        missed = [
-            f"{name} at update {at}" for name, at in self.engine.timetable.targets() if at > step
-        ]
+        timetable = self.engine.timetable
+        missed = [f"{name} at update {at}" for name, at in timetable.targets() if at > step]
+        if missed == [f"{FREEZE_STEP} at update {timetable.freeze_step}"] and self._freezes_early:
+            self._say("The fit ended at update %d, before %s: frozen here.", step, *missed)
+            timetable.freeze_step, missed = step, []
         if not missed and self.engine.has_unseen_ranges:
             missed = ["any update that would set the ranges"]
         if missed and self.drives:

@@ -226,9 +226,13 @@ class Adapter(abc.ABC):
     def is_compiled(self, model: KerasModel) -> bool: ...
 
     def iterations(self, model: KerasModel) -> int | None:
-        """The optimizer's own count of updates; None without an optimizer."""
+        """The optimizer's own count of steps; None without an optimizer."""
         optimizer = getattr(model, "optimizer", None)
-        return None if optimizer is None else int(optimizer.iterations.numpy())
+        return None if optimizer is None else int(self.count_of(optimizer).numpy())
+
+    def count_of(self, optimizer: Any) -> KerasVariable:
+        """The variable in which an optimizer counts."""
+        return cast(KerasVariable, optimizer.iterations)
 
     def grows(self, model: KerasModel) -> bool:
         """Whether a model without shapes gets them from its first batch."""
@@ -325,9 +329,15 @@ class Adapter(abc.ABC):
         """Keep the progress bar from averaging these logs over the steps of an epoch."""
 
     @abc.abstractmethod
+    def has_backup(self, callback: object) -> bool:
+        """Whether a `BackupAndRestore` found a backup when its training began, and has restored it;
+        asked before it writes one of its own.
+        """
+
+    @abc.abstractmethod
     def reset_best(self, callback: object) -> bool:
-        """Forget the best value that an EarlyStopping or ModelCheckpoint has seen; False for any
-        other callback.
+        """Forget the best value that an EarlyStopping, ModelCheckpoint or ReduceLROnPlateau has
+        seen; False for any other callback.
         """
 
     def isinstance(self, callback: object, name: str) -> bool:
@@ -370,6 +380,10 @@ class Adapter(abc.ABC):
             if is_fit and self.owns(frame.f_globals.get("__name__")):
                 return frame.f_locals
         return None
+
+    def in_fit(self, model: KerasModel) -> bool:
+        """Whether a `fit` of this Keras is training the model right now."""
+        return self._fit_under_way(model) is not None
 
     def validation_data(self, model: KerasModel) -> ValidationData | None:
         """What the `fit` that is running evaluates the model on after each epoch; None for nothing,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -119,11 +120,23 @@ class Keras3(Adapter):
     def show_as_they_are(self, callback_list: KerasCallbackList, names: tuple[str, ...]) -> None:
         pass  # its bar shows the logs as they come
 
+    def has_backup(self, callback: Any) -> bool:
+        return os.path.exists(callback._weights_path)  # private
+
+    def count_of(self, optimizer: Any) -> KerasVariable:
+        # Private: where gradients are accumulated, the public count is of those that were applied.
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        return cast(KerasVariable, inner._iterations)
+
     def reset_best(self, callback: Any) -> bool:
         if self.isinstance(callback, "EarlyStopping"):
             callback.wait = 0
             callback.best = None
             callback.best_weights = None
+            return True
+        if self.isinstance(callback, "ReduceLROnPlateau"):
+            callback.wait = 0
+            callback.best = None
             return True
         if self.isinstance(callback, "ModelCheckpoint") and callback.save_best_only:
             callback.best = None

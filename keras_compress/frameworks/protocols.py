@@ -173,6 +173,9 @@ class KerasModel(KerasLayer, Protocol):
 class Strategy(Protocol):
     """A `tf.distribute.Strategy`: where variables are made."""
 
+    extended: Any
+    num_replicas_in_sync: int
+
     def scope(self) -> contextlib.AbstractContextManager[object]: ...
 
 

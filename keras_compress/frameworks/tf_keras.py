@@ -228,13 +228,19 @@ class TFKeras(Adapter):
         # Private: the list asks its members once, when it is made, whether they have batch hooks.
         callback_list._should_call_train_batch_hooks = True
 
+    def has_backup(self, callback: Any) -> bool:
+        # Private: it restores the latest that this knows.
+        return callback._training_state.read_checkpoint_manager.latest_checkpoint is not None
+
     def reset_best(self, callback: Any) -> bool:
         if self.isinstance(callback, "EarlyStopping"):
             callback.wait = 0
             callback.best_weights = None
+        elif self.isinstance(callback, "ReduceLROnPlateau"):
+            callback.wait = 0
         elif not (self.isinstance(callback, "ModelCheckpoint") and callback.save_best_only):
             return False
-        callback.best = np.inf if callback.monitor_op == np.less else -np.inf
+        callback.best = np.inf if callback.monitor_op(-np.inf, np.inf) else -np.inf
         return True
 
 

@@ -212,8 +212,13 @@ class ConstantSparsity(_Schedule):
 
     @property
     def last_step(self) -> int:
-        """The step by which the target is reached: the first. ValueError while it is a fraction."""
-        return self._steps()[0]
+        """The step by which the target is reached, the first at which a mask is computed: there is
+        no step 0. ValueError while it is a fraction.
+        """
+        begin, end = self._steps()
+        if begin > 0:
+            return begin
+        return self.frequency if end < 0 else min(self.frequency, end)
 
     def sparsity(self, step: int) -> float:
         """Fraction to zero, whatever the step. ValueError while a step is a fraction."""
@@ -223,6 +228,9 @@ class ConstantSparsity(_Schedule):
     def _check_order(self, begin: float, end: float) -> None:
         if end != -1 and not begin <= end:
             raise self._order_error("at most `end_step`", begin, end)
+        if end == 0 and isinstance(end, int):  # steps count from 1
+            rule = "at least 1 or a fraction, or no mask would be computed; -1 is without an end"
+            raise checks.value_error(self.kind, "end_step", self.end_step, rule)
 
 
 Schedule = PolynomialDecay | ConstantSparsity

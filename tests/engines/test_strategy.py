@@ -1,5 +1,6 @@
 """MirroredStrategy over two logical CPUs, in a process of its own: devices are set but once."""
 
+import numpy as np
 import pytest
 from helpers.replicas import printed
 
@@ -41,3 +42,59 @@ def test_two_replicas_agree_and_the_logs_show_one_number(keras, tmp_path):
     assert all(first == second for first, second in masks)
     assert error is None
     assert max(steps.values()) <= 4
+
+
+ONE_OR_TWO = """
+    import contextlib
+    from helpers.nets import small_net
+
+    def trained(scope, kind):
+        with scope():
+            model = small_net(keras, jit_compile=False, optimizer=keras.optimizers.SGD(0.05))
+        generator = np.random.default_rng(0)
+        x = generator.normal(size=(256, 8, 8, 1)).astype("float32")
+        y = generator.integers(0, 10, 256).astype("int32")
+        schedule = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=8, frequency=2)
+        delay = 16 if kind == "watched" else 8
+        compress = kc.Compress(
+            pruning=kc.Pruning(schedule),
+            quantization=kc.Quantization(delay=delay, calibration_steps=8),
+        )
+        model.fit(x, y, batch_size=16, epochs=1, shuffle=False, verbose=0, callbacks=[compress])
+        engine = engine_of(model)
+        return (
+            {k: v.tolist() for k, v in engine.quantizers.ranges().items()},
+            [target.kept().tolist() for target in engine.pruner.targets],
+            [weight.tolist() for weight in model.get_weights()],
+        )
+
+    print(json.dumps({
+        kind: [trained(contextlib.nullcontext, kind), trained(two_replicas, kind)]
+        for kind in ("watched", "rounded")
+    }))
+"""
+
+
+@pytest.fixture(scope="module")
+def one_and_two(keras, tmp_path_factory):
+    return printed(keras, ONE_OR_TWO, tmp_path_factory.mktemp("replicas"))
+
+
+def test_two_replicas_watch_as_one_device_with_the_same_batch(one_and_two):
+    one, two = one_and_two["watched"]
+    assert one[1] == two[1], "masks"
+    for weights, same in zip(one[2], two[2], strict=True):
+        np.testing.assert_allclose(weights, same, atol=1e-5)
+    assert set(one[0]) == set(two[0])
+    for key, limits in one[0].items():
+        np.testing.assert_allclose(limits, two[0][key], atol=1e-5, err_msg=key)
+
+
+def test_two_replicas_that_round_stay_near_one_device(one_and_two):
+    """Each rounds over the range that it has seen itself until the step is through."""
+    one, two = one_and_two["rounded"]
+    assert one[1] == two[1], "masks"
+    for weights, same in zip(one[2], two[2], strict=True):
+        np.testing.assert_allclose(weights, same, atol=5e-3)
+    for key, limits in one[0].items():
+        np.testing.assert_allclose(limits, two[0][key], rtol=0.01, atol=1e-5, err_msg=key)

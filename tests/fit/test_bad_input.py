@@ -404,6 +404,13 @@ UNFIT = [
         id="sparsity-beyond-the-fit",
     ),
     pytest.param(
+        {"pruning": kc.Pruning(kc.ConstantSparsity(target_sparsity=0.5, begin_step=0))},
+        "Compress: the final sparsity must be reached within this fit, which ends at update 4; "
+        "train longer, use fractions, or say `partial=True` for a plan over several fits. "
+        "Received: step 100",
+        id="first-mask-beyond-the-fit",
+    ),
+    pytest.param(
         {"quantization": kc.Quantization(delay=2, freeze_step=5)},
         "Compress: freeze_step must be reached within this fit, which ends at update 4; train "
         "longer, use fractions, or say `partial=True` for a plan over several fits. "

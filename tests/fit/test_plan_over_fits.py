@@ -432,11 +432,6 @@ def test_early_stopping_before_the_targets_is_one_warning_and_no_file(
             {"quantization": kc.Quantization(delay=20)}, "the delay at update 20", id="delay"
         ),
         pytest.param(
-            {"quantization": kc.Quantization(delay=3, freeze_step=20)},
-            "freeze_step at update 20",
-            id="freeze_step",
-        ),
-        pytest.param(
             {"pruning": kc.Pruning(until(2).schedule, layers={"first": until(20).schedule})},
             "the pruning of first at update 20",
             id="one-layer",

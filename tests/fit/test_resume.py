@@ -1,6 +1,7 @@
 """A training that is interrupted ends as the uninterrupted one, with `BackupAndRestore`."""
 
 import dataclasses
+import errno
 import functools
 import json
 import os
@@ -19,7 +20,7 @@ import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.engines.snapshot import take
 from keras_compress.engines.state import Phase, State
-from keras_compress.fit.backup import Backups
+from keras_compress.fit.backup import StateFiles
 
 pytestmark = [
     pytest.mark.timeout(300),  # the first test with `killed` waits for its trainings
@@ -146,7 +147,7 @@ def uninterrupted(keras, tmp_path_factory):
 
     class Read(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            written.append(State.load(Backups(folder).current))
+            written.append(State.load(StateFiles(folder).current))
 
     model = resume_child.net(keras)
     callbacks = [resume_child.backup(keras, folder), Read(), resume_child.compress(verbose=0)]
@@ -191,7 +192,7 @@ def test_a_backup_within_an_epoch_is_resumed(keras, uninterrupted, tmp_path):
     failing = resume_child.at_update(keras, 8, stop)
     with pytest.raises(StopError):
         resume_child.fit(resume_child.net(keras), [resume_child.compress(), backup(), failing])
-    assert State.load(Backups(tmp_path / "backup").current).step == 6
+    assert State.load(StateFiles(tmp_path / "backup").current).step == 6
     model = resume_child.net(keras)
     resume_child.fit(model, [resume_child.compress(), backup()])
     assert engine_of(model).step == model.optimizer.iterations.numpy()
@@ -238,7 +239,7 @@ def test_a_state_newer_than_the_backup_is_not_taken(keras, uninterrupted, tmp_pa
     callbacks = [resume_child.backup(keras, folder, 3, stop), resume_child.compress()]
     with pytest.raises(StopError):
         resume_child.fit(resume_child.net(keras), callbacks)
-    files = Backups(folder)
+    files = StateFiles(folder)
     assert_equal_states(State.load(files.current), written[2], except_for={"paths"})
     assert_equal_states(State.load(files.previous), written[1], except_for={"paths"})
     model = resume_child.net(keras)
@@ -267,7 +268,7 @@ def no_match(files, found, iteration):
 def test_a_backup_without_a_state_is_refused(keras, tmp_path):
     folder = tmp_path / "backup"
     interrupted(keras, folder)
-    files = Backups(folder)
+    files = StateFiles(folder)
     os.remove(files.current)
     model = resume_child.net(keras, run_eagerly=True)
     message = no_match(files, [], 4)
@@ -281,7 +282,7 @@ def test_a_backup_without_a_state_is_refused(keras, tmp_path):
 def test_states_that_do_not_match_are_refused(keras, tmp_path):
     folder = tmp_path / "backup"
     interrupted(keras, folder, number=10)
-    files = Backups(folder)
+    files = StateFiles(folder)
     State(iterations=3).save(files.current)
     model = resume_child.net(keras, run_eagerly=True)
     message = no_match(files, [3, 4], 8)
@@ -313,7 +314,7 @@ def test_a_state_of_an_earlier_training_is_no_hindrance(keras, tmp_path):
         callbacks = [resume_child.backup(keras, folder), resume_child.compress(partial=True)]
         resume_child.fit(model, callbacks, epochs=1)
         assert engine_of(model).step == 4
-        assert State.load(Backups(folder).current).step == 4
+        assert State.load(StateFiles(folder).current).step == 4
 
 
 def test_the_state_outlives_the_export(keras, tmp_path):
@@ -325,7 +326,7 @@ def test_the_state_outlives_the_export(keras, tmp_path):
     assert path.exists()
     # Keras itself removes what it backed up (tf_keras leaves the folder).
     assert not [name for _, _, names in os.walk(folder) for name in names]
-    state = State.load(Backups(folder).current)
+    state = State.load(StateFiles(folder).current)
     assert_equal_states(state, take(engine_of(model)), except_for={"paths"})
 
 
@@ -359,3 +360,161 @@ def test_a_plan_that_changed_since_the_backup_is_refused(keras, digits, tmp_path
     ):
         fit(0.75)
     assert (fit(0.5).get_layer("dense1").get_weights()[0] == 0).mean() >= 0.49
+
+
+# --- what a restart script does besides
+
+
+def test_a_model_loaded_beside_the_backup_goes_on_by_the_state_of_its_count(
+    keras, uninterrupted, tmp_path
+):
+    """`load_model` where there is a file, `BackupAndRestore` in any case: the common script."""
+    weights, state, _ = uninterrupted
+    folder, path = tmp_path / "backup", tmp_path / "model.keras"
+
+    class Save(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.save(path)
+
+    failing = resume_child.at_update(keras, 14, stop)
+    callbacks = [resume_child.compress(), Save(), resume_child.backup(keras, folder), failing]
+    with pytest.raises(StopError):
+        resume_child.fit(resume_child.net(keras), callbacks)
+    model = keras.models.load_model(path)
+    assert model.optimizer.iterations.numpy() == 12
+    resume_child.fit(model, [resume_child.compress(), resume_child.backup(keras, folder)])
+    assert_equal_states(take(engine_of(model)), state, except_for={"paths"})
+    assert_equal_weights(model.get_weights(), weights)
+
+
+def test_a_model_loaded_without_a_backup_goes_on_by_the_state_of_its_count(keras, tmp_path):
+    folder, path = tmp_path / "backup", tmp_path / "model.keras"
+    first = resume_child.net(keras)
+    resume_child.fit(first, [resume_child.compress(), resume_child.backup(keras, folder)])
+    first.save(path)
+    model = keras.models.load_model(path)
+    resume_child.fit(model, [resume_child.compress(), resume_child.backup(keras, folder)], epochs=1)
+    assert engine_of(model).step == 24
+    assert engine_of(model).phase is Phase.FROZEN
+
+
+def test_accumulated_gradients_do_not_mix_two_states_up(tmp_path):
+    import keras
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=1)
+
+    def model():
+        optimizer = keras.optimizers.SGD(0.01, gradient_accumulation_steps=4)
+        model = resume_child.net(keras)
+        model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False)
+        return model
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if engine_of(self.model).step == 10:
+                stop()
+
+    with pytest.raises(StopError):
+        resume_child.fit(model(), [resume_child.compress(), backup(), Stop()])
+    files = StateFiles(tmp_path / "backup")
+    states = [State.load(path) for path in (files.previous, files.current)]
+    assert [state.step for state in states] == [9, 10]
+    assert states[0].iterations != states[1].iterations
+    os.replace(files.current, tmp_path / "lost.npz")  # killed before this backup was written
+    files.write(dataclasses.replace(states[1], iterations=11, step=11))
+    resumed, seen = model(), []
+
+    class See(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            seen.append(engine_of(self.model).step)
+
+    with pytest.raises(ValueError, match=r"states of iterations \[11, 9\].*iteration 10"):
+        resume_child.fit(resumed, [resume_child.compress(), backup(), See()])
+    assert not seen
+
+
+def test_a_full_disk_costs_a_backup_and_a_warning(keras, tmp_path, monkeypatch, caplog):
+    folder = tmp_path / "backup"
+    save, calls = State.save, []
+
+    def full(self, path):
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, path)
+
+    monkeypatch.setattr(State, "save", full)
+    written = []
+
+    class Note(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            written.append(StateFiles(folder).matching(8) is not None)
+
+    model = resume_child.net(keras, run_eagerly=True)
+    failing = resume_child.at_update(keras, 14, stop)
+    callbacks = [resume_child.compress(), resume_child.backup(keras, folder), Note(), failing]
+    with pytest.raises(StopError):
+        resume_child.fit(model, callbacks)
+    assert "No backup at update 12, the one before stays" in caplog.text
+    assert written == [False, True, True]
+    resumed = resume_child.net(keras, run_eagerly=True)
+    history = resume_child.fit(
+        resumed, [resume_child.compress(), resume_child.backup(keras, folder)]
+    )
+    assert history.epoch == [2, 3, 4]  # from the backup of update 8
+    assert engine_of(resumed).step == 20
+
+
+# --- the export at the end
+
+
+def exporting(path):
+    return resume_child.compress(export=kc.Export(path, mode="float32", rehearse=False))
+
+
+def test_a_kill_during_the_export_is_resumed_at_the_export(
+    keras, uninterrupted, tmp_path, monkeypatch
+):
+    weights, state, _ = uninterrupted
+    folder, path = tmp_path / "backup", tmp_path / "net.tflite"
+
+    class KilledError(BaseException):
+        pass
+
+    def die(*_, **__):
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_compress.export.writing.write_file", die)
+        with pytest.raises(KilledError):
+            resume_child.fit(
+                resume_child.net(keras), [exporting(path), resume_child.backup(keras, folder)]
+            )
+    model, compress = resume_child.net(keras), exporting(path)
+    history = resume_child.fit(model, [compress, resume_child.backup(keras, folder)])
+    assert history.epoch == []
+    assert compress.report.export.written
+    assert_equal_states(take(engine_of(model)), state, except_for={"paths"})
+    assert_equal_weights(model.get_weights(), weights)
+    assert not [name for _, _, names in os.walk(folder) for name in names]
+
+
+def test_an_export_that_failed_keeps_the_backup_and_says_so(keras, tmp_path, monkeypatch, caplog):
+    folder, path = tmp_path / "backup", tmp_path / "net.tflite"
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_compress.export.writing.write_file", fail)
+        resume_child.fit(
+            resume_child.net(keras), [exporting(path), resume_child.backup(keras, folder)]
+        )
+    assert f"goes on at the export of {path}" in caplog.text
+    compress = exporting(path)
+    history = resume_child.fit(
+        resume_child.net(keras), [compress, resume_child.backup(keras, folder)]
+    )
+    assert history.epoch == []
+    assert compress.report.export.written

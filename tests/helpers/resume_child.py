@@ -127,9 +127,9 @@ def note_and_die(model, folder):
     """Leave the phases of the last backup and of this moment."""
     from keras_compress.engines.engine import engine_of
     from keras_compress.engines.state import State
-    from keras_compress.fit.backup import Backups
+    from keras_compress.fit.backup import StateFiles
 
-    phases = [State.load(Backups(folder).current).phase, engine_of(model).phase]
+    phases = [State.load(StateFiles(folder).current).phase, engine_of(model).phase]
     (folder.parent / PHASES).write_text(json.dumps(phases))
     die()
 

@@ -74,6 +74,28 @@ def test_constant_sparsity_without_an_end_updates_forever():
     assert (schedule.last_step, schedule.target) == (10, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("begin", "end", "frequency", "expected"),
+    [(0, -1, 100, 100), (0, -1, 1, 1), (0, 30, 100, 30), (0, 300, 100, 100), (7, -1, 100, 7)],
+)
+def test_the_first_mask_of_constant_sparsity_comes_at_a_step_that_there_is(
+    begin, end, frequency, expected
+):
+    schedule = ConstantSparsity(
+        target_sparsity=0.5, begin_step=begin, end_step=end, frequency=frequency
+    )
+    assert schedule.last_step == expected
+    assert expected == min(step for step in range(1, 400) if schedule.updates_at(step))
+
+
+def test_constant_sparsity_that_ends_before_the_first_step_is_refused():
+    with pytest.raises(ValueError, match=r"`end_step` must be at least 1.*Received: end_step=0"):
+        ConstantSparsity(target_sparsity=0.5, begin_step=0, end_step=0)
+    fractions = ConstantSparsity(target_sparsity=0.5, begin_step=0.0, end_step=0.0)
+    with pytest.raises(ValueError, match="`end_step` must be at least 1"):
+        fractions.resolve(0, 100)
+
+
 def test_constant_sparsity_with_an_end_updates_there_for_the_last_time():
     schedule = ConstantSparsity(target_sparsity=0.5, begin_step=10, end_step=50, frequency=30)
     assert [step for step in range(200) if schedule.updates_at(step)] == [10, 40, 50]

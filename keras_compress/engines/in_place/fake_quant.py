@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.in_place.rows import Fixed, Granularity
@@ -120,7 +121,7 @@ class ActivationQuantizer:
             _, old, earlier = self._seen
             batch = tf.stack([tf.minimum(low, earlier[0]), tf.maximum(high, earlier[1])])
         self._seen = (self._mode.trace, old, batch)
-        decay = cast(tf.Tensor, self._mode.decay)  # of a step that is being traced
+        decay = tf.convert_to_tensor(self._mode.decay)  # of a step that is being traced
         new = decay * old + (1.0 - decay) * batch
         # A diverged step must not take the range with it.
         new = tf.where(tf.reduce_all(tf.math.is_finite(batch)), new, old)
@@ -192,6 +193,20 @@ class KernelQuantizer:
         """Keep the magnitude of this moment."""
         if self.frozen is None:
             self.frozen = tf.Variable(self.magnitude(), trainable=False, name="kernel_range")
+
+    def keep(self, key: str, magnitude: np.ndarray) -> None:
+        """Keep this magnitude from now on; `key` is the kernel's, for the error.
+
+        Raises:
+            ValueError: it has another shape.
+        """
+        frozen = cast(tf.Variable, self.frozen)
+        if frozen.shape != magnitude.shape:
+            raise ValueError(
+                f"load_state: `kernel_ranges/{key}` must have the shape {tuple(frozen.shape)}. "
+                f"Received: one of shape {magnitude.shape}"
+            )
+        frozen.assign(magnitude)
 
     def renew(self) -> None:
         """Where a magnitude is kept, keep that of this moment instead, in the same variable."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.engines.masks import Pruner, Target, sparsity_at
+from keras_compress.engines.masks import Pruner, Target, all_finite, sparsity_at
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import ConstantSparsity, PolynomialDecay
 
@@ -147,4 +147,5 @@ class MagnitudePruner(Pruner):
             mask = block_mask(weights, sparsity, spec.block_size, spec.block_pooling_type)
         else:
             mask = magnitude_mask(weights, sparsity)
-        target.mask.assign(mask)
+        # Of NaN nobody can tell which are the smallest.
+        target.mask.assign(tf.where(all_finite(weights), mask, tf.convert_to_tensor(target.mask)))

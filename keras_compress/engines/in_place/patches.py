@@ -101,14 +101,15 @@ class PatchedQuantizers(Quantizers):
         """Nothing: a kernel's magnitude is read off it whenever it is rounded."""
 
     @contextlib.contextmanager
-    def training_step(self) -> Iterator[None]:
-        with super().training_step():
+    def training_step(self, compiled_inside: bool = False) -> Iterator[None]:
+        with super().training_step(compiled_inside):
             yield
         if self.mode.phase.follows:
             self._agree()
 
     def _agree(self) -> None:
-        """Give all replicas of a strategy the mean of their ranges, as there is one file.
+        """Give all replicas of a strategy one range for each tensor, as there is one file: that
+        which holds all of theirs, as one device would have seen it.
 
         After the step, not in `_follow`: replicas are traced in turns that change at every such
         exchange, and must not change while a layer's weights are swapped.
@@ -117,9 +118,13 @@ class PatchedQuantizers(Quantizers):
         if replica is None or replica.num_replicas_in_sync == 1:
             return
         ranges = [q.range for q in self.activations.values() if q.range is not None]
-        means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, tf.stack(ranges))
-        for variable, mean in zip(ranges, tf.unstack(means), strict=True):
-            variable.assign(mean)
+        # Each has moved the same old range towards its own rows: the least of what came of it is
+        # what the least of all rows would have given.
+        all_ranges = replica.all_gather(tf.stack(ranges)[None], axis=0)
+        lows, highs = tf.unstack(all_ranges, num=2, axis=2)
+        widest = tf.stack([tf.reduce_min(lows, axis=0), tf.reduce_max(highs, axis=0)], axis=1)
+        for variable, limits in zip(ranges, tf.unstack(widest, len(ranges)), strict=True):
+            variable.assign(limits)
 
     def _patched_model(self, original: Method) -> Method:
         structure, _ = self._adapter.structures(self._model)
@@ -140,6 +145,7 @@ class PatchedQuantizers(Quantizers):
 
         @functools.wraps(original)
         def call(inputs: object, *args: object, **kwargs: object) -> object:
+            self.mode.calls += 1
             if not self.mode.active:
                 return original(inputs, *args, **kwargs)
             if isinstance(inputs, dict):
@@ -408,7 +414,7 @@ class PatchedQuantizers(Quantizers):
         for key, quantizer in self.kernels.items():
             if key in state.kernel_ranges:
                 quantizer.freeze()
-                cast(tf.Variable, quantizer.frozen).assign(state.kernel_ranges[key])
+                quantizer.keep(key, state.kernel_ranges[key])
             else:
                 quantizer.renew()  # it was frozen for other weights
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import tensorflow as tf
 
-from keras_compress.engines.masks import Pruner, Target, sparsity_at
+from keras_compress.engines.masks import Pruner, Target, all_finite, sparsity_at
 from keras_compress.engines.tfmot.library import PruneWrapper, tfmot
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import ConstantSparsity, PolynomialDecay
@@ -69,6 +69,7 @@ class TfmotPruner(Pruner):
                     due = tf.constant(False)
                 else:
                     due = pruner.due(target.schedule, step)
+                    due = tf.cond(due, lambda: finite(group), lambda: tf.constant(False))
                 return due, sparsity_at(target.schedule, step)
 
             def get_config(self) -> dict[str, Any]:
@@ -128,6 +129,11 @@ class TfmotPruner(Pruner):
         for target in self.targets:
             kernel = tf.convert_to_tensor(target.kernel)
             target.kernel.assign(kernel * tf.cast(target.mask, kernel.dtype))
+
+
+def finite(targets: list[TfmotTarget]) -> tf.Tensor:
+    """Whether the kernels are such as masks can be made of."""
+    return tf.reduce_all([all_finite(tf.convert_to_tensor(target.kernel)) for target in targets])
 
 
 def as_tfmot(schedule: PolynomialDecay | ConstantSparsity) -> object:

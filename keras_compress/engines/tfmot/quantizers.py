@@ -266,6 +266,7 @@ def gated(quantizer: Quantizer, mode: Mode) -> Quantizer:
         self: Any, inputs: tf.Tensor, training: object, weights: Ranges, **kwargs: object
     ) -> tf.Tensor:
         phase = mode.phase
+        mode.calls += 1
         # Never a variable: set as a layer's kernel, it would be listed, and dropped with the next.
         inputs = tf.convert_to_tensor(inputs)
         if "sparsity_mask" in weights:  # the scheme that keeps zeros keeps them in every phase
@@ -278,7 +279,7 @@ def gated(quantizer: Quantizer, mode: Mode) -> Quantizer:
                 inputs,
                 weights["min_var"],
                 weights["max_var"],
-                ema_decay=mode.decay,
+                ema_decay=tf.convert_to_tensor(mode.decay),
                 is_training=True,
                 num_bits=self.num_bits,
                 per_channel=self.per_axis,

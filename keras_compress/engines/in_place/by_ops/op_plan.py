@@ -138,7 +138,7 @@ class _Planner:
         ranges = self._ranges()
         self._label(ranges)
         self._operands()
-        self._ends(ranges)
+        self._set_ends(ranges)
         return self.result
 
     def _check(self, piece: Piece) -> None:
@@ -252,7 +252,7 @@ class _Planner:
             if norm is not None and norm.leaf is not None and norm.is_norm:
                 norm.leaf.folded = self._is_sum_of_products(piece)
 
-    def _ends(self, ranges: Mapping[Piece, _Range]) -> None:
+    def _set_ends(self, ranges: Mapping[Piece, _Range]) -> None:
         plan = self.result
         numbers = [tensor for tensor in self.trace.outputs if self._is_number(tensor)]
         if not numbers:

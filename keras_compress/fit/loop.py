@@ -1,0 +1,100 @@
+"""A training loop of one's own: the life of a run without a `fit` that would tell of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import tensorflow as tf
+
+from keras_compress.engines.engine import Engine
+from keras_compress.fit.run import Member, Run
+from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.protocols import KerasCallbackList, KerasModel
+from keras_compress.specs.pruning import Pruning
+from keras_compress.specs.quantization import Quantization
+
+
+@dataclasses.dataclass
+class NoCallbacks:
+    """In the place of a `CallbackList`, with nobody in it."""
+
+    params: dict[str, Any]
+    callbacks: tuple[()] = ()
+
+
+class Loop:
+    """One training loop: begin, step, epoch end, finish, as a `fit` would go through them."""
+
+    def __init__(
+        self,
+        member: Member,
+        model: KerasModel,
+        steps: int | None,
+        pruning: Pruning | None,
+        quantization: Quantization | None,
+    ):
+        self._model = model
+        self._adapter = adapter_of(model, "Compress.begin")
+        replicas = model.distribute_strategy.num_replicas_in_sync
+        if replicas > 1:
+            raise ValueError(
+                "Compress.begin: a loop of one's own must run on one device, because nobody can "
+                "tell when its replicas have to agree on their ranges; use `fit`. "
+                f"Received: a model of a strategy with {replicas} replicas"
+            )
+        params = {"steps": steps, "epochs": 1}
+        self._run = Run(model, self._adapter, cast(KerasCallbackList, NoCallbacks(params)))
+        self._run.join(member, pruning, quantization)
+        self._run.epoch_begin(0)
+        if self.engine is not None:
+            self.engine.in_loop = True
+        self._done = 0
+        self._epochs = 0
+
+    @property
+    def engine(self) -> Engine | None:
+        return self._run.engine
+
+    @functools.cached_property
+    def _before_step(self) -> Callable[[tf.Tensor], None]:
+        """The part of the masks, compiled: it has an op for each kernel."""
+        pruner = self.engine.pruner if self.engine is not None else None
+        return tf.function(pruner.before_step) if pruner is not None else lambda step: None
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Around everything that one update of the weights takes.
+
+        Raises:
+            RuntimeError: there was not one update inside, or a compiled function that was traced in
+                an earlier phase.
+        """
+        engine = self.engine
+        self._run.batch_begin(self._done, span=1)
+        self._done += 1
+        if engine is None:  # an export of a plain model
+            yield
+            return
+        step, counted = engine.step + 1, self._adapter.iterations(self._model)
+        with engine.updating_outside(self._before_step):
+            yield
+        moved = (self._adapter.iterations(self._model) or 0) - (counted or 0)
+        if moved > 1 or engine.step != step:
+            raise RuntimeError(
+                "Compress.step: there must be one update of the weights inside, by your own code "
+                "and not by `train_on_batch`, which counts for itself. "
+                f"Received: {max(moved, engine.step - step + 1)} updates"
+            )
+
+    def epoch_end(self, logs: dict[str, float] | None) -> None:
+        self._run.epoch_end(self._epochs, logs)
+        self._epochs += 1
+
+    def finish(self) -> None:
+        if self.engine is not None:
+            self.engine.in_loop = False
+        self._run.finish()
