@@ -75,6 +75,8 @@ class ModelSource:
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
         model, adapter = self._model, self._adapter
+        if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            return None  # all processes would have to call it, and one writes the file
         structure, _ = adapter.structures(model)
         given = [inputs[name] for name in adapter.flat_names(model)[0]]
         own = vars(model)

@@ -1,8 +1,11 @@
-"""MirroredStrategy over two logical CPUs, in a process of its own: devices are set but once."""
+"""Several replicas: MirroredStrategy over two logical CPUs, and two workers on this machine."""
+
+import json
+import os
 
 import numpy as np
 import pytest
-from helpers.replicas import printed
+from helpers.replicas import printed, printed_by_workers
 
 SCRIPT = """
     from helpers.nets import small_net
@@ -98,3 +101,71 @@ def test_two_replicas_that_round_stay_near_one_device(one_and_two):
         np.testing.assert_allclose(weights, same, atol=5e-3)
     for key, limits in one[0].items():
         np.testing.assert_allclose(limits, two[0][key], rtol=0.01, atol=1e-5, err_msg=key)
+
+
+WORKERS = """
+    from helpers.nets import small_net
+
+    with strategy.scope():
+        model = small_net(keras, jit_compile=False, optimizer=keras.optimizers.SGD(0.05))
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(64, 8, 8, 1)).astype("float32")
+    y = generator.integers(0, 10, 64).astype("int32")
+    data = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(16)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    schedule = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=8, frequency=2)
+    compress = kc.Compress(
+        pruning=kc.Pruning(schedule),
+        quantization=kc.Quantization(delay=8, calibration_steps=4),
+        export=kc.Export("net.tflite", rehearse=False),
+    )
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if engine_of(model).step == STOP_AT:
+                os._exit(3)
+
+    callbacks = [compress, keras.callbacks.BackupAndRestore("backup"), Stop()]
+    history = model.fit(
+        data.with_options(options), steps_per_epoch=4, epochs=4, verbose=0, callbacks=callbacks
+    )
+    engine, export = engine_of(model), compress.report.export
+    print(json.dumps([
+        history.epoch, engine.step, str(engine.phase),
+        {key: limits.tolist() for key, limits in engine.quantizers.ranges().items()},
+        [target.kept().tolist() for target in engine.pruner.targets],
+        [weights.tolist() for weights in model.get_weights()],
+        export.written, export.skipped, export.error,
+    ]))
+"""
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(300)
+def test_two_workers_agree_one_writes_and_killed_ones_go_on(tmp_path):
+    (tmp_path / "whole").mkdir()
+    lines, codes = printed_by_workers(WORKERS.replace("STOP_AT", "-1"), tmp_path / "whole")
+    assert codes == [0, 0], lines
+    chief, other = map(json.loads, lines)
+    assert chief[:6] == other[:6]
+    assert chief[0] == [0, 1, 2, 3]
+    assert chief[1:3] == [16, "on"]
+    assert chief[6:] == [True, None, None]
+    assert other[6:] == [False, "the chief of the strategy's processes writes it", None]
+    assert sorted(os.listdir(tmp_path / "whole")) == [
+        "backup",
+        "backup.compress.npz",
+        "backup.compress.previous.npz",
+        "net.tflite",
+        "net.tflite.json",
+    ]
+    (tmp_path / "killed").mkdir()
+    _, codes = printed_by_workers(WORKERS.replace("STOP_AT", "11"), tmp_path / "killed")
+    assert codes == [3, 3]
+    lines, codes = printed_by_workers(WORKERS.replace("STOP_AT", "-1"), tmp_path / "killed")
+    assert codes == [0, 0], lines
+    resumed, also = map(json.loads, lines)
+    assert resumed[0] == [2, 3]
+    assert resumed[1:] == chief[1:]
+    assert also[1:6] == chief[1:6]

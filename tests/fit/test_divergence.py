@@ -1,6 +1,5 @@
 """A training that goes wrong: NaN weights are neither pruned nor shipped, and are named."""
 
-import logging
 import os
 
 import numpy as np

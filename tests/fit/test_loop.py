@@ -1,7 +1,5 @@
 """A training loop of one's own: the same masks, ranges and phases as in a `fit`."""
 
-import logging
-
 import numpy as np
 import pytest
 import tensorflow as tf
