@@ -65,7 +65,7 @@ def versions(keras: types.ModuleType | None) -> dict[str, str]:
 def write_record(report: Report, keras: types.ModuleType | None) -> None:
     """Write the record of a file that was written.
 
-    A record that cannot be written must not cost the file: that is logged.
+    A record that cannot be written must not cost the file: that is logged, and the report says it.
     """
     export = report.export
     if export is None or not export.written:
@@ -77,6 +77,7 @@ def write_record(report: Report, keras: types.ModuleType | None) -> None:
         write_atomically(path, f"{text}\n".encode())
     except Exception as error:
         logger.warning("No record at %s: %s", path, error)
+        export.record_error = f"{type(error).__name__}: {error}"
         forget_record(export.path)
 
 

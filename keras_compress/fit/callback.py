@@ -35,6 +35,7 @@ class _Member(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
 
     export: Export | None = None
     partial = False
+    reset_best = True
     verbose = 1
     _run: Run
 
@@ -79,6 +80,9 @@ class Compress(_Member):
             not compressed, or one that another `Compress` is in charge of.
         partial: this fit is one of several of a plan: targets beyond its end are no error, and
             nothing is exported before they are reached.
+        reset_best: at the switch, and when the final sparsity is reached, EarlyStopping,
+            ModelCheckpoint and ReduceLROnPlateau forget the best that they have seen, because it
+            was of another network. False: they keep it.
         verbose: 1 logs what happens to the logger "keras_compress" at level INFO, 0 only warnings.
 
     Attributes:
@@ -99,6 +103,7 @@ class Compress(_Member):
         quantization: Quantization | None = None,
         export: Export | None = None,
         partial: bool = False,
+        reset_best: bool = True,
         verbose: int = 1,
     ):
         super().__init__()
@@ -118,6 +123,7 @@ class Compress(_Member):
         self.quantization = quantization
         self.export = export
         self.partial = check_bool("Compress", "partial", partial)
+        self.reset_best = check_bool("Compress", "reset_best", reset_best)
         self.verbose = check_int("Compress", "verbose", verbose, minimum=0)
         self.report: Report | None = None
         self.stripped_model: KerasModel | None = None
@@ -221,6 +227,7 @@ class Compress(_Member):
             quantization=copy.deepcopy(self.quantization, memo),
             export=copy.deepcopy(self.export, memo),
             partial=self.partial,
+            reset_best=self.reset_best,
             verbose=self.verbose,
         )
 
@@ -228,7 +235,8 @@ class Compress(_Member):
         """A plain dict of plain values that `from_config` reads back; data is no part of it."""
         specs = {name: getattr(self, name) for name in ("pruning", "quantization", "export")}
         config = {name: spec and spec.get_config() for name, spec in specs.items()}
-        return {**config, "partial": self.partial, "verbose": self.verbose}
+        own = {name: getattr(self, name) for name in ("partial", "reset_best", "verbose")}
+        return {**config, **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Compress:

@@ -44,6 +44,7 @@ class Member(Protocol):
 
     export: Export | None
     partial: bool
+    reset_best: bool
     verbose: int
 
     def finished(self, report: Report) -> None:
@@ -326,7 +327,8 @@ class Run:
         self._warn_of_broken(self.engine)
         if not self._reached_before and self.engine.timetable.is_pruned_by(self.engine.step):
             self._forget_due.append("the final sparsity is reached")
-        for reason in self._forget_due:
+        wanted = all(member.reset_best for member in self.members)
+        for reason in self._forget_due if wanted else ():
             for who in self._best.forget():
                 self._say("%s: its best so far is forgotten, %s.", who, reason)
         self._forget_due.clear()

@@ -48,4 +48,5 @@ def load_state(model: KerasModel, path: str | os.PathLike[str]) -> None:
     engine = attach_state(model, state)
     if engine.owner is None:
         engine.owner = Compress(pruning=engine.pruning, quantization=engine.quantization)
+        engine.owner.set_model(model)
     continue_in_bare_fits(model)

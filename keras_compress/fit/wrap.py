@@ -74,6 +74,7 @@ def wrap(
             )
         attached = InPlace(adapter, model, pruning, quantization)
     attached.owner = owner
+    owner.set_model(model)
     attached.drives_bare_fits = True
     attached.attach()
     continue_in_bare_fits(model)

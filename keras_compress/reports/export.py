@@ -59,6 +59,7 @@ class ExportReport:
         mode: "int8", "int16x8", "dynamic", "float16" or "float32".
         error: what went wrong and what to do about it; None if nothing did.
         skipped: why none was made, because the fit ended before a target; None if one was.
+        record_error: why the record beside the file is missing; None if nothing went wrong.
         bytes: of the file.
         zipped_bytes: of a zip (deflate, level 9) with nothing else in it.
         sha256: of the file, in hexadecimal.
@@ -93,6 +94,7 @@ class ExportReport:
     mode: str
     error: str | None = None
     skipped: str | None = None
+    record_error: str | None = None
     bytes: int | None = None
     zipped_bytes: int | None = None
     sha256: str | None = None
@@ -122,6 +124,8 @@ class ExportReport:
         if not self.written:
             return f"{self.path}: not written, {self.error or self.skipped}"
         parts = [f"{self.path}: {self.mode}", _sizes(self)]
+        if self.record_error:
+            parts.append(f"without its record: {self.record_error}")
         if self.float_ops:
             named = dict.fromkeys(str(op) for op in self.float_ops)  # one op of one layer once
             parts.append(f"float ops: {', '.join(named)}")

@@ -231,6 +231,21 @@ def test_early_stopping_forgets_its_best_and_restores_all_that_belongs_to_the_ne
     assert_same_weights(got.compress.stripped_model.get_weights(), got.weights)
 
 
+def test_who_says_so_keeps_the_best_of_the_float_network(keras, data, reference, tmp_path):
+    rates = _changing_rates(keras)
+    stop = keras.callbacks.EarlyStopping(monitor="watched", mode="min", patience=5)
+    checkpoint = keras.callbacks.ModelCheckpoint(
+        str(tmp_path / "best.weights.h5"),
+        monitor="watched",
+        mode="min",
+        save_best_only=True,
+        save_weights_only=True,
+    )
+    got = train(keras, data, compress(reset_best=False), [*rates, stop, checkpoint])
+    assert [each.best for each in (rates[-1], stop, checkpoint)] == [1.0, 1.0, 1.0]
+    assert_same_arrays(got.state.masks, reference.state.masks)
+
+
 @in_turn
 def test_early_stopping_that_sees_the_best_last_changes_nothing(keras, data, reference, before):
     stop = keras.callbacks.EarlyStopping(

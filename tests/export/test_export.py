@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -296,6 +297,37 @@ def test_a_record_that_cannot_be_written_costs_neither_file_nor_truth(
     assert report.bytes == path.stat().st_size
     assert not beside.exists()
     assert f"No record at {beside}: no space left" in caplog.text
+    assert (report.written, report.record_error) == (True, "OSError: no space left")
+    assert "without its record: OSError: no space left" in str(report)
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(300)
+def test_two_processes_that_export_to_one_path_leave_one_whole_file(plain, digits, tmp_path):
+    plain.save(tmp_path / "net.keras")
+    np.savez(tmp_path / "data.npz", digits[0][:32])
+    script = """
+import sys
+import keras_compress as kc
+for _ in range(5):
+    kc.export_tflite(
+        "net.keras", kc.Export("net.tflite", mode=sys.argv[1], representative_dataset="data.npz"
+        if sys.argv[1] == "int8" else None)
+    )
+"""
+    modes = ("int8", "float32")
+    running = [
+        subprocess.Popen([sys.executable, "-c", script, mode], cwd=tmp_path) for mode in modes
+    ]
+    assert [process.wait() for process in running] == [0, 0]
+    sizes = []
+    for mode in modes:
+        data = digits[0][:32] if mode == "int8" else None
+        export = kc.Export(tmp_path / f"{mode}.tflite", mode=mode, representative_dataset=data)
+        sizes.append(kc.export_tflite(plain, export).bytes)
+    assert (tmp_path / "net.tflite").stat().st_size in sizes
+    assert kc.load_tflite(tmp_path / "net.tflite").predict(digits[2][:4]).shape == (4, 10)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_model_of_a_mixed_policy_ships_in_integers(keras, digits, tmp_path):

@@ -31,7 +31,7 @@ def section(title):
 def test_the_python_of_the_readme_runs(keras, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 17
+    assert len(blocks) == 18
     source = "\n".join(blocks)
     if keras.__name__ == "tf_keras":
         source = source.replace("import keras\n", "import tf_keras as keras\n")
@@ -53,7 +53,17 @@ def test_the_python_of_the_readme_runs(keras, tmp_path, monkeypatch, capsys):
     accuracy = re.search(r"^0\.\d+$", printed, flags=re.MULTILINE)
     assert float(accuracy.group()) > 0.8
     written = {path.name for path in tmp_path.iterdir()}
-    integers = {"", "_float_ends", "_int8", "_int16x8", "_trained", "_uint8", "_guess", "_micro"}
+    integers = {
+        "",
+        "_float_ends",
+        "_int8",
+        "_int16x8",
+        "_trained",
+        "_uint8",
+        "_guess",
+        "_micro",
+        "_loop",
+    }
     floats = {"_float32", "_float16", "_dynamic", "_saved", "_sparse", "_fixed"}
     files = {f"digits{name}.tflite": name in integers for name in integers | floats}
     assert written >= {*files, "digits.keras", "digits.npz", "digits.weights.h5", "digits.png"}
@@ -126,6 +136,20 @@ def test_the_readme_lists_exactly_what_can_be_quantized():
 def test_the_page_of_kinds_is_what_the_tests_run():
     """`PYTHONPATH=tests python -m helpers.kinds_page > docs/kinds.md` writes it."""
     assert (README.parent / "docs" / "kinds.md").read_text() == page()
+
+
+def test_what_happens_if_names_tests_that_there_are():
+    text = (README.parent / "docs" / "what_happens_if.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
+    named = [re.search(r"\| `(tests/[\w/]+\.py)::(test_\w+)` \|$", row) for row in rows]
+    headings = [row for row, found in zip(rows, named, strict=True) if found is None]
+    assert set(headings) == {"| if ... | then ... | test |"}
+    for found in filter(None, named):
+        file, test = found.groups()
+        source = (README.parent / file).read_text()
+        assert f"\ndef {test}(" in source, found[0]
+        is_swept = "@pytest.mark.sweep\n" in source.partition(f"def {test}(")[0][-80:]
+        assert is_swept == ("(*sweep*)" in found.string), found[0]
 
 
 def architecture():

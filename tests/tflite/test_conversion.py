@@ -3,6 +3,7 @@
 import glob
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from keras_compress.tflite import (
 )
 from keras_compress.tflite.child_process import child_environment
 from keras_compress.tflite.conversion.errors import remedy_for_crash, translate
-from keras_compress.tflite.conversion.process import Session
+from keras_compress.tflite.conversion.process import Session, WorkerCrashError
 
 fake_quant = tf.quantization.fake_quant_with_min_max_vars
 fake_quant_per_channel = tf.quantization.fake_quant_with_min_max_vars_per_channel
@@ -508,6 +509,43 @@ def test_the_worker_ends_with_its_parent(tmp_path):
     assert result.stderr == ""
     assert not _alive(pid)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_dies_of_its_own_exception_was_not_killed():
+    with Session() as session:
+        (session.folder / "job.json").write_text("{")  # no JSON: read before anything is caught
+        with pytest.raises(WorkerCrashError) as error:
+            session.run(60)
+    assert str(error.value) == "the converter process ended by itself with code 1"
+    assert "JSONDecodeError" in error.value.chatter
+    assert "may be damaged" in remedy_for_crash(str(error.value), True, error.value.chatter)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits another process")
+def test_a_worker_without_memory_says_so():
+    weights = tf.Variable(tf.random.normal((4096, 8192)), trainable=False)  # 134 MB
+
+    def large(x):
+        return {"y": tf.matmul(x, weights)}
+
+    function = tf.function(large).get_concrete_function(tf.TensorSpec((1, 4096), name="x"))
+    with Session():
+        worker = worker_pid()
+    # Until it has loaded TensorFlow, it needs room for that.
+    small = tf.function(lambda x: {"y": x + 1.0}).get_concrete_function(
+        tf.TensorSpec((1, 4), name="x")
+    )
+    convert(small, Conversion("float32"))
+    assert worker_pid() == worker
+    size = next(
+        1024 * int(line.split()[1])
+        for line in pathlib.Path(f"/proc/{worker}/status").read_text().splitlines()
+        if line.startswith("VmSize")
+    )
+    resource.prlimit(worker, resource.RLIMIT_AS, (size + 2**27, size + 2**27))
+    with pytest.raises(ConversionError, match="memory ran out"):
+        convert(function, Conversion("float32"))
+    assert convert(small, Conversion("float32"))  # by a new one
 
 
 def test_the_worker_ends_when_its_parent_is_killed(tmp_path):

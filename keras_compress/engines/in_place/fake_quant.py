@@ -115,7 +115,11 @@ class ActivationQuantizer:
         high = tf.maximum(tf.reduce_max(numbers), 0.0)
         batch = tf.stack([low, high])
         old = tf.convert_to_tensor(limits)
-        if self._seen is not None and self._seen[0] == self._mode.trace:
+        if (
+            self._seen is not None
+            and self._seen[0] == self._mode.trace
+            and _is_known(self._seen[2])
+        ):
             # The same range meets a second tensor in this step (a shared layer, the inputs of a
             # Concatenate): it covers both.
             _, old, earlier = self._seen
@@ -127,6 +131,17 @@ class ActivationQuantizer:
         new = tf.where(tf.reduce_all(tf.math.is_finite(batch)), new, old)
         limits.assign(new)
         return new
+
+
+def _is_known(tensor: tf.Tensor) -> bool:
+    """Whether a tensor can be used here: a `tf.function` of the user's that makes variables is
+    traced twice in its first step, and what the first trace saw is no number in the second.
+    """
+    own = getattr(tensor, "graph", None)
+    here = tf.compat.v1.get_default_graph()
+    while own is not None and here is not None and here is not own:
+        here = getattr(here, "outer_graph", None)
+    return own is None or here is not None
 
 
 class KernelQuantizer:

@@ -174,7 +174,7 @@ def _run(
                 str(error), "Give it more with `timeout`, or export a smaller model", error.chatter
             ) from None
         except WorkerCrashError as error:
-            remedy = remedy_for_crash(str(error), how.quantized)
+            remedy = remedy_for_crash(str(error), how.quantized, error.chatter)
             raise ConversionError(str(error), remedy, error.chatter) from None
         failure = session.folder / "error.json"
         if failure.exists():

@@ -30,10 +30,16 @@ class ConversionError(RuntimeError):
             self.add_note("\n".join(["The converter printed at the end:", *lines]))
 
 
-def remedy_for_crash(reason: str, quantized: bool) -> str:
-    """What to do when the worker ended as `reason` says."""
+_MEMORY = "close other programs or export a smaller model"
+_OUT_OF_MEMORY = ("bad_alloc", "MemoryError", "ResourceExhausted", "Cannot allocate memory")
+
+
+def remedy_for_crash(reason: str, quantized: bool, chatter: str = "") -> str:
+    """What to do when the worker ended as `reason` says, after it had printed that."""
+    if any(sign in chatter for sign in _OUT_OF_MEMORY):
+        return f"The memory ran out: {_MEMORY}"
     if "SIGKILL" in reason:
-        return "Most likely the memory ran out: close other programs or export a smaller model"
+        return f"Most likely the memory ran out: {_MEMORY}"
     if "killed by" not in reason:
         return "The installation may be damaged: see `chatter` for what the process printed"
     if quantized:
@@ -60,7 +66,9 @@ def translate(kind: str, message: str, mode: str = "int8") -> ConversionError:
     names = _QUOTED.findall(found["place"] or "") if found else []
     where = f" (at {names[-1]!r})" if names else ""
     reason = reason[:300] + where
-    if "neither a custom op nor a flex op" in message:
+    if any(sign in f"{kind} {message}" for sign in _OUT_OF_MEMORY):
+        remedy = f"The memory ran out: {_MEMORY}"
+    elif "neither a custom op nor a flex op" in message:
         remedy = "TFLite has no such op: replace that layer, or compute its part outside the model"
     elif "op resolver for calibration" in message:
         remedy = (

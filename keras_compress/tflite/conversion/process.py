@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from keras_compress.tflite.child_process import Child, Keeper, child_environment
 CHILD = "keras_compress.tflite.conversion.worker"
 DONE = "done\n"
 """The child's last line about a job."""
+
+_ENDING = 5.0
+"""Seconds that a child gets which has closed its end without an answer."""
 
 
 class WorkerError(Exception):
@@ -85,6 +89,9 @@ class Worker(Child):
         if answer == DONE and not late.is_set():
             return
         if answer != DONE:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                # It ends by itself, and what it ended of is no SIGKILL of ours.
+                self.process.wait(0 if late.is_set() else _ENDING)
             self.process.kill()
             self.process.wait()
         if late.is_set():
