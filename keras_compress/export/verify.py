@@ -15,7 +15,7 @@ from keras_compress.export.float_ops import LayersOf
 from keras_compress.export.layer_by_layer import compare_layers
 from keras_compress.export.rows import rows_to_compare, specs_of
 from keras_compress.reports.export import ExportReport
-from keras_compress.specs.export import Export
+from keras_compress.specs.export import INTEGER_MODES, Export
 from keras_compress.tflite import (
     ConversionError,
     FileReport,
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 Predict = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray] | None]
 
 logger = logging.getLogger("keras_compress")
+WRONG_LAYER, WRONG_OUTPUT = 2.0, 16.0
+"""Steps, on average: what is further off on equal inputs, or at an output, is no rounding."""
+
 LAYER_SAMPLES = 8
 """On how many of the inputs a file is compared with its network layer by layer."""
 
@@ -69,6 +72,7 @@ def verify(
     _compare_outputs(report, function, file, contents, rows, predict)
     if engine is not None:
         _compare_layers(report, engine, data, rows[: -(-LAYER_SAMPLES // export.batch_size)])
+    _warn_of_difference(report)
 
 
 _FAILING = re.compile(r"Node number (\d+) \((\w+)\) failed")
@@ -166,6 +170,28 @@ def _compare_predict(
             continue
         found = agreement({name: answer}, {name: given}, {name: scales[name]})[name]
         report.predict_steps[name] = found.largest_steps
+
+
+def _warn_of_difference(report: ExportReport) -> None:
+    """Say that an integer file is not the network, where it differs by more than its roundings."""
+    if report.mode not in INTEGER_MODES:
+        return
+    wrong = [
+        f"layer {each.path!r} ({each.mean_steps:.0f} steps on average)"
+        for each in report.layers
+        if not each.mean_steps <= WRONG_LAYER
+    ]
+    wrong += [
+        f"output {name!r} ({report.mean_steps[name]:.0f} steps on average)"
+        for name, tensor in report.outputs.items()
+        if tensor["scale"] and not report.mean_steps[name] <= WRONG_OUTPUT
+    ]
+    if wrong:
+        logger.warning(
+            "The file at %s is not the network that was trained: it differs in %s. See the report.",
+            report.path,
+            ", ".join(wrong),
+        )
 
 
 def _compare_layers(

@@ -440,3 +440,57 @@ def test_predict_is_compared_where_it_is_the_network_of_the_file(rounded, digits
     assert report.predict_steps["scores"] < 1e-5
     after = kc.Export(path, representative_dataset=digits[0][:64])
     assert 0 < kc.export_tflite(plain, after).predict_steps["scores"] < 40
+
+
+# --- what would be another network
+
+
+def faint(keras, kind, scale):
+    """A trained net of one layer whose kernel is next to nothing beside its bias."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    first = {
+        "dense": lambda: [layers.Flatten(), layers.Dense(8, name="faint"), layers.ReLU()],
+        "conv": lambda: [layers.Conv2D(8, 3, name="faint"), layers.ReLU(), layers.Flatten()],
+        "depthwise": lambda: [
+            layers.DepthwiseConv2D(3, depth_multiplier=2, name="faint"),
+            layers.ReLU(),
+            layers.Flatten(),
+        ],
+    }[kind]()
+    model = keras.Sequential(
+        [layers.Input((8, 8, 1)), *first, layers.Dense(10, activation="softmax")]
+    )
+    kernel, bias = model.get_layer("faint").get_weights()
+    own = np.linspace(0.2, 0.4, bias.size, dtype="float32")
+    model.get_layer("faint").set_weights([scale * kernel, own])
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy", jit_compile=False)
+    return model
+
+
+def exported(model, digits, path):
+    compress = kc.Compress(
+        quantization=kc.Quantization(delay=2), export=kc.Export(path, rehearse=False), verbose=0
+    )
+    model.fit(digits[0][:64], digits[1][:64], batch_size=16, verbose=0, callbacks=[compress])
+    return compress.report.export
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1e-7])
+@pytest.mark.parametrize("kind", ["dense", "conv", "depthwise"])
+def test_the_bias_beside_a_faint_kernel_fits_into_its_integer(
+    keras, digits, tmp_path, kind, scale, caplog
+):
+    report = exported(faint(keras, kind, scale), digits, tmp_path / "net.tflite")
+    assert max(layer.largest_steps for layer in report.layers) <= 1
+    assert not [r for r in caplog.records if r.name == "keras_compress"]
+
+
+def test_a_file_that_is_another_network_is_warned_of(keras, digits, tmp_path, caplog, monkeypatch):
+    # Without room for it a bias runs over, and the converter says nothing.
+    monkeypatch.setattr("keras_compress.engines.in_place.fake_quant.LARGEST_BIAS", 2.0**60)
+    report = exported(faint(keras, "dense", 1e-6), digits, tmp_path / "net.tflite")
+    assert report.layers[0].mean_steps > 2
+    (said,) = [r.getMessage() for r in caplog.records if r.name == "keras_compress"]
+    assert f"The file at {report.path} is not the network that was trained" in said
+    assert f"layer {report.layers[0].path!r}" in said

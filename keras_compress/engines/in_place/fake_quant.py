@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -21,6 +22,9 @@ from keras_compress.engines.quantizers import Mode
 
 UNSEEN = (-6.0, 6.0)
 """A range before the first batch: ReLU6's, mirrored."""
+
+LARGEST_BIAS = 2.0**30
+"""Of the steps of its integer sum, which is an int32."""
 
 FAINTEST = 1e-4
 """The smallest magnitude of a channel, as a share of its kernel's."""
@@ -156,6 +160,8 @@ class KernelQuantizer:
         """The magnitude from `freeze_step` on; before, it is read off the kernel, so that it can
         never be stale.
         """
+        self.least: Callable[[], tf.Tensor] | None = None
+        """What the magnitude must not fall below, per channel, for the sake of the bias."""
 
     def __call__(self, dtype: tf.DType, lifts: int = 0) -> tf.Tensor:
         """The rounded kernel, with so many axes of length 1 in front."""
@@ -189,7 +195,17 @@ class KernelQuantizer:
         """The largest magnitude, () or (channels,)."""
         if self.frozen is not None:
             return tf.convert_to_tensor(self.frozen)
-        return self._magnitude_of(tf.convert_to_tensor(self.variable))
+        magnitude = self._magnitude_of(tf.convert_to_tensor(self.variable))
+        if self.least is None or self._mode.updating:  # no training step rounds its bias
+            return magnitude
+        least = self.least()
+        if self._granularity is Granularity.TENSOR:
+            least = tf.reduce_max(least)
+        return tf.maximum(magnitude, least)
+
+    def least_for(self, bias: tf.Tensor, input_scale: tf.Tensor) -> tf.Tensor:
+        """The magnitude at which a bias still has room in an int32, with as much beside it."""
+        return tf.abs(bias) / (LARGEST_BIAS * input_scale) * (2.0 ** (self._bits - 1) - 1)
 
     def _magnitude_of(self, kernel: tf.Tensor) -> tf.Tensor:
         sizes = tf.abs(tf.cast(tf.stop_gradient(kernel), tf.float32))

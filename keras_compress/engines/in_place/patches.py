@@ -60,6 +60,7 @@ class PatchedQuantizers(Quantizers):
                 quantizer = KernelQuantizer(self.mode, weight_bits, granularity, variable)
                 self.kernels[f"{plan.key}/{kernel}/{shape}"] = quantizer
                 self._kernels_of.setdefault(plan.key, {})[kernel] = quantizer
+            self._leave_room_for_bias(plan)
         self._units = Units(
             adapter,
             self.mode,
@@ -303,6 +304,17 @@ class PatchedQuantizers(Quantizers):
             return None
         variable = self._adapter.tf_variable(bias)
         return lambda: tf.cast(tf.convert_to_tensor(variable), tf.float32)
+
+    def _leave_room_for_bias(self, plan: OperationPlan) -> None:
+        """Let the kernel's scale not be so fine that its bias, in steps of input scale x kernel
+        scale, would be too large for the int32 that it becomes.
+        """
+        bias = self._bias(plan)
+        if not plan.kernels or plan.norm is not None or plan.source is None or bias is None:
+            return
+        source = self.activations[plan.source]
+        *_, kernel = self._kernels_of[plan.key].values()
+        kernel.least = lambda: kernel.least_for(bias(), source.scale())
 
     def _grid_source(self, plan: OperationPlan) -> str | None:
         """What rounds the input where biases are rounded too; None where they are not: it is to
