@@ -4,6 +4,7 @@ cost; and layer by layer what a file makes of the float network.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -87,16 +88,18 @@ def compare(
     runs = checks.check_int(OWNER, "runs", runs, minimum=0)
     if names is not None and len(names) != len(networks):
         raise checks.value_error(OWNER, "names", list(names), f"{len(networks)} names")
-    found = list(_opened(networks, names or _names(networks), num_threads))
-    if len(found) < 2:
-        rule = "two or more, or one Keras model whose quantization is on"
-        raise checks.value_error(OWNER, "networks", [each.name for each in found], rule)
-    columns = _columns(data, found[0].inputs)
-    answers: list[Columns] = []
-    for network in found:
-        own = network.answer(_renamed(network.name, "inputs", network.inputs, columns))
-        outputs = tuple(answers[0]) if answers else tuple(own)
-        answers.append(_renamed(network.name, "outputs", outputs, own))
+    with contextlib.ExitStack() as reading:
+        names = names or _names(networks)
+        found = list(_opened(networks, names, num_threads, reading))
+        if len(found) < 2:
+            rule = "two or more, or one Keras model whose quantization is on"
+            raise checks.value_error(OWNER, "networks", [each.name for each in found], rule)
+        columns = _columns(data, found[0].inputs)
+        answers: list[Columns] = []
+        for network in found:
+            own = network.answer(_renamed(network.name, "inputs", network.inputs, columns))
+            outputs = tuple(answers[0]) if answers else tuple(own)
+            answers.append(_renamed(network.name, "outputs", outputs, own))
     compared = [
         _compared(network, answers[0], own, _evaluated(metric, labels, own), num_threads, runs)
         for network, own in zip(found, answers, strict=True)
@@ -122,7 +125,13 @@ def _names(networks: Sequence[Any]) -> list[str]:
     return [f"{name} ({n + 1})" if n else name for name, n in zip(names, before, strict=True)]
 
 
-def _opened(networks: Sequence[Any], names: Sequence[str], num_threads: int) -> Iterator[_Network]:
+def _opened(
+    networks: Sequence[Any],
+    names: Sequence[str],
+    num_threads: int,
+    reading: contextlib.ExitStack,
+) -> Iterator[_Network]:
+    """The networks, whose weights are masked until `reading` ends."""
     files = {
         position: load_tflite(network, num_threads)
         for position, network in enumerate(networks)
@@ -136,7 +145,7 @@ def _opened(networks: Sequence[Any], names: Sequence[str], num_threads: int) -> 
             inputs = tuple(info.name for info in file.inputs)
             yield _Network(name, inputs, file.answers, read_bytes(network, OWNER))
         else:
-            yield from _of_source(network, name, batch_size)
+            yield from _of_source(network, name, batch_size, reading)
 
 
 def _is_tflite(network: Any) -> bool:
@@ -145,7 +154,9 @@ def _is_tflite(network: Any) -> bool:
     return isinstance(network, bytes | bytearray | memoryview)
 
 
-def _of_source(network: Any, name: str, batch_size: int) -> Iterator[_Network]:
+def _of_source(
+    network: Any, name: str, batch_size: int, reading: contextlib.ExitStack
+) -> Iterator[_Network]:
     """The float network of a model, and the fake-quantized one if its quantization is on."""
     from keras_compress.export.model_files import source_of_file
     from keras_compress.export.model_source import ModelSource
@@ -153,6 +164,7 @@ def _of_source(network: Any, name: str, batch_size: int) -> Iterator[_Network]:
 
     is_path = isinstance(network, str | os.PathLike)
     source = source_of_file(network) if is_path else ModelSource(network, owner=OWNER)
+    reading.enter_context(source.masked())
 
     def answering(label: str, function: ConcreteFunction, file: bytes | None) -> _Network:
         inputs = tuple(spec.name for spec in function.structured_input_signature[0])

@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from keras_compress.engines.layers_argument import LEFT_BY_USER, with_names
 from keras_compress.engines.masks import Pruner
-from keras_compress.engines.quantizers import Quantizers
-from keras_compress.engines.state import Phase
+from keras_compress.engines.quantizers import STALE, Quantizers
+from keras_compress.engines.state import Phase, State
 from keras_compress.engines.timetable import Timetable
 from keras_compress.engines.train_step import TrainStep
 from keras_compress.frameworks.adapter import Adapter, layers_inside, wrap_method
@@ -31,8 +31,8 @@ logger = logging.getLogger("keras_compress")
 _ATTRIBUTE = "_keras_compress_engine"
 
 READERS = (
-    "evaluate", "export", "get_weights", "predict", "predict_on_batch", "save", "save_weights",
-    "test_on_batch",
+    "evaluate", "export", "get_state_tree", "get_weights", "predict", "predict_on_batch", "save",
+    "save_weights", "test_on_batch",
 )  # fmt: skip
 """The methods of a model that read its weights, for somebody other than the next update."""
 
@@ -157,15 +157,14 @@ class Engine(abc.ABC):
             if model.built:
                 self._place()
             self._undo.append(wrap_method(model, "train_step", self._train_step.around))
-            if self.pruning is not None:
-                for name in READERS:
-                    if hasattr(model, name):
-                        self._undo.append(wrap_method(model, name, self._reading_masked))
+            for name in READERS:
+                if hasattr(model, name):
+                    self._undo.append(wrap_method(model, name, self._reading_masked))
             for name in ("compile", "load_weights"):  # after which the optimizer counts otherwise
                 self._undo.append(wrap_method(model, name, self._recounting))
             remember(model, self)
             self.adapter.retrace(model)
-            self._note_counts()
+            self.note_counts()
         except BaseException:  # Ctrl-C too must leave no patch that nobody knows of
             self.detach()
             raise
@@ -331,7 +330,7 @@ class Engine(abc.ABC):
 
     def begin_fit(self) -> None:
         """What must be so before the first update of any fit."""
-        self._note_counts()
+        self.note_counts()
         if self.pruner is not None and self.timetable.resolved is not None:
             self.pruner.start(self.step + 1)
             if self._train_step.is_stale:
@@ -363,14 +362,17 @@ class Engine(abc.ABC):
             self._warn_of_uncounted()
             yield
             return
-        kernels = [target.kernel for target in self.pruner.targets]
-        before = [tf.identity(kernel) for kernel in kernels]
+        targets = self.pruner.targets
+        before = [tf.identity(target.kernel) for target in targets]
         self.apply_masks()
         try:
             yield
         finally:
-            for kernel, weights in zip(kernels, before, strict=True):
-                kernel.assign(weights)
+            # The dropped ones alone: whatever else has changed meanwhile is somebody's wish.
+            for target, weights in zip(targets, before, strict=True):
+                kept = tf.cast(target.mask, tf.bool)
+                now = tf.convert_to_tensor(target.kernel)
+                target.kernel.assign(tf.where(kept, now, weights))
 
     @contextlib.contextmanager
     def updating_outside(self, before_step: Callable[[tf.Tensor], None]) -> Iterator[None]:
@@ -379,32 +381,33 @@ class Engine(abc.ABC):
         Raises:
             RuntimeError: what was called inside was traced in another phase.
         """
-        before = self.step
+        before, quantizers = self.step, self.quantizers
         step = tf.constant(before + 1, tf.int64)
         self.step = before + 1
         following: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if self.quantizers is not None:
-            calls = self.quantizers.mode.calls
-            following = self.quantizers.training_step(compiled_inside=True)
+        if quantizers is not None:
+            calls, observed = quantizers.mode.calls, quantizers.observed.numpy()
+            following = quantizers.training_step(compiled_inside=True)
         try:
             before_step(step)
             with following:
                 yield
-        except BaseException:
+        except BaseException as error:  # an update that has failed is none
             self.step = before
+            if quantizers is not None:
+                quantizers.observed.assign(observed)
+            if isinstance(error, tf.errors.InvalidArgumentError) and STALE in str(error):
+                raise RuntimeError(STALE) from error
             raise
         if self.pruner is not None:
             self.pruner.after_step(step)
-        if self.quantizers is not None and self.traced_in is not self._phase:
-            if self.quantizers.mode.calls == calls:
-                raise RuntimeError(
-                    "Compress.step: a compiled step must be traced anew when the phase changes; "
-                    "give `compress.phase` to your `tf.function` as an argument. Received: one "
-                    f"traced before quantization was {self._phase}"
-                )
+        if quantizers is not None and self.traced_in is not self._phase:
+            if quantizers.mode.calls == calls:
+                raise RuntimeError(STALE)
             self.traced_in = self._phase
 
-    def _note_counts(self) -> None:
+    def note_counts(self) -> None:
+        """From here on the optimizer's count and ours go together."""
         iterations = self.adapter.iterations(self.model)
         if iterations is not None:
             self._counted = (self.model.optimizer, self.step, iterations)
@@ -413,7 +416,7 @@ class Engine(abc.ABC):
         @functools.wraps(original)
         def change(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            self._note_counts()
+            self.note_counts()
             return result
 
         return change
@@ -425,7 +428,7 @@ class Engine(abc.ABC):
             return
         if self.adapter.in_fit(self.model):
             # Keras 3 counts a step without a batch, in which a dataset of unknown length ends.
-            self._note_counts()
+            self.note_counts()
             return
         optimizer, step, counted = self._counted
         missed = (iterations - counted) - (self.step - step)
@@ -436,7 +439,7 @@ class Engine(abc.ABC):
                 "inside `with compress.step():`.",
                 missed,
             )
-            self._note_counts()
+            self.note_counts()
 
     def enter_phase_of_next(self) -> None:
         """Do by the phase of the next update, which comes outside of a `fit`."""
@@ -455,6 +458,23 @@ class Engine(abc.ABC):
     def is_chief(self) -> bool:
         """Whether this process is the one of a strategy's that writes files."""
         return bool(self.model.distribute_strategy.extended.should_checkpoint)
+
+    @property
+    def works_alone(self) -> bool:
+        """Whether no other process trains the same model."""
+        strategy = self.model.distribute_strategy
+        return not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+    def has_zeros_of(self, state: State) -> bool:
+        """Whether the weights are zero where the masks of a state drop them."""
+        masks = state.masks
+        targets = [] if self.pruner is None else self.pruner.targets
+        return all(
+            target.key in masks
+            and masks[target.key].shape == tuple(target.kernel.shape)
+            and not target.kernel.numpy()[~masks[target.key]].any()
+            for target in targets
+        )
 
     @contextlib.contextmanager
     def as_they_are(self) -> Iterator[None]:

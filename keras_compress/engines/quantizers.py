@@ -23,6 +23,12 @@ the activation of the operation, or one inside its form; the step is the real va
 """
 
 
+STALE = (
+    "Compress.step: a compiled step must be traced anew when the phase changes; give "
+    "`compress.phase` to your `tf.function` as an argument. Received: one traced in another phase"
+)
+
+
 @dataclasses.dataclass
 class Mode:
     """What the patches do while the next graph is traced; a change takes effect at the next trace.
@@ -35,6 +41,8 @@ class Mode:
     """A training step is being traced, so ranges move."""
     decay: tf.Tensor | tf.Variable | None = None
     """The share of the old range that stays, in this step."""
+    phase_now: tf.Variable | None = None
+    """The phase, where a graph may be run in another than that it was traced in."""
     calls: int = 0
     """Counts how often the network was traced, or run eagerly."""
     trace: int = 0
@@ -51,6 +59,15 @@ class Mode:
         """
         leaves_plain = save_context.in_save_context() and not self.constants
         return self.phase is not Phase.OFF and not leaves_plain
+
+    def check_phase(self) -> tf.Operation | None:
+        """What fails in a graph that is run in another phase than that it is traced in; None where
+        nobody could do so.
+        """
+        if self.phase_now is None or tf.executing_eagerly():
+            return None
+        traced_in = list(Phase).index(self.phase)
+        return tf.debugging.assert_equal(self.phase_now, traced_in, message=STALE)
 
     def number(self, compute: Callable[[], tf.Tensor]) -> tf.Tensor:
         """What `compute` gives: as ops of the graph, or as a constant in one that leaves."""
@@ -74,6 +91,7 @@ class Quantizers(abc.ABC):
         self.observed = tf.Variable(0, dtype=tf.int64, trainable=False, name="observed")
         """How many updates have moved the ranges."""
         self._decay = tf.Variable(0.0, trainable=False, name="decay")
+        self._phase_now = tf.Variable(0, trainable=False, name="phase")
 
     @property
     def has_units(self) -> bool:
@@ -109,11 +127,14 @@ class Quantizers(abc.ABC):
                 self._decay.assign(mode.decay)
                 mode.decay = self._decay
             self.observed.assign_add(1)
+        if compiled_inside:
+            self._phase_now.assign(list(Phase).index(mode.phase))
+            mode.phase_now = self._phase_now
         try:
             yield
         finally:
             mode.updating = False
-            mode.decay = None
+            mode.decay = mode.phase_now = None
 
     @contextlib.contextmanager
     def leaving_the_process(self, exporting: bool = False) -> Iterator[None]:

@@ -177,9 +177,8 @@ def _is_range(value: np.ndarray) -> bool:
     return bool(whole and value[0] <= value[1])
 
 
-def _is_magnitude(value: np.ndarray) -> bool:
-    whole = value.dtype == np.float32 and value.ndim <= 1 and np.isfinite(value).all()
-    return bool(whole and (value > 0).all())
+def _are_numbers(value: np.ndarray) -> bool:
+    return bool(value.dtype == np.float32 and value.size and np.isfinite(value).all())
 
 
 _COUNT = ("an int >= 0", _counts)
@@ -212,6 +211,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "kernels": _NAMES,
     "masks": ("an array of bools", lambda value: value.dtype == bool),
     "ranges": ("a finite minimum and maximum, float32, in this order", _is_range),
-    "kernel_ranges": ("finite numbers above 0, float32", _is_magnitude),
+    # A magnitude, or a minimum and a maximum: the engine that reads them knows.
+    "kernel_ranges": ("finite numbers, float32", _are_numbers),
 }
 """Field -> what it must be, in words and as a test."""

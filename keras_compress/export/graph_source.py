@@ -100,6 +100,9 @@ class GraphSource:
                 f"({str(error).strip().splitlines()[0]})"
             ) from error
 
+    def masked(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
     def not_finite(self) -> str | None:
         for node in every_node(self._graph):
             # Not what is infinite: a mask may be.

@@ -26,7 +26,6 @@ class ModelSource:
 
     Args:
         input_shape: of inputs that the model leaves free, as in `Export`.
-        masked: bring the weights under their masks now, as they are meant to leave.
         owner: whom to name in an error.
     """
 
@@ -34,7 +33,6 @@ class ModelSource:
         self,
         model: KerasModel,
         input_shape: Shapes = None,
-        masked: bool = True,
         owner: str = "export_tflite",
     ):
         self._model = model
@@ -42,8 +40,6 @@ class ModelSource:
         self._adapter = adapter_of(model, owner)
         self.keras = self._adapter.keras
         attached = engine_of(model)
-        if attached is not None and masked:
-            attached.apply_masks()
         # Or one to read a model with that tfmot's wrappers alone have driven.
         wrapped = attached is None and is_wrapped(model, owner)
         self.engine = reader(self._adapter, model) if wrapped else attached
@@ -66,6 +62,10 @@ class ModelSource:
             batch_size, quantized=quantized, for_file=for_file, input_shape=self._input_shape
         )
 
+    def masked(self) -> contextlib.AbstractContextManager[None]:
+        attached = engine_of(self._model)
+        return contextlib.nullcontext() if attached is None else attached.masked()
+
     def not_finite(self) -> str | None:
         for name in not_finite(self._adapter, self._model):
             return name
@@ -75,7 +75,7 @@ class ModelSource:
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
         model, adapter = self._model, self._adapter
-        if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        if self.engine is not None and not self.engine.works_alone:
             return None  # all processes would have to call it, and one writes the file
         structure, _ = adapter.structures(model)
         given = [inputs[name] for name in adapter.flat_names(model)[0]]

@@ -119,7 +119,7 @@ def _as_at_the_end(model: KerasModel, export: Export) -> Iterator[ModelSource]:
     adapter = adapter_of(model, "Compress")
     with contextlib.ExitStack() as stack:
         stack.enter_context(adapter.seeds_kept())
-        source = ModelSource(model, export.input_shape, masked=False)
+        source = ModelSource(model, export.input_shape)
         engine = source.engine
         if engine is not None and engine.quantizers is not None:
             if not engine.phase.rounds:

@@ -49,6 +49,9 @@ class Source(Protocol):
     ) -> tf.types.experimental.ConcreteFunction:
         """The network in inference, as `inference_function` describes it: rounding or float."""
 
+    def masked(self) -> contextlib.AbstractContextManager[None]:
+        """While inside, its weights are as they are meant to leave."""
+
     def not_finite(self) -> str | None:
         """The first weight or range with a NaN or infinite number in it, by its name."""
 

@@ -70,9 +70,9 @@ def export_tflite(
             if value is not None:
                 raise value_error(OWNER, name, value, "None for a model, which has its own")
         network = ModelSource(source, export.input_shape)
-    with _bar() if progress else contextlib.nullcontext() as told:
+    with network.masked(), _bar() if progress else contextlib.nullcontext() as told:
         written = writing.write_file(network, export, told)
-    report = report_before_export(network, export)
+        report = report_before_export(network, export)
     report.export = written
     write_record(report, network.keras)
     return written

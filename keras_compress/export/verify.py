@@ -31,8 +31,14 @@ if TYPE_CHECKING:
 Predict = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray] | None]
 
 logger = logging.getLogger("keras_compress")
-WRONG_LAYER, WRONG_OUTPUT = 2.0, 16.0
-"""Steps, on average: what is further off on equal inputs, or at an output, is no rounding."""
+WRONG_LAYER = 2.0
+"""Steps of a layer, on average and on equal inputs: what is further off is no rounding."""
+
+WRONG_OUTPUT = 1 / 16
+"""Of an output's whole range, on average."""
+
+WRONG_PREDICT = 1 / 4
+"""Of it, by which `model.predict` at most may be further from the file than its network is."""
 
 LAYER_SAMPLES = 8
 """On how many of the inputs a file is compared with its network layer by layer."""
@@ -176,6 +182,11 @@ def _warn_of_difference(report: ExportReport) -> None:
     """Say that an integer file is not the network, where it differs by more than its roundings."""
     if report.mode not in INTEGER_MODES:
         return
+    ranges = {
+        name: float(2 ** (8 * np.dtype(tensor["dtype"]).itemsize))
+        for name, tensor in report.outputs.items()
+        if tensor["scale"]
+    }
     wrong = [
         f"layer {each.path!r} ({each.mean_steps:.0f} steps on average)"
         for each in report.layers
@@ -183,8 +194,14 @@ def _warn_of_difference(report: ExportReport) -> None:
     ]
     wrong += [
         f"output {name!r} ({report.mean_steps[name]:.0f} steps on average)"
-        for name, tensor in report.outputs.items()
-        if tensor["scale"] and not report.mean_steps[name] <= WRONG_OUTPUT
+        for name, steps in ranges.items()
+        if not report.mean_steps[name] <= WRONG_OUTPUT * steps
+    ]
+    wrong += [
+        f"what `model.predict` gives for {name!r} (by {found:.0f} steps)"
+        for name, steps in ranges.items()
+        if (found := report.predict_steps.get(name)) is not None
+        and not found <= report.largest_steps[name] + WRONG_PREDICT * steps
     ]
     if wrong:
         logger.warning(

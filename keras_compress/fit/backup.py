@@ -45,13 +45,7 @@ class StateFiles:
         """The state that was written with the backup of this optimizer count; None if there is
         none.
         """
-        for path, state in self._states():
-            if state.iterations == iterations:
-                # The other one, if later, belongs to a backup that was never written; it must not
-                # push this one out when the next is.
-                os.replace(path, self.current)
-                return state
-        return None
+        return next((each for _, each in self._states() if each.iterations == iterations), None)
 
     def of_backup(self, iterations: int) -> State:
         """The state that belongs to a backup of this count.
@@ -61,14 +55,26 @@ class StateFiles:
         """
         state = self.matching(iterations)
         if state is None:
-            found = [each.iterations for _, each in self._states()]
             raise ValueError(
                 "Compress: the backup that was restored must have a state of ours beside it, or "
-                f"its masks and ranges are lost. There are states of iterations {found} in "
+                f"its masks and ranges are lost. There are states of iterations {self.counts()} in "
                 f"{self.current!r} and {self.previous!r}; remove the backup to begin anew. "
                 f"Received: a backup of iteration {iterations}"
             )
         return state
+
+    def go_on_from(self, state: State) -> None:
+        """Keep the one that was taken: the other, if later, belongs to a backup that was never
+        written, and must not push this one out when the next is.
+        """
+        for path, each in self._states():
+            if each.iterations == state.iterations:
+                os.replace(path, self.current)
+                return
+
+    def counts(self) -> list[int | None]:
+        """The optimizer's counts of the states that there are."""
+        return [each.iterations for _, each in self._states()]
 
     def _states(self) -> Iterator[tuple[str, State]]:
         for path in (self.current, self.previous):
@@ -81,14 +87,25 @@ class Accompanied:
 
     What it does when the training ends, it does only when `end` is called: to remove the backup,
     which is all that is left of a process that is killed while it exports.
+
+    Attributes:
+        restored: whether this fit goes on from a backup.
     """
 
-    def __init__(self, adapter: Adapter, engine: Engine, callback: Any):
-        if _ATTRIBUTE in vars(callback):
-            vars(callback)[_ATTRIBUTE].let_go()  # a fit that failed left this behind
+    def __init__(
+        self,
+        adapter: Adapter,
+        engine: Engine | None,
+        callback: Any,
+        callbacks: KerasCallbackList,
+        restored: bool,
+    ):
+        self._adapter = adapter
         self._engine = engine
         self._files = StateFiles(callback.backup_dir)
         self._callback = callback
+        self._callbacks = callbacks
+        self.restored = restored
         self._end: Callable[[], object] | None = None
         self._undo = [
             wrap_method(callback, adapter.backup_method, self._with_state),
@@ -98,10 +115,15 @@ class Accompanied:
 
     @classmethod
     def begin(
-        cls, adapter: Adapter, model: KerasModel, engine: Engine, callbacks: KerasCallbackList
+        cls,
+        adapter: Adapter,
+        model: KerasModel,
+        engine: Engine | None,
+        callbacks: KerasCallbackList,
+        say: Callable[..., None],
     ) -> Self | None:
         """Write our state with every backup of this fit, and go on from the one just restored, if
-        one was. None without a `BackupAndRestore`.
+        one was. None without a `BackupAndRestore`. `say` logs a message with its arguments.
 
         Raises:
             ValueError: a backup was restored, and no state matches it.
@@ -111,20 +133,32 @@ class Accompanied:
         ]
         if not found:
             return None
-        callback, files = found[0], StateFiles(found[0].backup_dir)
-        iterations = adapter.iterations(model)
+        callback = found[0]
+        if _ATTRIBUTE in vars(callback):
+            vars(callback)[_ATTRIBUTE].let_go()  # a fit that failed left this behind
+        files, iterations = StateFiles(callback.backup_dir), adapter.iterations(model)
+        restored = adapter.has_backup(callback)
         state = None
-        if iterations is not None and adapter.has_backup(callback):
+        if engine is not None and restored and iterations is not None:
             state = files.of_backup(iterations)
-        elif iterations and not engine.step:
-            state = files.matching(iterations)
-        if state is not None:
+        elif engine is not None and iterations and not engine.step:
+            state = _of_loaded(files, engine, iterations, say)
+        if engine is not None and state is not None:
             restore(engine, state, "Compress")
-        return cls(adapter, engine, callback)
+            if engine.is_chief:
+                files.go_on_from(state)
+        return cls(adapter, engine, callback, callbacks, restored)
+
+    @property
+    def _is_called(self) -> bool:
+        """Whether it is the list of this fit that calls, and not that of one after it failed."""
+        return self._adapter.callback_list(self._callback) is self._callbacks
 
     def _with_state(self, original: Method) -> Method:
         def back_up(*args: object, **kwargs: object) -> object:
             engine = self._engine
+            if engine is None or not self._is_called:
+                return original(*args, **kwargs)
             if engine.is_chief:
                 try:
                     # First: a backup without its state could not be resumed.
@@ -136,7 +170,8 @@ class Accompanied:
                         engine.step,
                         error,
                     )
-                    return None
+                    if engine.works_alone:  # or the others would wait for this one
+                        return None
             with engine.as_they_are():
                 return original(*args, **kwargs)
 
@@ -144,7 +179,11 @@ class Accompanied:
 
     def _put_off(self, original: Method) -> Method:
         def on_train_end(*args: object, **kwargs: object) -> None:
-            self._end = lambda: original(*args, **kwargs)
+            if self._is_called:
+                self._end = lambda: original(*args, **kwargs)
+            else:
+                self.let_go()
+                original(*args, **kwargs)
 
         return on_train_end
 
@@ -154,7 +193,49 @@ class Accompanied:
         while self._undo:
             self._undo.pop()()
 
-    def end(self) -> None:
-        """Do what the callback does at the end of a training."""
-        if self._end is not None:
+    def back_up_end(self, epochs: int, steps: int | None) -> None:
+        """Write a backup of a training that is through, after so many epochs of so many steps."""
+        if self._engine is not None and self._engine.is_chief:
+            try:
+                self._files.write(take(self._engine))
+            except OSError as error:
+                logger.warning("No backup of the end: its state cannot be written (%s).", error)
+                return
+        self._adapter.back_up_end(self._callback, epochs, steps)
+
+    def end(self, keep: bool) -> None:
+        """Do what the callback does at the end of a training, but for removing what it has written
+        if that is to be kept.
+        """
+        if self._end is None:
+            return
+        deletes = self._callback.delete_checkpoint
+        self._callback.delete_checkpoint = deletes and not keep
+        try:
             self._end()
+        finally:
+            self._callback.delete_checkpoint = deletes
+
+
+def _of_loaded(
+    files: StateFiles, engine: Engine, iterations: int, say: Callable[..., None]
+) -> State | None:
+    """The state of a model that was loaded from elsewhere, by the count of its optimizer and the
+    zeros of its kernels; None where there is none.
+    """
+    state = files.matching(iterations)
+    engine.place_if_built()
+    if state is not None and engine.has_zeros_of(state):
+        say(
+            "The model goes on by the state of update %d, which is that of its optimizer.",
+            state.step,
+        )
+        return state
+    if files.counts():
+        logger.warning(
+            "Compression begins anew: of the states beside the backup, of iterations %s, none is "
+            "that of this model, whose optimizer has made %d updates.",
+            files.counts(),
+            iterations,
+        )
+    return None

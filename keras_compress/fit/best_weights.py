@@ -31,12 +31,17 @@ class BestWeights:
             if callback.best_epoch == epoch:
                 self._kept[id(callback)] = (epoch, take(engine))
 
-    def put_back(self, engine: Engine) -> None:
-        """After everybody's `on_train_end`, which has put the weights back."""
+    def put_back(self, engine: Engine) -> int:
+        """After everybody's `on_train_end`, which has put the weights back; the update that they
+        are of.
+        """
+        step = engine.step
         for callback in self._restoring():
             epoch, state = self._kept.get(id(callback), (None, None))
             if state is not None and callback.best_epoch == epoch:
                 restore_arrays(engine, state)
+                step = state.step
+        return step
 
     def _restoring(self) -> list[Any]:
         """Every EarlyStopping that has weights to put back."""

@@ -139,7 +139,7 @@ class Compress(_Member):
 
     # --- in a loop of one's own
 
-    def begin(self, model: KerasModel, steps: int | None = None) -> None:
+    def begin(self, model: KerasModel, steps: int | None = None, optimizer: object = None) -> None:
         """Compress a model that no `fit` trains::
 
             compress.begin(model, steps=1000)
@@ -155,6 +155,8 @@ class Compress(_Member):
             model: built, or wrapped by `wrap`; compiled or not.
             steps: how many updates the loop has. None: nobody knows; then every step of the specs
                 is an int.
+            optimizer: what updates the weights, where it is not the one that the model was compiled
+                with: its count tells whether each step has been one update.
 
         Raises:
             ValueError: as at the start of a `fit`; or the model belongs to a strategy of several
@@ -164,7 +166,10 @@ class Compress(_Member):
             steps = check_int("Compress.begin", "steps", steps, minimum=1)
         self.report = None
         self.stripped_model = None
-        self._loop = Loop(self, model, steps, self.pruning, self.quantization)
+        if self._loop is not None:
+            self._loop.abandon()
+            self._loop = None
+        self._loop = Loop(self, model, steps, self.pruning, self.quantization, optimizer)
         self.set_model(model)
         continue_in_bare_fits(model)
 

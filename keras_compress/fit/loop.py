@@ -36,9 +36,16 @@ class Loop:
         steps: int | None,
         pruning: Pruning | None,
         quantization: Quantization | None,
+        optimizer: object = None,
     ):
         self._model = model
+        self._own_optimizer = optimizer
         self._adapter = adapter_of(model, "Compress.begin")
+        if not model.built:
+            raise ValueError(
+                "Compress.begin: `model` must be built; call it on a batch of data first. "
+                f"Received: model={type(model).__name__} without weights"
+            )
         replicas = model.distribute_strategy.num_replicas_in_sync
         if replicas > 1:
             raise ValueError(
@@ -52,7 +59,6 @@ class Loop:
         self._run.epoch_begin(0)
         if self.engine is not None:
             self.engine.in_loop = True
-        self._done = 0
         self._epochs = 0
 
     @property
@@ -74,27 +80,42 @@ class Loop:
                 an earlier phase.
         """
         engine = self.engine
-        self._run.batch_begin(self._done, span=1)
-        self._done += 1
+        self._run.step_begin()
         if engine is None:  # an export of a plain model
             yield
             return
-        step, counted = engine.step + 1, self._adapter.iterations(self._model)
+        step, counted = engine.step + 1, self._count()
         with engine.updating_outside(self._before_step):
             yield
-        moved = (self._adapter.iterations(self._model) or 0) - (counted or 0)
-        if moved > 1 or engine.step != step:
+        moved = 1 if counted is None else (self._count() or 0) - counted
+        if engine.step != step:
+            moved = engine.step - step + 1
+        # One that scales the loss leaves an update out now and then.
+        if moved != 1 and not (moved == 0 and hasattr(self._optimizer, "inner_optimizer")):
             raise RuntimeError(
                 "Compress.step: there must be one update of the weights inside, by your own code "
                 "and not by `train_on_batch`, which counts for itself. "
-                f"Received: {max(moved, engine.step - step + 1)} updates"
+                f"Received: {moved} updates"
             )
+
+    @property
+    def _optimizer(self) -> Any:
+        return self._model.optimizer if self._own_optimizer is None else self._own_optimizer
+
+    def _count(self) -> int | None:
+        """Of the optimizer that updates the weights; None where nobody knows it."""
+        optimizer = self._optimizer
+        return None if optimizer is None else int(self._adapter.count_of(optimizer).numpy())
 
     def epoch_end(self, logs: dict[str, float] | None) -> None:
         self._run.epoch_end(self._epochs, logs)
         self._epochs += 1
 
     def finish(self) -> None:
+        self.abandon()
+        self._run.finish()
+
+    def abandon(self) -> None:
+        """Leave the loop where it is."""
         if self.engine is not None:
             self.engine.in_loop = False
-        self._run.finish()

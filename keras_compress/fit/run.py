@@ -217,6 +217,11 @@ class Run:
         for export in exports:
             preflight.check_export(engine, export)
         updates = self._updates(epoch)
+        self._backup = Accompanied.begin(
+            self.adapter, self.model, engine, self.callbacks, self._say
+        )
+        if self._backup is not None:
+            self._undo.append(self._backup.let_go)
         if engine is None:
             for export in exports:
                 preflight.check_export_of(self.model, engine, export)
@@ -230,9 +235,6 @@ class Run:
         for callback in saving:
             if not callback.save_weights_only:
                 engine.check_saving(callback.filepath)
-        self._backup = Accompanied.begin(self.adapter, self.model, engine, self.callbacks)
-        if self._backup is not None:
-            self._undo.append(self._backup.let_go)
         if engine.timetable.has_fractions:
             if updates is None:
                 given = " ".join(str(s) for s in (engine.pruning, engine.quantization) if s)
@@ -247,7 +249,9 @@ class Run:
         def check() -> None:
             for export in exports:
                 preflight.check_export_of(self.model, engine, export)
-            if self.drives and updates is not None and not self._partial:
+            # A backup of the end has nothing more to reach: it is there for the export.
+            at_end = updates == 0 and self._backup is not None and self._backup.restored
+            if self.drives and updates is not None and not self._partial and not at_end:
                 preflight.check_reach(engine, updates)
             self._rehearse(exports, updates)
             self._plot_data.begin(engine)
@@ -284,10 +288,14 @@ class Run:
 
     # --- step
 
-    def batch_begin(self, batch: int, span: int | None = None) -> None:
-        """Enter the phase of the `span` updates that are about to run; None: as many as the model
-        says.
-        """
+    def step_begin(self) -> None:
+        """Enter the phase of the next update, whoever makes it."""
+        engine = self.engine
+        if engine is not None and engine.quantization is not None:
+            self._enter(engine, engine.timetable.phase_after(engine.step, 1), engine.step + 1)
+
+    def batch_begin(self, batch: int) -> None:
+        """Enter the phase of the updates that are about to run."""
         engine = self.engine
         if engine is None or engine.quantization is None or not self.drives:
             return
@@ -297,7 +305,7 @@ class Run:
         done = self._epoch_first + batch
         if done < self._edge:  # nothing can change yet, and to ask for more takes its time
             return
-        span = span or self.adapter.steps_per_execution(self.model)
+        span = self.adapter.steps_per_execution(self.model)
         phase = engine.timetable.phase_after(done, span)
         if phase.rounds and not engine.phase.rounds:
             self._forget_due.append(f"quantization is on from update {done + 1}")
@@ -365,22 +373,39 @@ class Run:
         """
         self._let_go()
         engine = self.engine
+        of = None if engine is None else engine.step
         if engine is not None and self._started:
-            self._best.put_back(engine)
+            of = self._best.put_back(engine)
             engine.settle()
-        missed = self._missed()
+        missed = self._missed(of)
         if self.drives and engine is not None and engine.quantization is not None and not missed:
+            phase = engine.timetable.phase_after(engine.step, 1)
+            if self._freezes_early:
+                phase = Phase.FROZEN
+                self._say("The fit ended at update %d, before freeze_step: frozen here.", of)
             # A delay that ends with the fit: no update is rounded, the model is.
-            self._enter(engine, engine.timetable.phase_after(engine.step, 1), engine.step + 1)
+            self._enter(engine, phase, engine.step + 1)
+        self._keep_for_export(missed)
         # Not kept: it holds the data, and this run lives as long as its members.
         outcome = Outcome(self.adapter, self.model, engine, self._plot_data, self.drives, self._say)
-        failed = []
-        for member in self.members:
-            report = outcome.report(missed, member.export)
-            if report.export is not None and report.export.error is not None:
-                failed.append(report.export.path)
+        failed = ["what was interrupted"]
+        try:
+            reports = [outcome.report(missed, member.export) for member in self.members]
+            exports = [report.export for report in reports if report.export is not None]
+            failed = [export.path for export in exports if export.error is not None]
+        finally:
+            self._end_backup(failed)
+        for member, report in zip(self.members, reports, strict=True):
             member.finished(report)
-        self._end_backup(failed)
+
+    def _keep_for_export(self, missed: list[str]) -> None:
+        """Back the end up, before a file is made of it: what EarlyStopping has put back, and masks
+        and ranges as they ship, are in no backup of an epoch.
+        """
+        if self._backup is None or missed or not any(m.export is not None for m in self.members):
+            return
+        params = self.callbacks.params
+        self._backup.back_up_end(params["epochs"], params.get("steps"))
 
     def _end_backup(self, failed: list[str]) -> None:
         """Let the backup go that a training leaves, but for one that still has a file to write."""
@@ -391,27 +416,35 @@ class Run:
                 "The backup is kept: the same fit, run again, goes on at the export of %s.",
                 ", ".join(failed),
             )
-        else:
-            self._backup.end()
+        self._backup.end(keep=bool(failed))
 
     @property
     def _freezes_early(self) -> bool:
-        """Whether a fit that ends before its freeze step is frozen as it is."""
-        return self.drives and not self._partial
+        """Whether somebody has ended the fit before its freeze step, after which it would only have
+        stood still. The next fit goes on to where that step is.
+        """
+        engine = self.engine
+        freeze_step = None if engine is None else engine.timetable.freeze_step
+        stopped = bool(getattr(self.model, "stop_training", False))
+        if engine is None or freeze_step is None or self._partial or not self.drives:
+            return False
+        return stopped and freeze_step > engine.step
 
-    def _missed(self) -> list[str]:
-        if self.engine is None or not self._started:
+    def _missed(self, step: int | None) -> list[str]:
+        """What lies behind the update that the weights are of."""
+        if self.engine is None or step is None or not self._started:
             return []
-        step = self.engine.step
-        timetable = self.engine.timetable
-        missed = [f"{name} at update {at}" for name, at in timetable.targets() if at > step]
-        if missed == [f"{FREEZE_STEP} at update {timetable.freeze_step}"] and self._freezes_early:
-            self._say("The fit ended at update %d, before %s: frozen here.", step, *missed)
-            timetable.freeze_step, missed = step, []
+        optional = FREEZE_STEP if self._freezes_early or self.engine.phase is Phase.FROZEN else ""
+        missed = [
+            f"{name} at update {at}"
+            for name, at in self.engine.timetable.targets()
+            if at > step and name != optional
+        ]
         if not missed and self.engine.has_unseen_ranges:
             missed = ["any update that would set the ranges"]
         if missed and self.drives:
-            message = "The fit ended at update %d, before %s; nothing is exported."
+            what = "The fit ended at" if step == self.engine.step else "The weights put back are of"
+            message = f"{what} update %d, before %s; nothing is exported."
             say = self._say if self._partial else logger.warning
             say(message, step, " and ".join(missed))
         return missed

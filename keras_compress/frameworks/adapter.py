@@ -335,6 +335,12 @@ class Adapter(abc.ABC):
         """
 
     @abc.abstractmethod
+    def back_up_end(self, callback: object, epochs: int, steps: int | None) -> None:
+        """Let a `BackupAndRestore` write a backup from which a training of so many epochs of so
+        many steps has nothing left to train.
+        """
+
+    @abc.abstractmethod
     def reset_best(self, callback: object) -> bool:
         """Forget the best value that an EarlyStopping, ModelCheckpoint or ReduceLROnPlateau has
         seen; False for any other callback.

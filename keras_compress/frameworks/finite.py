@@ -10,14 +10,16 @@ from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasModel
 
 
-def is_finite(variable: tf.Variable) -> bool:
-    """Whether no number of a variable is NaN or infinite."""
-    numbers = tf.convert_to_tensor(variable)
-    return not numbers.dtype.is_floating or bool(tf.reduce_all(tf.math.is_finite(numbers)))
-
-
 def not_finite(adapter: Adapter, model: KerasModel) -> Iterator[str]:
-    """The names of the weights that have a NaN or infinite number in them."""
+    """The names of the weights that have a NaN in them, or, of those that are trained, an infinite
+    number: what is not may be a mask.
+    """
     for variable in model.weights:
-        if not is_finite(adapter.tf_variable(variable)):
+        numbers = tf.convert_to_tensor(adapter.tf_variable(variable))
+        if not numbers.dtype.is_floating:
+            continue
+        broken = tf.math.is_nan(numbers)
+        if variable.trainable:
+            broken |= tf.math.is_inf(numbers)
+        if tf.reduce_any(broken):
             yield adapter.weight_name(variable)

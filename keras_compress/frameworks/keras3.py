@@ -123,6 +123,11 @@ class Keras3(Adapter):
     def has_backup(self, callback: Any) -> bool:
         return os.path.exists(callback._weights_path)  # private
 
+    def back_up_end(self, callback: Any, epochs: int, steps: int | None) -> None:
+        callback._current_epoch = epochs  # private: the epoch that it would go on with
+        callback._last_batch_seen = 0
+        type(callback)._save_model(callback)
+
     def count_of(self, optimizer: Any) -> KerasVariable:
         # Private: where gradients are accumulated, the public count is of those that were applied.
         inner = getattr(optimizer, "inner_optimizer", optimizer)

@@ -232,6 +232,13 @@ class TFKeras(Adapter):
         # Private: it restores the latest that this knows.
         return callback._training_state.read_checkpoint_manager.latest_checkpoint is not None
 
+    def back_up_end(self, callback: Any, epochs: int, steps: int | None) -> None:
+        # Private: what it reads, when it goes on, of the last epoch and of its last batch.
+        state = callback._training_state
+        state._ckpt_saved_epoch.assign(epochs - 1)
+        state._ckpt_saved_batch.assign((steps or 1) - 1)
+        state.back_up(epoch=epochs - 1)
+
     def reset_best(self, callback: Any) -> bool:
         if self.isinstance(callback, "EarlyStopping"):
             callback.wait = 0

@@ -58,7 +58,8 @@ class ExportReport:
         path: where it stands.
         mode: "int8", "int16x8", "dynamic", "float16" or "float32".
         error: what went wrong and what to do about it; None if nothing did.
-        skipped: why none was made, because the fit ended before a target; None if one was.
+        skipped: why none was made: the fit ended before a target, or another worker writes it; None
+            if one was.
         record_error: why the record beside the file is missing; None if nothing went wrong.
         bytes: of the file.
         zipped_bytes: of a zip (deflate, level 9) with nothing else in it.

@@ -229,7 +229,7 @@ class ConstantSparsity(_Schedule):
         if end != -1 and not begin <= end:
             raise self._order_error("at most `end_step`", begin, end)
         if end == 0 and isinstance(end, int):  # steps count from 1
-            rule = "at least 1 or a fraction, or no mask would be computed; -1 is without an end"
+            rule = "at least the first step, or no mask would be computed; -1 is without an end"
             raise checks.value_error(self.kind, "end_step", self.end_step, rule)
 
 

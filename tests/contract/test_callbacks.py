@@ -243,7 +243,23 @@ def test_who_says_so_keeps_the_best_of_the_float_network(keras, data, reference,
     )
     got = train(keras, data, compress(reset_best=False), [*rates, stop, checkpoint])
     assert [each.best for each in (rates[-1], stop, checkpoint)] == [1.0, 1.0, 1.0]
-    assert_same_arrays(got.state.masks, reference.state.masks)
+    assert got.state.step == reference.state.step
+
+
+def test_a_best_from_before_the_targets_is_no_file(keras, data, tmp_path, caplog):
+    """Whoever keeps the float network's best may get an epoch back that is not done."""
+    stop = keras.callbacks.EarlyStopping(
+        monitor="watched", mode="min", patience=9, restore_best_weights=True
+    )
+    callback = compress(reset_best=False, export=kc.Export(tmp_path / "net.tflite"))
+    got = train(keras, data, callback, [scripted(keras, [1.0, 2.0, 3.0]), stop])
+    missed = ["the final sparsity at update 10", "the delay at update 12"]
+    assert got.report.missed == missed
+    assert not got.report.export.written
+    assert (
+        f"The weights put back are of update 8, before {' and '.join(missed)}; nothing is exported."
+        in caplog.messages
+    )
 
 
 @in_turn
@@ -284,14 +300,15 @@ def test_early_stopping_before_the_freeze_step_freezes_then_and_there(
     quantization = kc.Quantization(delay=6, calibration_steps=4, freeze_step=20)
     callback = kc.Compress(quantization=quantization, export=export)
     got = train(keras, data, callback, [scripted(keras, [1.0, 2.0, 3.0]), stop], before)
-    assert "The fit ended at update 16, before freeze_step at update 20: frozen here." in (
-        caplog.messages
-    )
+    assert "The fit ended at update 16, before freeze_step: frozen here." in caplog.messages
     assert (got.state.step, got.state.phase) == (2 * STEPS, Phase.FROZEN)
     assert set(got.state.kernel_ranges) == set(got.state.kernels)
     assert (got.report.missed, got.report.export.written) == ([], True)
-    assert got.state.steps == {"delay": 6, "freeze_step": 16}
-    # A plan over several fits goes on to where it says.
+    assert got.state.steps == {"delay": 6, "freeze_step": 20}
+    # Another fit goes on to where it is.
+    got = train(keras, data, callback, model=got.model, epochs=3, initial_epoch=2)
+    assert (got.state.step, got.state.phase) == (3 * STEPS, Phase.FROZEN)
+    # Of a plan over several fits nobody has ended anything.
     model = net(keras)
     several = kc.Compress(quantization=quantization, export=export, partial=True)
     got = train(keras, data, several, model=model, epochs=2)

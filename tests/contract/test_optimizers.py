@@ -5,6 +5,7 @@ import contextlib
 import keras as keras3
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 from contract.runs import BATCH, kernels
 
@@ -68,7 +69,18 @@ def policy_of(keras, name):
 def net(keras):
     keras.utils.set_random_seed(0)
     layers = keras.layers
-    return keras.Sequential(
+
+    class Looking(keras.Sequential):
+        """Notes the kernels as the forward pass of a step will find them."""
+
+        looked = ()
+
+        def train_step(self, batch):
+            for seen, kernel in zip(self.looked, self.kernels, strict=True):
+                seen.assign(tf.cast(tf.convert_to_tensor(kernel), tf.float32))
+            return super().train_step(batch)
+
+    return Looking(
         [
             layers.Input((64,)),
             layers.Dense(16, activation="relu"),
@@ -90,12 +102,16 @@ def check(keras, optimizer, data, policy=None):
         model = net(keras)
         model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False)
     schedule = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=4, frequency=1)
+    dense = [layer for layer in model.layers if layer.weights]
+    kernels_of_model = [getattr(layer.kernel, "_value", layer.kernel) for layer in dense]
+    seen = [tf.Variable(tf.zeros(each.shape)) for each in kernels_of_model]
+    vars(model).update(looked=seen, kernels=kernels_of_model)  # past what tracks variables
     compress = kc.Compress(
         pruning=kc.Pruning(schedule),
         quantization=kc.Quantization(delay=DELAY, calibration_steps=2),
         verbose=0,
     )
-    kept, phases = {}, []
+    kept, phases, revived = {}, [], []
 
     class Probe(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
@@ -104,6 +120,11 @@ def check(keras, optimizer, data, policy=None):
 
         def on_train_batch_end(self, batch, logs=None):
             kept["end", batch] = slots(model.optimizer)
+            for own, target in zip(seen, engine_of(model).pruner.targets, strict=True):
+                found = own.numpy()
+                assert found.any()
+                np.testing.assert_array_equal(found[~target.kept()], 0)
+                revived.append((target.kernel.numpy()[~target.kept()] != 0).any())
 
     model.fit(
         x, y, batch_size=BATCH, epochs=1, shuffle=False, verbose=0, callbacks=[compress, Probe()]
@@ -117,6 +138,7 @@ def check(keras, optimizer, data, policy=None):
         for before, after in zip(kept["begin", DELAY], kept["end", DELAY], strict=True)
     ]
     assert any(moved), "it goes on"
+    assert any(revived), "an update moves dropped weights, or nobody would have to mask them"
     masks = [target.kept() for target in engine_of(model).pruner.targets]
     for mask in masks:
         assert mask.mean() == pytest.approx(0.5, abs=0.02)

@@ -161,3 +161,25 @@ def test_a_state_that_was_changed_is_refused_in_words(keras, frozen_state, tmp_p
     model = small_net(keras, jit_compile=False)
     with untouched(model), pytest.raises((ValueError, TypeError), match="Received: "):
         kc.load_state(model, path)
+
+
+@pytest.mark.parametrize("change", ["out of order", "of another shape"])
+@pytest.mark.parametrize("group", ["ranges", "kernel_ranges"])
+def test_a_changed_state_of_tfmots_wrappers_is_refused_too(digits, tmp_path, group, change):
+    import tf_keras
+
+    def wrapped():
+        plain = tf_keras.Sequential.from_config(small_net(tf_keras).get_config())
+        return kc.wrap(plain, quantization=kc.Quantization(delay=1), engine="tfmot")
+
+    model = wrapped()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(digits[0][:64], digits[1][:64], batch_size=16, verbose=0)
+    kc.save_state(model, tmp_path / "state.npz")
+    kc.load_state(wrapped(), tmp_path / "state.npz")
+    meta, arrays = entries(tmp_path / "state.npz")
+    key = next(key for key in arrays if key.startswith(f"{group}/"))
+    arrays[key] = arrays[key][::-1] if change == "out of order" else arrays[key][:1]
+    write_entries(tmp_path / "state.npz", meta, arrays)
+    with pytest.raises(ValueError, match="Received: "):
+        kc.load_state(wrapped(), tmp_path / "state.npz")

@@ -170,7 +170,7 @@ def test_a_compiled_step_that_does_not_know_of_the_phase_is_an_error(keras, batc
     callback.begin(model, steps=STEPS)
     with pytest.raises(RuntimeError, match=r"give `compress\.phase` to your `tf\.function`"):
         run(callback, train, batches, "always the same")
-    assert engine_of(model).step == 5, "the first that watches"
+    assert engine_of(model).step == 4, "before the first that watches"
 
 
 def test_two_updates_in_one_step_are_an_error(keras, batches):
@@ -270,3 +270,99 @@ def test_a_loop_that_ends_early_leaves_no_file(keras, batches, tmp_path):
     assert report.missed[0] == "the final sparsity at update 7"
     assert not report.export.written
     assert engine_of(model).phase is Phase.OFF
+
+
+def test_after_an_update_that_failed_the_phases_are_where_they_were(keras, batches, by_fit):
+    model, callback, phases = net(keras), compress(), []
+    train = train_step(keras, model)
+    callback.begin(model, steps=STEPS)
+    for number, (x, y) in enumerate(batches):
+        if number in (2, 5, 7):
+            with pytest.raises(KeyError), callback.step():
+                raise KeyError
+        with callback.step():
+            phases.append(callback.phase)
+            train(tf.constant(x), tf.constant(y), callback.phase)
+    callback.finish()
+    assert phases == PHASES
+    assert_like(model, by_fit)
+
+
+def test_updates_of_ones_own_and_single_batches_share_one_count(keras, batches):
+    model, callback, phases = net(keras), compress(), []
+    train = train_step(keras, model)
+    callback.begin(model, steps=STEPS)
+    for number, (x, y) in enumerate(batches):
+        if number % 2:
+            model.train_on_batch(x, y)
+        else:
+            with callback.step():
+                train(tf.constant(x), tf.constant(y), callback.phase)
+        phases.append(callback.phase)
+    callback.finish()
+    assert phases == PHASES
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+def test_a_loop_that_rounds_from_its_first_steps_with_an_optimizer_of_its_own(
+    keras, batches, delay
+):
+    """Which makes its variables in the first step, so that TensorFlow traces it twice."""
+    model = keras.Sequential.from_config(net(keras).get_config())
+    optimizer = keras.optimizers.Adam(0.01)
+    loss_of = keras.losses.SparseCategoricalCrossentropy()
+
+    @tf.function
+    def train(x, y, phase):
+        with tf.GradientTape() as tape:
+            loss = loss_of(y, model(x, training=True))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+    callback = compress(quantization=kc.Quantization(delay=delay), pruning=None)
+    callback.begin(model, steps=STEPS, optimizer=optimizer)
+    run(callback, train, batches)
+
+    def twice(*arguments):
+        train(*arguments)
+        train(*arguments)
+
+    with pytest.raises(RuntimeError, match="Received: 2 updates"):
+        run(callback, twice, batches[:1])
+    for key, limits in take(engine_of(model)).ranges.items():
+        assert limits[0] <= 0 < limits[1], key
+        assert list(limits) != [-6.0, 6.0], key
+
+
+def test_a_step_without_an_update_is_an_error(keras, batches):
+    model, callback = net(keras), compress()
+    callback.begin(model, steps=STEPS)
+    with pytest.raises(RuntimeError, match="Received: 0 updates"), callback.step():
+        pass
+
+
+def test_a_short_batch_at_the_edge_does_not_hide_an_old_trace(keras, batches):
+    model, callback = net(keras), compress()
+    train = train_step(keras, model)
+    callback.begin(model, steps=STEPS)
+    x, y = batches[4]
+    run(callback, train, batches[:4], "always the same")
+    run(callback, train, [(x[:7], y[:7])], "always the same")  # traced for its shape
+    with pytest.raises(RuntimeError, match=r"give `compress\.phase` to your `tf\.function`"):
+        run(callback, train, batches[5:6], "always the same")
+
+
+def test_a_model_without_weights_is_refused(keras):
+    model = keras.Sequential([keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match=r"Compress\.begin: `model` must be built"):
+        compress().begin(model, steps=STEPS)
+
+
+def test_a_second_loop_ends_the_first(keras, batches):
+    first, second, callback = net(keras), net(keras), compress()
+    callback.begin(first, steps=STEPS)
+    with pytest.raises(ValueError, match="ends at update 8"):
+        callback.begin(second, steps=8)
+    with pytest.raises(RuntimeError, match="`begin` must come first"):
+        callback.step()
+    assert not engine_of(first).in_loop

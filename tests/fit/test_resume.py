@@ -398,6 +398,19 @@ def test_a_model_loaded_without_a_backup_goes_on_by_the_state_of_its_count(keras
     assert engine_of(model).phase is Phase.FROZEN
 
 
+def test_a_state_of_an_equal_count_is_not_taken_for_that_of_another_model(keras, tmp_path, caplog):
+    folder = tmp_path / "backup"
+    resume_child.fit(
+        resume_child.net(keras), [resume_child.compress(), resume_child.backup(keras, folder)]
+    )
+    plain = resume_child.net(keras)  # which was never compressed, and has made as many updates
+    resume_child.fit(plain, [])
+    callbacks = [resume_child.compress(partial=True), resume_child.backup(keras, folder)]
+    resume_child.fit(plain, callbacks, epochs=1)
+    assert engine_of(plain).step == 4
+    assert "Compression begins anew: of the states beside the backup" in caplog.text
+
+
 def test_accumulated_gradients_do_not_mix_two_states_up(tmp_path):
     import keras
 
@@ -518,3 +531,81 @@ def test_an_export_that_failed_keeps_the_backup_and_says_so(keras, tmp_path, mon
     )
     assert history.epoch == []
     assert compress.report.export.written
+
+
+def test_after_early_stopping_a_kill_during_the_export_is_resumed_there_too(
+    keras, tmp_path, monkeypatch
+):
+    folder, path = tmp_path / "backup", tmp_path / "net.tflite"
+
+    def callbacks():
+        class Worse(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                logs["watched"] = [5.0, 4.0, 1.0, 0.5, 2.0, 3.0, 3.0][epoch]
+
+        stop_early = keras.callbacks.EarlyStopping(
+            monitor="watched", mode="min", patience=1, restore_best_weights=True
+        )
+        return [Worse(), stop_early, exporting(path), resume_child.backup(keras, folder)]
+
+    class KilledError(BaseException):
+        pass
+
+    def die(*_, **__):
+        raise KilledError
+
+    model = resume_child.net(keras)
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_compress.export.writing.write_file", die)
+        with pytest.raises(KilledError):
+            resume_child.fit(model, callbacks(), epochs=7)
+    # Pruned by update 18, in epoch 4, which so is the best of the pruned network.
+    assert engine_of(model).step == 24
+    resumed, again = resume_child.net(keras), callbacks()
+    history = resume_child.fit(resumed, again, epochs=7)
+    assert history.epoch == []
+    assert again[2].report.export.written
+    assert_equal_weights(resumed.get_weights(), model.get_weights())
+    assert_equal_states(take(engine_of(resumed)), take(engine_of(model)), except_for={"paths"})
+
+
+@pytest.mark.parametrize("compressed", [True, False], ids=["compressed", "plain"])
+def test_after_a_failed_export_the_model_trains_on_without_a_backup(
+    keras, tmp_path, monkeypatch, compressed
+):
+    """tf_keras keeps on the model where it would go on."""
+    folder, path = tmp_path / "backup", tmp_path / "net.tflite"
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    export = kc.Export(path, mode="float32", rehearse=False)
+    callback = exporting(path) if compressed else kc.Compress(export=export)
+    model = resume_child.net(keras)
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_compress.export.writing.write_file", fail)
+        resume_child.fit(model, [callback, resume_child.backup(keras, folder)])
+    history = resume_child.fit(model, [], epochs=2)
+    assert history.epoch == [0, 1]
+    # And the same fit again goes on at the export.
+    callback = exporting(path) if compressed else kc.Compress(export=export)
+    fresh = resume_child.net(keras)
+    history = resume_child.fit(fresh, [callback, resume_child.backup(keras, folder)])
+    assert history.epoch == []
+    assert callback.report.export.written
+    assert not [name for _, _, names in os.walk(folder) for name in names]
+
+
+def test_a_backup_of_a_fit_that_failed_serves_a_plain_fit(keras, tmp_path):
+    folder = tmp_path / "backup"
+    backup = resume_child.backup(keras, folder)
+    with pytest.raises(StopError):
+        resume_child.fit(
+            resume_child.net(keras),
+            [resume_child.compress(), backup, resume_child.at_update(keras, 6, stop)],
+        )
+    before = State.load(StateFiles(folder).current).step
+    plain = resume_child.net(keras)
+    resume_child.fit(plain, [backup])
+    assert State.load(StateFiles(folder).current).step == before
+    assert not [name for _, _, names in os.walk(folder) for name in names]

@@ -89,10 +89,12 @@ def test_the_first_mask_of_constant_sparsity_comes_at_a_step_that_there_is(
 
 
 def test_constant_sparsity_that_ends_before_the_first_step_is_refused():
-    with pytest.raises(ValueError, match=r"`end_step` must be at least 1.*Received: end_step=0"):
+    with pytest.raises(
+        ValueError, match=r"`end_step` must be at least the first.*Received: end_step=0"
+    ):
         ConstantSparsity(target_sparsity=0.5, begin_step=0, end_step=0)
     fractions = ConstantSparsity(target_sparsity=0.5, begin_step=0.0, end_step=0.0)
-    with pytest.raises(ValueError, match="`end_step` must be at least 1"):
+    with pytest.raises(ValueError, match="`end_step` must be at least the first step"):
         fractions.resolve(0, 100)
 
 

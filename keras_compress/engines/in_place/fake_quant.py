@@ -229,13 +229,13 @@ class KernelQuantizer:
         """Keep this magnitude from now on; `key` is the kernel's, for the error.
 
         Raises:
-            ValueError: it has another shape.
+            ValueError: it has another shape, or is no magnitude.
         """
         frozen = cast(tf.Variable, self.frozen)
-        if frozen.shape != magnitude.shape:
+        if frozen.shape != magnitude.shape or not (magnitude > 0).all():
             raise ValueError(
-                f"load_state: `kernel_ranges/{key}` must have the shape {tuple(frozen.shape)}. "
-                f"Received: one of shape {magnitude.shape}"
+                f"load_state: `kernel_ranges/{key}` must be numbers above 0 of the shape "
+                f"{tuple(frozen.shape)}. Received: {magnitude!r}"
             )
         frozen.assign(magnitude)
 

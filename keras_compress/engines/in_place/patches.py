@@ -147,6 +147,10 @@ class PatchedQuantizers(Quantizers):
         @functools.wraps(original)
         def call(inputs: object, *args: object, **kwargs: object) -> object:
             self.mode.calls += 1
+            check = self.mode.check_phase()
+            if check is not None:
+                with tf.control_dependencies([check]):
+                    inputs = tf.nest.map_structure(tf.identity, inputs)
             if not self.mode.active:
                 return original(inputs, *args, **kwargs)
             if isinstance(inputs, dict):

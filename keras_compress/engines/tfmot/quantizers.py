@@ -236,9 +236,15 @@ class WrapperQuantizers(Quantizers):
             (state.ranges, self.activations),
             (state.kernel_ranges, dict(self._kernel_ranges())),
         ):
-            for key, (low, high) in group.items():
-                known[key]["min_var"].assign(low)
-                known[key]["max_var"].assign(high)
+            for key, limits in group.items():
+                own = _limits(known[key])
+                if limits.shape != own.shape or (limits[0] > limits[1]).any():
+                    raise ValueError(
+                        f"load_state: the range {key!r} must be a minimum and a maximum, of the "
+                        f"shape {own.shape}. Received: {limits!r}"
+                    )
+                known[key]["min_var"].assign(limits[0])
+                known[key]["max_var"].assign(limits[1])
 
     def _input(self, position: int) -> str:
         tensor: Any = self._model.inputs[position]
