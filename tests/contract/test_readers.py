@@ -165,6 +165,18 @@ def test_after_single_steps_the_weights_are_masked(keras, data):
             np.testing.assert_array_equal(found, kernel)
 
 
+def test_what_reads_past_keras_gets_the_weights_as_they_are(keras, data):
+    x, y = (array[:BATCH] for array in data)
+    model = net(keras)
+    callback = compress(partial=True)
+    outcome(model, fit(model, data, [callback], epochs=1), callback)
+    model.train_on_batch(x, y)
+    kernel = model.get_layer("conv").get_weights()[0]
+    (target, *_) = engine_of(model).pruner.targets
+    assert (kernel[~target.kept()] != 0).any()
+    np.testing.assert_array_equal(kernel, target.kernel.numpy())
+
+
 def test_in_tfmots_wrappers_too(data):
     import tf_keras
 
