@@ -50,8 +50,14 @@ PLACES = {
     "while frozen": range(FREEZE + 1, EPOCHS * STEPS),
     "between state and backup": range(1, EPOCHS + 1),
     "during the export": [0],
+    "in mid-epoch": [k for k in range(5, EPOCHS * STEPS) if k % STEPS not in (0, STEPS - 1)],
 }
 """Where -> at which update it can be; between the two files, at which epoch."""
+
+MID_EPOCH, SAVE_FREQ = "in mid-epoch", 4
+"""The place with a backup every few batches, of equal ones: a resumed fit begins the data anew. Not
+for Keras 3, which itself trains the batches of that epoch again.
+"""
 
 
 # --- one training, in a process of its own
@@ -72,13 +78,16 @@ def network(keras):
     )
 
 
-def data():
+def data(equal_batches):
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     count = STEPS * BATCH
     images = (digits.images[:count] / 16).astype("float32")[..., None]
-    return images, digits.target[:count].astype("int32")
+    labels = digits.target[:count].astype("int32")
+    if equal_batches:
+        return np.tile(images[:BATCH], (STEPS, 1, 1, 1)), np.tile(labels[:BATCH], STEPS)
+    return images, labels
 
 
 def die():
@@ -114,7 +123,7 @@ def killer(keras, place, number):
     return Killer()
 
 
-def train(keras, engine, folder, place, number):
+def train(keras, engine, folder, place, number, mid_epoch):
     import keras_compress as kc
 
     specs = {
@@ -133,10 +142,11 @@ def train(keras, engine, folder, place, number):
     model.compile(
         keras.optimizers.Adam(0.003), "sparse_categorical_crossentropy", jit_compile=False
     )
-    callbacks.append(keras.callbacks.BackupAndRestore(str(folder / "backup")))
+    often = {"save_freq": SAVE_FREQ} if mid_epoch else {}
+    callbacks.append(keras.callbacks.BackupAndRestore(str(folder / "backup"), **often))
     if place is not None and (own := killer(keras, place, number)) is not None:
         callbacks.append(own)
-    x, y = data()
+    x, y = data(equal_batches=mid_epoch)
     model.fit(x, y, epochs=EPOCHS, batch_size=BATCH, shuffle=False, verbose=0, callbacks=callbacks)
     variables = model.optimizer.variables
     slots = [np.asarray(each) for each in (variables() if callable(variables) else variables)]
@@ -176,20 +186,20 @@ def left(folder):
 
 def survives(keras, engine, root, place, number, expected):
     folder = Path(tempfile.mkdtemp(dir=root))
-    code = forked(keras, engine, folder, place, number)
+    code = forked(keras, engine, folder, place, number, place == MID_EPOCH)
     if code != -signal.SIGKILL:
         return f"not killed, but {code}"
-    code = forked(keras, engine, folder, None, None)
+    code = forked(keras, engine, folder, None, None, place == MID_EPOCH)
     if code:
         return f"resumed with {code}"
     found = left(folder)
     return ", ".join(name for name in expected if found.get(name) != expected[name])
 
 
-def kills(count):
+def kills(count, keras):
     """(place, number) of so many kills, the places by turns."""
     draw = random.Random(0)
-    places = list(PLACES)
+    places = [place for place in PLACES if place != MID_EPOCH or keras != 3]
     chosen = [places[i % len(places)] for i in range(count)]
     return [(place, draw.choice(list(PLACES[place]))) for place in chosen]
 
@@ -199,13 +209,15 @@ def child(name, count):
     number, engine = ENGINES[name]
     keras = keras_of(number)
     with tempfile.TemporaryDirectory() as root:
-        alone = Path(root) / "alone"
-        alone.mkdir()
-        if code := forked(keras, engine, alone, None, None):
-            raise SystemExit(f"the training that nobody kills ended with {code}")
-        expected = left(alone)
-        for place, at in kills(count):
-            wrong = survives(keras, engine, root, place, at, expected)
+        expected = {}
+        for mid_epoch in (False, True):
+            alone = Path(root) / f"alone {mid_epoch}"
+            alone.mkdir()
+            if code := forked(keras, engine, alone, None, None, mid_epoch):
+                raise SystemExit(f"the training that nobody kills ended with {code}")
+            expected[mid_epoch] = left(alone)
+        for place, at in kills(count, number):
+            wrong = survives(keras, engine, root, place, at, expected[place == MID_EPOCH])
             print(json.dumps([place, at, wrong]), flush=True)
 
 

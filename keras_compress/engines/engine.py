@@ -7,17 +7,18 @@ from __future__ import annotations
 import abc
 import contextlib
 import functools
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_compress.engines.counts import Counts
 from keras_compress.engines.layers_argument import LEFT_BY_USER, with_names
 from keras_compress.engines.masks import Pruner
-from keras_compress.engines.quantizers import STALE, Quantizers
-from keras_compress.engines.state import Phase, State
+from keras_compress.engines.quantizers import Quantizers
+from keras_compress.engines.readers import Readers
+from keras_compress.engines.state import Phase
 from keras_compress.engines.timetable import Timetable
 from keras_compress.engines.train_step import TrainStep
 from keras_compress.frameworks.adapter import Adapter, layers_inside, wrap_method
@@ -26,15 +27,7 @@ from keras_compress.frameworks.protocols import KerasLayer, KerasModel, Method
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
 
-logger = logging.getLogger("keras_compress")
-
 _ATTRIBUTE = "_keras_compress_engine"
-
-READERS = (
-    "evaluate", "export", "get_state_tree", "get_weights", "predict", "predict_on_batch", "save",
-    "save_weights", "test_on_batch",
-)  # fmt: skip
-"""The methods of a model that read its weights, for somebody other than the next update."""
 
 
 class Engine(abc.ABC):
@@ -73,16 +66,13 @@ class Engine(abc.ABC):
         self.on_placed: Callable[[], None] | None = None
         """Called once a model without shapes is planned, for what can only be refused then."""
         self._phase = Phase.OFF
-        self._reads_all = False
-        self._counted: tuple[object, int, int] | None = None
-        """An optimizer, our count and its own, when they last belonged together."""
         self.in_loop = False
         """Whether a training loop of the user's own goes on."""
-        self.traced_in = Phase.OFF
-        """The last phase in which that loop was seen to call the network anew."""
         self._undo: list[Callable[[], None]] = []
         self._wrapped: set[str] = set()
         self._train_step = TrainStep(self)
+        self.readers = Readers(self)
+        self.counts = Counts(self)
 
     # --- what an engine is
 
@@ -157,14 +147,10 @@ class Engine(abc.ABC):
             if model.built:
                 self._place()
             self._undo.append(wrap_method(model, "train_step", self._train_step.around))
-            for name in READERS:
-                if hasattr(model, name):
-                    self._undo.append(wrap_method(model, name, self._reading_masked))
-            for name in ("compile", "load_weights"):  # after which the optimizer counts otherwise
-                self._undo.append(wrap_method(model, name, self._recounting))
+            self._undo += [*self.readers.patch(), *self.counts.patch()]
             remember(model, self)
             self.adapter.retrace(model)
-            self.note_counts()
+            self.counts.note()
         except BaseException:  # Ctrl-C too must leave no patch that nobody knows of
             self.detach()
             raise
@@ -330,7 +316,7 @@ class Engine(abc.ABC):
 
     def begin_fit(self) -> None:
         """What must be so before the first update of any fit."""
-        self.note_counts()
+        self.counts.note()
         if self.pruner is not None and self.timetable.resolved is not None:
             self.pruner.start(self.step + 1)
             if self._train_step.is_stale:
@@ -338,121 +324,9 @@ class Engine(abc.ABC):
 
     def apply_masks(self) -> None:
         """Make the masks hold exactly, whatever wrote to the weights."""
-        self._warn_of_uncounted()
+        self.counts.warn()
         if self.pruner is not None:
             self.pruner.apply()
-
-    def _reading_masked(self, original: Method) -> Method:
-        @functools.wraps(original)
-        def read(*args: Any, **kwargs: Any) -> Any:
-            with self.masked():
-                return original(*args, **kwargs)
-
-        return read
-
-    @contextlib.contextmanager
-    def masked(self) -> Iterator[None]:
-        """While inside, the masks hold.
-
-        An update moves dropped weights too, and the next masks are made of what it made of them, as
-        tfmot makes them: so whoever reads in between sees them masked, and the training does not
-        see that somebody has read.
-        """
-        if self.pruner is None or self._reads_all:
-            self._warn_of_uncounted()
-            yield
-            return
-        targets = self.pruner.targets
-        before = [tf.identity(target.kernel) for target in targets]
-        self.apply_masks()
-        try:
-            yield
-        finally:
-            # The dropped ones alone: whatever else has changed meanwhile is somebody's wish.
-            for target, weights in zip(targets, before, strict=True):
-                kept = tf.cast(target.mask, tf.bool)
-                now = tf.convert_to_tensor(target.kernel)
-                target.kernel.assign(tf.where(kept, now, weights))
-
-    @contextlib.contextmanager
-    def updating_outside(self, before_step: Callable[[tf.Tensor], None]) -> Iterator[None]:
-        """Around one update of the weights that no `train_step` of ours makes.
-
-        Raises:
-            RuntimeError: what was called inside was traced in another phase.
-        """
-        before, quantizers = self.step, self.quantizers
-        step = tf.constant(before + 1, tf.int64)
-        self.step = before + 1
-        following: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if quantizers is not None:
-            calls, observed = quantizers.mode.calls, quantizers.observed.numpy()
-            following = quantizers.training_step(compiled_inside=True)
-        try:
-            before_step(step)
-            with following:
-                yield
-        except BaseException as error:  # an update that has failed is none
-            self.step = before
-            if quantizers is not None:
-                quantizers.observed.assign(observed)
-            if isinstance(error, tf.errors.InvalidArgumentError) and STALE in str(error):
-                raise RuntimeError(STALE) from error
-            raise
-        if self.pruner is not None:
-            self.pruner.after_step(step)
-        if quantizers is not None and self.traced_in is not self._phase:
-            if quantizers.mode.calls == calls:
-                raise RuntimeError(STALE)
-            self.traced_in = self._phase
-
-    def note_counts(self) -> None:
-        """From here on the optimizer's count and ours go together."""
-        iterations = self.adapter.iterations(self.model)
-        if iterations is not None:
-            self._counted = (self.model.optimizer, self.step, iterations)
-
-    def _recounting(self, original: Method) -> Method:
-        @functools.wraps(original)
-        def change(*args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
-            self.note_counts()
-            return result
-
-        return change
-
-    def _warn_of_uncounted(self) -> None:
-        """Say that the optimizer has updated the weights where nobody counted."""
-        iterations = self.adapter.iterations(self.model)
-        if iterations is None or self._counted is None:
-            return
-        if self.adapter.in_fit(self.model):
-            # Keras 3 counts a step without a batch, in which a dataset of unknown length ends.
-            self.note_counts()
-            return
-        optimizer, step, counted = self._counted
-        missed = (iterations - counted) - (self.step - step)
-        if self.model.optimizer is optimizer and missed > 0:
-            logger.warning(
-                "The optimizer has made %d updates that compression did not see: in a loop of your "
-                "own, call `compress.begin(model, steps=...)` before it and make each update "
-                "inside `with compress.step():`.",
-                missed,
-            )
-            self.note_counts()
-
-    def enter_phase_of_next(self) -> None:
-        """Do by the phase of the next update, which comes outside of a `fit`."""
-        timetable = self.timetable
-        if not self.is_placed or timetable.has_fractions:
-            return
-        if timetable.resolved is None:
-            self.resolve(self.step, 0)
-            self.begin_fit()
-        phase = timetable.phase_after(self.step, 1)
-        if phase.rounds and not self._phase.rounds:
-            self.switched_at = self.step + 1
-        self.set_phase(phase)
 
     @property
     def is_chief(self) -> bool:
@@ -464,26 +338,6 @@ class Engine(abc.ABC):
         """Whether no other process trains the same model."""
         strategy = self.model.distribute_strategy
         return not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-
-    def has_zeros_of(self, state: State) -> bool:
-        """Whether the weights are zero where the masks of a state drop them."""
-        masks = state.masks
-        targets = [] if self.pruner is None else self.pruner.targets
-        return all(
-            target.key in masks
-            and masks[target.key].shape == tuple(target.kernel.shape)
-            and not target.kernel.numpy()[~masks[target.key]].any()
-            for target in targets
-        )
-
-    @contextlib.contextmanager
-    def as_they_are(self) -> Iterator[None]:
-        """While inside, who reads the weights gets all that the next update will start from."""
-        before, self._reads_all = self._reads_all, True
-        try:
-            yield
-        finally:
-            self._reads_all = before
 
     def broken_kernels(self) -> list[str]:
         """The paths of the kernels under pruning that have NaN or infinite weights."""

@@ -52,7 +52,7 @@ def restore(engine: Engine, state: State, owner: str) -> None:
     engine.go_by(timetable)
     engine.set_phase(state.phase)  # which may look at the kernels; the state knows better
     restore_arrays(engine, state)
-    engine.note_counts()
+    engine.counts.note()
 
 
 def restore_arrays(engine: Engine, state: State) -> None:

@@ -64,7 +64,7 @@ class ModelSource:
 
     def masked(self) -> contextlib.AbstractContextManager[None]:
         attached = engine_of(self._model)
-        return contextlib.nullcontext() if attached is None else attached.masked()
+        return contextlib.nullcontext() if attached is None else attached.readers.masked()
 
     def not_finite(self) -> str | None:
         for name in not_finite(self._adapter, self._model):

@@ -172,7 +172,7 @@ class Accompanied:
                     )
                     if engine.works_alone:  # or the others would wait for this one
                         return None
-            with engine.as_they_are():
+            with engine.readers.get_all():
                 return original(*args, **kwargs)
 
         return back_up
@@ -225,7 +225,7 @@ def _of_loaded(
     """
     state = files.matching(iterations)
     engine.place_if_built()
-    if state is not None and engine.has_zeros_of(state):
+    if state is not None and _has_zeros_of(engine, state):
         say(
             "The model goes on by the state of update %d, which is that of its optimizer.",
             state.step,
@@ -239,3 +239,15 @@ def _of_loaded(
             iterations,
         )
     return None
+
+
+def _has_zeros_of(engine: Engine, state: State) -> bool:
+    """Whether the weights are zero where the masks of a state drop them."""
+    masks = state.masks
+    targets = [] if engine.pruner is None else engine.pruner.targets
+    return all(
+        target.key in masks
+        and masks[target.key].shape == tuple(target.kernel.shape)
+        and not target.kernel.numpy()[~masks[target.key]].any()
+        for target in targets
+    )

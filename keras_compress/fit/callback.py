@@ -15,7 +15,7 @@ from keras_compress._shared.checks import check_bool, check_int, type_error
 from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.state import Phase
 from keras_compress.engines.strip import strip
-from keras_compress.fit.loop import Loop
+from keras_compress.fit.loop import Loop, enter_phase_of_next
 from keras_compress.fit.run import Run
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import KerasModel, Method
@@ -287,7 +287,7 @@ def _in_phase(model: KerasModel, train_on_batch: Method) -> Method:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         engine = engine_of(model)
         if engine is not None and (engine.drives_bare_fits or engine.in_loop):
-            engine.enter_phase_of_next()
+            enter_phase_of_next(engine)
         return train_on_batch(*args, **kwargs)
 
     return wrapped

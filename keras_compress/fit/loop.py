@@ -11,6 +11,8 @@ from typing import Any, cast
 import tensorflow as tf
 
 from keras_compress.engines.engine import Engine
+from keras_compress.engines.quantizers import STALE
+from keras_compress.engines.state import Phase
 from keras_compress.fit.run import Member, Run
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import KerasCallbackList, KerasModel
@@ -60,6 +62,8 @@ class Loop:
         if self.engine is not None:
             self.engine.in_loop = True
         self._epochs = 0
+        self._traced_in = Phase.OFF if self.engine is None else self.engine.phase
+        """The last phase in which the network was seen to be called anew."""
 
     @property
     def engine(self) -> Engine | None:
@@ -85,7 +89,7 @@ class Loop:
             yield
             return
         step, counted = engine.step + 1, self._count()
-        with engine.updating_outside(self._before_step):
+        with self._counted(engine):
             yield
         moved = 1 if counted is None else (self._count() or 0) - counted
         if engine.step != step:
@@ -97,6 +101,36 @@ class Loop:
                 "and not by `train_on_batch`, which counts for itself. "
                 f"Received: {moved} updates"
             )
+
+    @contextlib.contextmanager
+    def _counted(self, engine: Engine) -> Iterator[None]:
+        """What the wrapped `train_step` does around an update, around one that it does not make."""
+        before, quantizers = engine.step, engine.quantizers
+        step = tf.constant(before + 1, tf.int64)
+        engine.step = before + 1
+        following: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        calls = observed = 0
+        if quantizers is not None:
+            calls, observed = quantizers.mode.calls, int(quantizers.observed.numpy())
+            following = quantizers.training_step(compiled_inside=True)
+        try:
+            self._before_step(step)
+            with following:
+                yield
+        except BaseException as error:  # an update that has failed is none
+            engine.step = before
+            if quantizers is not None:
+                quantizers.observed.assign(observed)
+            if isinstance(error, tf.errors.InvalidArgumentError) and STALE in str(error):
+                raise RuntimeError(STALE) from error
+            raise
+        if engine.pruner is not None:
+            engine.pruner.after_step(step)
+        if quantizers is not None and self._traced_in is not engine.phase:
+            # One that was traced before all this has nothing in it that could complain.
+            if quantizers.mode.calls == calls:
+                raise RuntimeError(STALE)
+            self._traced_in = engine.phase
 
     @property
     def _optimizer(self) -> Any:
@@ -119,3 +153,17 @@ class Loop:
         """Leave the loop where it is."""
         if self.engine is not None:
             self.engine.in_loop = False
+
+
+def enter_phase_of_next(engine: Engine) -> None:
+    """Do by the phase of the next update, which comes outside of a `fit`."""
+    timetable = engine.timetable
+    if not engine.is_placed or timetable.has_fractions:
+        return
+    if timetable.resolved is None:
+        engine.resolve(engine.step, 0)
+        engine.begin_fit()
+    phase = timetable.phase_after(engine.step, 1)
+    if phase.rounds and not engine.phase.rounds:
+        engine.switched_at = engine.step + 1
+    engine.set_phase(phase)

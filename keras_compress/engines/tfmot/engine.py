@@ -178,7 +178,7 @@ class Tfmot(Engine):
             for target in self.pruner.targets:
                 target.started = True
             self.pruner.measure()
-            self.note_counts()
+            self.counts.note()
 
     def read(self) -> None:
         """Learn what the wrappers have done, and leave them as they are."""
