@@ -50,12 +50,16 @@ class ActivationQuantizer:
         if fixed is None:
             self.range = tf.Variable(UNSEEN, dtype=tf.float32, trainable=False, name="range")
 
-    def __call__(self, tensor: tf.Tensor) -> tf.Tensor:
+    def __call__(self, tensor: tf.Tensor, shares: bool = False) -> tf.Tensor:
+        """`shares`: what the tensor was computed of has this range, and was seen before."""
         if not tensor.dtype.is_floating:
             return tensor
         numbers = tf.cast(tensor, tf.float32)
         limits = None
-        if self._mode.updating and self._mode.phase.follows and self.range is not None:
+        # Whoever shares a range sees numbers that were rounded over it, up to half a step further
+        # out, and would push it on and on.
+        follows = self._mode.updating and self._mode.phase.follows and not shares
+        if follows and self.range is not None:
             limits = self._follow(self.range, tf.stop_gradient(numbers))
         if not self._mode.phase.rounds:
             return tensor

@@ -180,12 +180,20 @@ class PatchedQuantizers(Quantizers):
                 args, kwargs = _in_inference(original, args, kwargs)
             if plan.casts is not None:
                 args, kwargs = self._cast_inputs.rounded(plan.casts, args, kwargs)
+            if plan.rounds_input and plan.output and self.mode.exporting:
+                again = self.activations[plan.output]  # of rounded numbers it makes the same
+
+                def rounded_again(given: object) -> object:
+                    return again(given) if tf.is_tensor(given) else given
+
+                args, kwargs = tf.nest.map_structure(rounded_again, (args, kwargs))
             with self._swapped(plan):
                 outputs = self._compute(plan, original, args, kwargs)
             if plan.row.output is Output.SHARED and plan.output and self._imitates:
                 outputs = self.activations[plan.output].breaking_ties(outputs)
             if plan.output is not None:
-                rounded = functools.partial(self._round, plan, "output", plan.output)
+                shares = plan.row.output is Output.SHARED and plan.output != f"{plan.key}/output"
+                rounded = functools.partial(self._round, plan, "output", plan.output, shares=shares)
                 outputs = tf.nest.map_structure(rounded, outputs)
             elif plan.joined is not None:  # of inputs that are rounded
                 outputs = self._shown(plan, "output", plan.joined, outputs)
@@ -253,8 +261,10 @@ class PatchedQuantizers(Quantizers):
             return self.activations[plan.joined](tensor)
         return self._round(plan, role, plan.inner[role], tensor)
 
-    def _round(self, plan: OperationPlan, role: str, key: str, tensor: tf.Tensor) -> tf.Tensor:
-        return self._shown(plan, role, key, self.activations[key](tensor))
+    def _round(
+        self, plan: OperationPlan, role: str, key: str, tensor: tf.Tensor, shares: bool = False
+    ) -> tf.Tensor:
+        return self._shown(plan, role, key, self.activations[key](tensor, shares))
 
     def _shown(self, plan: OperationPlan, role: str, key: str, rounded: tf.Tensor) -> tf.Tensor:
         if self._on_rounded is None:

@@ -51,6 +51,10 @@ class OperationPlan:
     """Rounds the floats that it makes of an input of integers."""
     source: str | None = None
     """What rounded the input that its kernel meets; None if that differs between calls."""
+    rounds_input: bool = False
+    """Whether in a file its input is rounded once more: it was moved since, by an op whose scale
+    the converter has to find out, and where several read it, it fails to.
+    """
     norm: OperationPlan | None = None
     """The batch norm behind that becomes part of this layer."""
     front: OperationPlan | None = None
@@ -223,6 +227,9 @@ class _Walk:
                 (plan.output,) = (
                     sources if len(sources) == 1 else (self._new(f"{plan.key}/output"),)
                 )
+                plan.rounds_input = len(sources) == 1 and any(
+                    self._is_moved(node.inputs[0]) for node in self._nodes(plan)
+                )
         numbers = itertools.count(1)
         for plan in self.plans.values():
             calls = [[self._source(t) for t in node.inputs] for node in self._nodes(plan)]
@@ -312,6 +319,13 @@ class _Walk:
         if plan.row.output in (Output.SAME, Output.SHARED) and self._is_known(node.operation):
             return self._source(node.inputs[0])
         return plan.joined or plan.output
+
+    def _is_moved(self, tensor: int) -> bool:
+        """Whether a tensor comes from an operation that only moves numbers."""
+        node = self.graph.producer.get(tensor)
+        if node is None or not self._is_known(node.operation):
+            return False
+        return self.plans[id(node.operation)].row.output is Output.SAME
 
     def _is_known(self, operation: KerasOperation) -> bool:
         return id(operation) in self.rows

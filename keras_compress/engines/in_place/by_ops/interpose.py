@@ -186,14 +186,19 @@ class Units:
         return None if key is None else self._activations[key]
 
     def rounded(
-        self, plan: OperationPlan, label: str, tensor: tf.Tensor, ties: bool = False
+        self,
+        plan: OperationPlan,
+        label: str,
+        tensor: tf.Tensor,
+        ties: bool = False,
+        shares: bool = False,
     ) -> tf.Tensor:
         quantizer = self.quantizer(plan, label)
         if quantizer is None:
             return tensor
         if ties and self._mode.phase.rounds and not self._mode.exporting:
             tensor = quantizer.breaking_ties(tensor)
-        return quantizer(tensor)
+        return quantizer(tensor, shares)
 
     def kernel(self, plan: OperationPlan, dry: OpPlan, kernel: Kernel, tensor: tf.Tensor) -> Any:
         quantizer = self.kernels[self._kernel_keys[plan.key, kernel.label]]
@@ -250,6 +255,10 @@ class _Real:
         self._plan = plan
         self._dry = dry
         self.graph = tf.compat.v1.get_default_graph()
+        self._labels = [
+            *dry.points.values(),
+            *(each.output for each in dry.leaves if each is not None),
+        ]
         self._count = 0
         self._leaf_count = 0
         self._busy = False
@@ -268,6 +277,8 @@ class _Real:
             own = [self._used(tensor) for tensor in inputs]
             if self._units.mode.phase.follows or self._units.mode.phase.rounds:
                 own = [self._input((position, i), tensor) for i, tensor in enumerate(own)]
+            if op_type in OPS and OPS[op_type].output is Output.SHARED:
+                own[0] = self._rounded_again(dry.points.get((position, 0)), own[0])
             op = self._made(original, position, own)
         for i, tensor in enumerate(op.outputs):
             label = dry.points.get((position, i))
@@ -287,6 +298,18 @@ class _Real:
             if outputs:
                 return StandIn(there, inputs, outputs)
         return original(inputs)
+
+    def _shares(self, label: str | None) -> bool:
+        """Whether a range is also that of another: what has one of its own gives its name to
+        nobody else.
+        """
+        return label is not None and self._labels.count(label) > 1
+
+    def _rounded_again(self, label: str | None, tensor: tf.Tensor) -> tf.Tensor:
+        """See `OperationPlan.rounds_input`."""
+        if label is None or not self._shares(label) or not self._units.mode.exporting:
+            return tensor
+        return self._units.rounded(self._plan, label, tensor, shares=True)
 
     def _input(self, place: tuple[int, int], tensor: tf.Tensor) -> tf.Tensor:
         units, dry = self._units, self._dry
@@ -321,6 +344,8 @@ class _Real:
             raise self._differs(layer.name)
         with self._alone():
             rounded = self._used(given)
+            if leaf.call.row.output is Output.SHARED:
+                rounded = self._rounded_again(leaf.output, rounded)
             args, kwargs = tf.nest.map_structure(
                 lambda part: rounded if part is given else part, (args, kwargs)
             )
@@ -366,7 +391,8 @@ class _Real:
     def _used(self, tensor: tf.Tensor) -> tf.Tensor:
         if id(tensor) in self._pending:
             label, ties = self._pending.pop(id(tensor))
-            self._rounded[id(tensor)] = self._units.rounded(self._plan, label, tensor, ties)
+            shares = ties and self._shares(label)
+            self._rounded[id(tensor)] = self._units.rounded(self._plan, label, tensor, ties, shares)
         return self._rounded.get(id(tensor), tensor)
 
     def _differs(self, found: str) -> Exception:
