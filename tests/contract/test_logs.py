@@ -5,6 +5,8 @@ import re
 import pytest
 from contract.runs import DELAY, compress, fit, net
 
+pytestmark = pytest.mark.by_turns
+
 
 def numbers(name, text):
     return [float(number) for number in re.findall(rf"\b{name}: ([0-9.e+-]+)", text)]

@@ -12,6 +12,8 @@ from keras_compress.engines.in_place.placement import OTHER_INTEGERS
 from keras_compress.engines.state import Phase
 from keras_compress.frameworks.choose import adapter_of
 
+pytestmark = pytest.mark.by_turns
+
 ROWS, BATCH = 32, 8
 STEPS = ROWS // BATCH
 SHAPE = (8, 8, 3)

@@ -5,6 +5,8 @@ import pytest
 
 import keras_compress as kc
 
+pytestmark = pytest.mark.by_turns
+
 ROWS, BATCH = 64, 16
 HALF = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=3, frequency=1)
 

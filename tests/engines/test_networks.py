@@ -7,6 +7,8 @@ import tensorflow as tf
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 
+pytestmark = pytest.mark.by_turns
+
 ROWS, STEPS = 64, 4  # per epoch, in batches of 16
 
 

@@ -11,6 +11,8 @@ import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.engines.snapshot import take
 
+pytestmark = pytest.mark.by_turns
+
 STEPS = 8  # per epoch of the fits below
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from helpers.replicas import printed, printed_by_workers
 
+pytestmark = pytest.mark.by_turns
+
 SCRIPT = """
     from helpers.nets import small_net
 

@@ -16,6 +16,8 @@ from keras_compress.engines.snapshot import take
 from keras_compress.engines.state import State
 from keras_compress.frameworks.choose import adapter_of
 
+pytestmark = pytest.mark.by_turns
+
 SCHEDULE = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=3, frequency=1)
 PRUNING, QUANTIZATION = kc.Pruning(SCHEDULE), kc.Quantization(delay=2)
 ROWS, BATCH = 16, 4

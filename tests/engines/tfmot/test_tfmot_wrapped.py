@@ -30,6 +30,16 @@ from keras_compress.engines.engine import engine_of
 BOTH = {"pruning": PRUNING, "quantization": QUANTIZATION}
 layers = tf_keras.layers
 
+# What pruning does alone, quantization does not undo: the sweep has it.
+ALONE_OR_BOTH = [
+    pytest.param({"pruning": PRUNING}, id="pruning", marks=pytest.mark.sweep),
+    pytest.param(BOTH, id="both"),
+]
+ALONE_OR_QUANTIZED = [
+    pytest.param(False, id="alone", marks=pytest.mark.sweep),
+    pytest.param(True, id="and-quantized"),
+]
+
 
 # --- before the delay
 
@@ -496,7 +506,7 @@ def test_what_tfmot_does_not_prune_is_an_error_when_named_and_listed_otherwise(k
         assert set(masks(model)) == {("last", "kernel")}
 
 
-@pytest.mark.parametrize("quantized", [False, True], ids=["alone", "and-quantized"])
+@pytest.mark.parametrize("quantized", ALONE_OR_QUANTIZED)
 def test_kernels_that_a_block_spans_are_left_alone(quantized):
     # tfmot fails on them in mid-training.
     specs = {"quantization": QUANTIZATION} if quantized else {}
@@ -514,7 +524,7 @@ def test_kernels_that_a_block_spans_are_left_alone(quantized):
         kc.wrap(net(tf_keras), pruning=named, **specs)
 
 
-@pytest.mark.parametrize("quantized", [False, True], ids=["alone", "and-quantized"])
+@pytest.mark.parametrize("quantized", ALONE_OR_QUANTIZED)
 def test_kernels_deep_in_a_layer_are_pruned(quantized):
     tf_keras.backend.clear_session()  # for names without numbers
     given = layers.Input((6, 4), name="given")
@@ -578,7 +588,7 @@ def two_ends():
     return tf_keras.Model(given, ends)
 
 
-@pytest.mark.parametrize("specs", [{"pruning": PRUNING}, BOTH], ids=["pruning", "both"])
+@pytest.mark.parametrize("specs", ALONE_OR_BOTH)
 def test_outputs_keep_their_names(specs, tmp_path):
     x, y = data((5,), 3)
     targets = {"kind": y, "size": x[:, :1]}
@@ -664,7 +674,7 @@ class StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("specs", [{"pruning": PRUNING}, BOTH], ids=["pruning", "both"])
+@pytest.mark.parametrize("specs", ALONE_OR_BOTH)
 def test_an_interrupted_bare_fit_is_resumed_from_its_backup(specs, tmp_path):
     class StopAt(tf_keras.callbacks.Callback):
         seen = 0
@@ -713,7 +723,7 @@ def test_early_stopping_brings_masks_and_ranges_back():
 # --- saving
 
 
-@pytest.mark.parametrize("specs", [{"pruning": PRUNING}, BOTH], ids=["pruning", "both"])
+@pytest.mark.parametrize("specs", ALONE_OR_BOTH)
 def test_saving_as_keras_is_refused_with_what_to_do(specs, tmp_path):
     model = wrapped(tf_keras, **specs)
     path = str(tmp_path / "model.keras")
