@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from keras_compress.engines.engine import Engine
 
 METHODS = (
-    "evaluate", "export", "get_state_tree", "get_weights", "predict", "predict_on_batch", "save",
-    "save_weights", "test_on_batch",
+    "evaluate", "export", "get_weights", "predict", "predict_on_batch", "save", "save_weights",
+    "test_on_batch",
 )  # fmt: skip
 """Those of a model that read its weights, for somebody other than the next update."""
 

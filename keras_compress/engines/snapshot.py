@@ -37,7 +37,16 @@ def restore(engine: Engine, state: State, owner: str) -> None:
         ValueError: it belongs to another model or to other specs, naming the difference.
     """
     engine.place_if_built()
-    _check_fits(engine, state, owner)
+    before, timetable = _check_fits(engine, state, owner), engine.timetable.copy()
+    try:
+        _go_on_from(engine, state)
+    except Exception:  # an array of no use: as if it had never been asked
+        _go_on_from(engine, before)
+        engine.go_by(timetable)
+        raise
+
+
+def _go_on_from(engine: Engine, state: State) -> None:
     engine.step = state.step
     engine.switched_at = state.switched_at
     timetable = engine.timetable.copy()
@@ -66,7 +75,8 @@ def restore_arrays(engine: Engine, state: State) -> None:
         engine.quantizers.read_from(state)
 
 
-def _check_fits(engine: Engine, state: State, owner: str) -> None:
+def _check_fits(engine: Engine, state: State, owner: str) -> State:
+    """The engine's own state, if that of somebody else fits it."""
     own = take(engine)
     for group in ("masks", "schedules", "steps", "ranges", "kernels"):
         theirs, ours = set(getattr(state, group)), set(getattr(own, group))
@@ -97,3 +107,4 @@ def _check_fits(engine: Engine, state: State, owner: str) -> None:
                 f"{owner}: `{name}` must equal that of the run that is resumed, which has "
                 f"{given}; remove what was saved of it to begin anew. Received: {name}={here}"
             )
+    return own

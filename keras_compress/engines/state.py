@@ -60,7 +60,8 @@ class State:
     update; empty before that. `started` are the masks whose kernel was trainable in an update,
     `kernels` those of the kernels that are rounded. `iterations` is the optimizer's own count at
     the moment of saving (None without an optimizer): it tells which of two states belongs to a
-    restored backup.
+    restored backup; `weights`, a digest of theirs, does so where that counts the same (None: not
+    asked for).
 
     `masks`: bool, the kernel's shape, True where a weight is kept. `ranges`: float32 of shape (2,),
     the minimum and maximum of an activation. `kernel_ranges`: float32, the largest magnitude of a
@@ -73,6 +74,7 @@ class State:
     observed: int = 0
     switched_at: int | None = None
     iterations: int | None = None
+    weights: str | None = None
     pruning: dict[str, Any] | None = None
     quantization: dict[str, Any] | None = None
     paths: tuple[str, ...] = ()
@@ -132,6 +134,7 @@ class State:
                 f"load_state: `path` must be a state of format {FORMAT}; a newer keras_compress "
                 f"wrote this one. Received: path={os.fspath(path)!r}"
             )
+        meta.setdefault("weights", None)  # which states of before had not
         _check(os.fspath(path), {**meta, **arrays})
         meta["phase"] = Phase(meta["phase"])
         for name in ("paths", "started", "kernels"):
@@ -192,6 +195,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "observed": _COUNT,
     "switched_at": _COUNT_OR_NONE,
     "iterations": _COUNT_OR_NONE,
+    "weights": ("a string or None", lambda value: value is None or isinstance(value, str)),
     "pruning": _CONFIG,
     "quantization": _CONFIG,
     "paths": _NAMES,

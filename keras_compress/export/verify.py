@@ -78,7 +78,7 @@ def verify(
     _compare_outputs(report, function, file, contents, rows, predict)
     if engine is not None:
         _compare_layers(report, engine, data, rows[: -(-LAYER_SAMPLES // export.batch_size)])
-    _warn_of_difference(report)
+    _warn_of_difference(report, contents)
 
 
 _FAILING = re.compile(r"Node number (\d+) \((\w+)\) failed")
@@ -178,15 +178,14 @@ def _compare_predict(
         report.predict_steps[name] = found.largest_steps
 
 
-def _warn_of_difference(report: ExportReport) -> None:
+def _warn_of_difference(report: ExportReport, contents: FileReport) -> None:
     """Say that an integer file is not the network, where it differs by more than its roundings."""
     if report.mode not in INTEGER_MODES:
         return
-    ranges = {
-        name: float(2 ** (8 * np.dtype(tensor["dtype"]).itemsize))
-        for name, tensor in report.outputs.items()
-        if tensor["scale"]
-    }
+    steps_of_range = 2.0**16 if report.mode == "int16x8" else 2.0**8
+    # Of a float end that which is dequantized has a scale; what computes in float has none.
+    scales = zip(report.outputs, contents.output_scales, strict=True)
+    ranges = {name: steps_of_range for name, scale in scales if scale}
     wrong = [
         f"layer {each.path!r} ({each.mean_steps:.0f} steps on average)"
         for each in report.layers

@@ -9,6 +9,7 @@ backup: a model that is loaded from elsewhere, at the count of one of them, goes
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -41,19 +42,22 @@ class StateFiles:
             os.replace(self.current, self.previous)
         state.save(self.current)
 
-    def matching(self, iterations: int) -> State | None:
-        """The state that was written with the backup of this optimizer count; None if there is
+    def of_model(self, iterations: int, weights: str) -> State | None:
+        """The state of a model with this optimizer count and these weights; None where there is
         none.
         """
-        return next((each for _, each in self._states() if each.iterations == iterations), None)
+        found = (each for _, each in self._states() if each.weights == weights)
+        return next((each for each in found if each.iterations == iterations), None)
 
-    def of_backup(self, iterations: int) -> State:
+    def of_backup(self, iterations: int, weights: str) -> State:
         """The state that belongs to a backup of this count.
 
         Raises:
             ValueError: there is none.
         """
-        state = self.matching(iterations)
+        same = [each for _, each in self._states() if each.iterations == iterations]
+        # One that was written before an end that was never backed up counts the same.
+        state = self.of_model(iterations, weights) or next(iter(same), None)
         if state is None:
             raise ValueError(
                 "Compress: the backup that was restored must have a state of ours beside it, or "
@@ -67,10 +71,7 @@ class StateFiles:
         """Keep the one that was taken: the other, if later, belongs to a backup that was never
         written, and must not push this one out when the next is.
         """
-        for path, each in self._states():
-            if each.iterations == state.iterations:
-                os.replace(path, self.current)
-                return
+        state.save(self.current)  # not moved: another worker may be about to read it
 
     def counts(self) -> list[int | None]:
         """The optimizer's counts of the states that there are."""
@@ -140,9 +141,9 @@ class Accompanied:
         restored = adapter.has_backup(callback)
         state = None
         if engine is not None and restored and iterations is not None:
-            state = files.of_backup(iterations)
+            state = files.of_backup(iterations, _digest(adapter, model))
         elif engine is not None and iterations and not engine.step:
-            state = _of_loaded(files, engine, iterations, say)
+            state = _of_loaded(files, adapter, model, iterations, say)
         if engine is not None and state is not None:
             restore(engine, state, "Compress")
             if engine.is_chief:
@@ -162,7 +163,7 @@ class Accompanied:
             if engine.is_chief:
                 try:
                     # First: a backup without its state could not be resumed.
-                    self._files.write(take(engine))
+                    self._write_state(engine)
                 except OSError as error:
                     logger.warning(
                         "No backup at update %d, the one before stays: its state cannot be "
@@ -195,13 +196,23 @@ class Accompanied:
 
     def back_up_end(self, epochs: int, steps: int | None) -> None:
         """Write a backup of a training that is through, after so many epochs of so many steps."""
-        if self._engine is not None and self._engine.is_chief:
-            try:
-                self._files.write(take(self._engine))
-            except OSError as error:
-                logger.warning("No backup of the end: its state cannot be written (%s).", error)
+        engine = self._engine
+        try:
+            if engine is not None and engine.is_chief:
+                self._write_state(engine)
+        except OSError as error:
+            logger.warning("No backup of the end: its state cannot be written (%s).", error)
+            if engine is not None and engine.works_alone:  # or the others would wait for this one
                 return
-        self._adapter.back_up_end(self._callback, epochs, steps)
+        try:
+            self._adapter.back_up_end(self._callback, epochs, steps)
+        except Exception as error:  # Keras has an error of its own for each way to write
+            logger.warning("No backup of the end (%s: %s).", type(error).__name__, error)
+
+    def _write_state(self, engine: Engine) -> None:
+        state = take(engine)
+        state.weights = _digest(engine.adapter, engine.model)
+        self._files.write(state)
 
     def end(self, keep: bool) -> None:
         """Do what the callback does at the end of a training, but for removing what it has written
@@ -209,6 +220,7 @@ class Accompanied:
         """
         if self._end is None:
             return
+        self._adapter.forget_restored_epoch(self._callback.model)
         deletes = self._callback.delete_checkpoint
         self._callback.delete_checkpoint = deletes and not keep
         try:
@@ -218,36 +230,32 @@ class Accompanied:
 
 
 def _of_loaded(
-    files: StateFiles, engine: Engine, iterations: int, say: Callable[..., None]
+    files: StateFiles,
+    adapter: Adapter,
+    model: KerasModel,
+    iterations: int,
+    say: Callable[..., None],
 ) -> State | None:
-    """The state of a model that was loaded from elsewhere, by the count of its optimizer and the
-    zeros of its kernels; None where there is none.
+    """The state of a model that was loaded from elsewhere, by the count of its optimizer and by its
+    weights; None where there is none.
     """
-    state = files.matching(iterations)
-    engine.place_if_built()
-    if state is not None and _has_zeros_of(engine, state):
-        say(
-            "The model goes on by the state of update %d, which is that of its optimizer.",
-            state.step,
-        )
-        return state
-    if files.counts():
+    state = files.of_model(iterations, _digest(adapter, model))
+    if state is not None:
+        message = "The model goes on by the state of update %d, which is that of its weights."
+        say(message, state.step)
+    elif files.counts():
         logger.warning(
             "Compression begins anew: of the states beside the backup, of iterations %s, none is "
             "that of this model, whose optimizer has made %d updates.",
             files.counts(),
             iterations,
         )
-    return None
+    return state
 
 
-def _has_zeros_of(engine: Engine, state: State) -> bool:
-    """Whether the weights are zero where the masks of a state drop them."""
-    masks = state.masks
-    targets = [] if engine.pruner is None else engine.pruner.targets
-    return all(
-        target.key in masks
-        and masks[target.key].shape == tuple(target.kernel.shape)
-        and not target.kernel.numpy()[~masks[target.key]].any()
-        for target in targets
-    )
+def _digest(adapter: Adapter, model: KerasModel) -> str:
+    """What tells a model's weights from all others."""
+    digest = hashlib.sha256()
+    for variable in model.weights:
+        digest.update(adapter.tf_variable(variable).numpy().tobytes())
+    return digest.hexdigest()

@@ -89,7 +89,7 @@ class Loop:
             yield
             return
         step, counted = engine.step + 1, self._count()
-        with self._counted(engine):
+        with self._counting(engine, counted):
             yield
         moved = 1 if counted is None else (self._count() or 0) - counted
         if engine.step != step:
@@ -103,7 +103,7 @@ class Loop:
             )
 
     @contextlib.contextmanager
-    def _counted(self, engine: Engine) -> Iterator[None]:
+    def _counting(self, engine: Engine, counted: int | None) -> Iterator[None]:
         """What the wrapped `train_step` does around an update, around one that it does not make."""
         before, quantizers = engine.step, engine.quantizers
         step = tf.constant(before + 1, tf.int64)
@@ -117,10 +117,13 @@ class Loop:
             self._before_step(step)
             with following:
                 yield
-        except BaseException as error:  # an update that has failed is none
-            engine.step = before
-            if quantizers is not None:
-                quantizers.observed.assign(observed)
+        except BaseException as error:
+            if quantizers is not None and quantizers.mode.calls != calls:
+                self._traced_in = engine.phase  # the next try may use what was traced
+            if self._count() == counted:  # an update that has failed is none
+                engine.step = before
+                if quantizers is not None:
+                    quantizers.observed.assign(observed)
             if isinstance(error, tf.errors.InvalidArgumentError) and STALE in str(error):
                 raise RuntimeError(STALE) from error
             raise

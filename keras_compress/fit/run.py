@@ -71,6 +71,8 @@ class Run:
         """Whether some member has specs of its own."""
         self._epoch_first: int | None = None
         self._edge: float = 0
+        self._begun_at: int | None = None
+        """The update after which this fit began."""
         self._reached_before = False
         """Whether the final sparsity was reached when this epoch began."""
         self._forget_due: list[str] = []
@@ -256,6 +258,7 @@ class Run:
             self._rehearse(exports, updates)
             self._plot_data.begin(engine)
 
+        self._begun_at = engine.step
         preflight.check_ranges_are_set(engine)
         if engine.is_placed:
             check()
@@ -383,13 +386,15 @@ class Run:
             if self._freezes_early:
                 phase = Phase.FROZEN
                 self._say("The fit ended at update %d, before freeze_step: frozen here.", of)
+            elif engine.step == self._begun_at and engine.phase is Phase.FROZEN:
+                phase = Phase.FROZEN  # as the fit has ended that this one resumes
             # A delay that ends with the fit: no update is rounded, the model is.
             self._enter(engine, phase, engine.step + 1)
-        self._keep_for_export(missed)
         # Not kept: it holds the data, and this run lives as long as its members.
         outcome = Outcome(self.adapter, self.model, engine, self._plot_data, self.drives, self._say)
         failed = ["what was interrupted"]
         try:
+            self._keep_for_export(missed)
             reports = [outcome.report(missed, member.export) for member in self.members]
             exports = [report.export for report in reports if report.export is not None]
             failed = [export.path for export in exports if export.error is not None]
@@ -426,6 +431,7 @@ class Run:
         engine = self.engine
         freeze_step = None if engine is None else engine.timetable.freeze_step
         stopped = bool(getattr(self.model, "stop_training", False))
+        stopped = stopped and self.adapter.in_fit(self.model)
         if engine is None or freeze_step is None or self._partial or not self.drives:
             return False
         return stopped and freeze_step > engine.step
@@ -443,10 +449,13 @@ class Run:
         if not missed and self.engine.has_unseen_ranges:
             missed = ["any update that would set the ranges"]
         if missed and self.drives:
-            what = "The fit ended at" if step == self.engine.step else "The weights put back are of"
+            # Weights put back may be of an epoch before, where the fit itself has reached it all.
+            now = self.engine.step
+            is_fit = step == now or any(at > now for _, at in self.engine.timetable.targets())
+            what = "The fit ended at" if is_fit else "The weights put back are of"
             message = f"{what} update %d, before %s; nothing is exported."
             say = self._say if self._partial else logger.warning
-            say(message, step, " and ".join(missed))
+            say(message, now if is_fit else step, " and ".join(missed))
         return missed
 
     def _say(self, message: str, *args: object) -> None:

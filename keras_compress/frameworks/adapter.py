@@ -334,6 +334,9 @@ class Adapter(abc.ABC):
         asked before it writes one of its own.
         """
 
+    def forget_restored_epoch(self, model: KerasModel) -> None:  # noqa: B027  (tf_keras does it)
+        """Let the next `fit` begin at its first epoch, whatever a backup said to the one before."""
+
     @abc.abstractmethod
     def back_up_end(self, callback: object, epochs: int, steps: int | None) -> None:
         """Let a `BackupAndRestore` write a backup from which a training of so many epochs of so

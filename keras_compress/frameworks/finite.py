@@ -11,15 +11,8 @@ from keras_compress.frameworks.protocols import KerasModel
 
 
 def not_finite(adapter: Adapter, model: KerasModel) -> Iterator[str]:
-    """The names of the weights that have a NaN in them, or, of those that are trained, an infinite
-    number: what is not may be a mask.
-    """
+    """The names of the weights that have a NaN or infinite number in them."""
     for variable in model.weights:
         numbers = tf.convert_to_tensor(adapter.tf_variable(variable))
-        if not numbers.dtype.is_floating:
-            continue
-        broken = tf.math.is_nan(numbers)
-        if variable.trainable:
-            broken |= tf.math.is_inf(numbers)
-        if tf.reduce_any(broken):
+        if numbers.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(numbers)):
             yield adapter.weight_name(variable)

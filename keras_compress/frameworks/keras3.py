@@ -123,6 +123,9 @@ class Keras3(Adapter):
     def has_backup(self, callback: Any) -> bool:
         return os.path.exists(callback._weights_path)  # private
 
+    def forget_restored_epoch(self, model: Any) -> None:
+        model._initial_epoch = None  # private: a fit that was resumed leaves it behind
+
     def back_up_end(self, callback: Any, epochs: int, steps: int | None) -> None:
         callback._current_epoch = epochs  # private: the epoch that it would go on with
         callback._last_batch_seen = 0

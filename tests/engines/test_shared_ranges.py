@@ -114,3 +114,32 @@ def test_what_shares_a_range_does_not_move_it(keras):
     own = {plan.path: plan.output for plan in quantizers.placement.operations}
     ranges = quantizers.ranges()
     np.testing.assert_array_equal(ranges[own["one"]], ranges[own["other"]])
+
+
+@pytest.mark.parametrize("given", ["the input", "a join"])
+def test_a_mean_of_a_mean_in_a_unit_has_a_range_that_was_seen(keras, given):
+    """The first has a range of its own, where nobody has rounded what it is a mean of."""
+
+    class Pyramid(keras.layers.Layer):
+        def build(self, shape):
+            self.pools = [keras.layers.AveragePooling2D(2) for _ in range(2)]
+            self.join = keras.layers.Concatenate()
+            self.built = True
+
+        def call(self, x):
+            x = self.join([x, x]) if given == "a join" else x
+            return self.pools[1](self.pools[0](x)) * 1.0
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Flatten()(Pyramid()(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(4, activation="softmax")(x))
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    x = np.random.default_rng(0).uniform(0, 100, (16, 8, 8, 3)).astype("float32")
+    compress = kc.Compress(quantization=kc.Quantization(delay=2), verbose=0)
+    model.fit(x, np.zeros(16, "int32"), batch_size=4, verbose=0, callbacks=[compress])
+    quantizers = engine_of(model).quantizers
+    assert quantizers.has_units
+    for key, limits in quantizers.ranges().items():
+        if "Dense" not in key:
+            assert limits[1] > 40, key

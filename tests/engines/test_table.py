@@ -19,7 +19,10 @@ from keras_compress.frameworks.choose import adapter_of
 from keras_compress.tflite import Conversion, TFLiteModel, convert, inspect_tflite
 
 # Keras 3 warns of what is meant here: some of these networks have nothing to train.
-pytestmark = pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
+pytestmark = [
+    pytest.mark.by_turns,
+    pytest.mark.filterwarnings("ignore:The model does not have any trainable weights"),
+]
 
 ROWS = 64
 

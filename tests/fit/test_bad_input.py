@@ -19,6 +19,8 @@ from keras_compress.engines.engine import engine_of
 from keras_compress.tflite.conversion import process
 from keras_compress.tuner import sensitivity
 
+pytestmark = pytest.mark.by_turns
+
 ROWS, BATCH = 16, 4  # four updates in an epoch
 X = np.random.default_rng(0).uniform(-1, 1, (ROWS, 4)).astype("float32")
 Y = np.arange(ROWS) % 3

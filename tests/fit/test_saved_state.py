@@ -106,6 +106,7 @@ FULL = State(
     observed=5,
     switched_at=9,
     iterations=11,
+    weights="a digest",
     pruning=PRUNING.get_config(),
     quantization=QUANTIZATION.get_config(),
     paths=("conv", "backbone/dense"),

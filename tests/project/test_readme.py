@@ -148,7 +148,8 @@ def test_what_happens_if_names_tests_that_there_are():
         file, test = found.groups()
         source = (README.parent / file).read_text()
         assert f"\ndef {test}(" in source, found[0]
-        is_swept = "@pytest.mark.sweep\n" in source.partition(f"def {test}(")[0][-80:]
+        decorators = source.partition(f"def {test}(")[0].rpartition("\n\n")[2]
+        is_swept = "@pytest.mark.sweep\n" in decorators
         assert is_swept == ("(*sweep*)" in found.string), found[0]
 
 

@@ -521,6 +521,7 @@ def test_a_worker_that_dies_of_its_own_exception_was_not_killed():
     assert "may be damaged" in remedy_for_crash(str(error.value), True, error.value.chatter)
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(sys.platform != "linux", reason="limits another process")
 def test_a_worker_without_memory_says_so():
     weights = tf.Variable(tf.random.normal((4096, 8192)), trainable=False)  # 134 MB

@@ -147,8 +147,10 @@ KILLED, INTERRUPTED = ("kill", -signal.SIGKILL), ("interrupt", -signal.SIGINT)
 
 @pytest.mark.parametrize(
     ("searches", "how"),
-    [("keras3", INTERRUPTED), ("tf_keras", KILLED)],
-    ids=["keras3-interrupt", "tf_keras-kill"],
+    [
+        pytest.param("keras3", INTERRUPTED, id="keras3-interrupt", marks=pytest.mark.sweep),
+        pytest.param("tf_keras", KILLED, id="tf_keras-kill"),
+    ],
     indirect=["searches"],
 )
 def test_a_search_that_ended_in_mid_trial_goes_on(searches, how, tmp_path):

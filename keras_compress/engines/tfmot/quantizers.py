@@ -275,6 +275,10 @@ def gated(quantizer: Quantizer, mode: Mode) -> Quantizer:
         mode.calls += 1
         # Never a variable: set as a layer's kernel, it would be listed, and dropped with the next.
         inputs = tf.convert_to_tensor(inputs)
+        check = mode.check_phase()
+        if check is not None:
+            with tf.control_dependencies([check]):
+                inputs = tf.identity(inputs)
         if "sparsity_mask" in weights:  # the scheme that keeps zeros keeps them in every phase
             inputs = tf.multiply(inputs, weights["sparsity_mask"])
         if phase is Phase.OFF:

@@ -255,14 +255,10 @@ class _Real:
         self._plan = plan
         self._dry = dry
         self.graph = tf.compat.v1.get_default_graph()
-        self._labels = [
-            *dry.points.values(),
-            *(each.output for each in dry.leaves if each is not None),
-        ]
         self._count = 0
         self._leaf_count = 0
         self._busy = False
-        self._pending: dict[int, tuple[str, bool]] = {}
+        self._pending: dict[int, tuple[str, bool, bool]] = {}
         self._rounded: dict[int, tf.Tensor] = {}
         self._keep: list[tf.Tensor] = []  # ids are theirs only while they live
 
@@ -277,14 +273,15 @@ class _Real:
             own = [self._used(tensor) for tensor in inputs]
             if self._units.mode.phase.follows or self._units.mode.phase.rounds:
                 own = [self._input((position, i), tensor) for i, tensor in enumerate(own)]
-            if op_type in OPS and OPS[op_type].output is Output.SHARED:
-                own[0] = self._rounded_again(dry.points.get((position, 0)), own[0])
+            if (position, 0) in dry.sharing:
+                own[0] = self._rounded_again(dry.points[position, 0], own[0])
             op = self._made(original, position, own)
         for i, tensor in enumerate(op.outputs):
             label = dry.points.get((position, i))
             if label is not None:
                 ties = OPS[op_type].output is Output.SHARED
-                self._round_when_used(tensor, label, ties)
+                shares = (position, i) in dry.sharing
+                self._round_when_used(tensor, label, ties, shares)
         return op
 
     def _made(
@@ -299,15 +296,9 @@ class _Real:
                 return StandIn(there, inputs, outputs)
         return original(inputs)
 
-    def _shares(self, label: str | None) -> bool:
-        """Whether a range is also that of another: what has one of its own gives its name to
-        nobody else.
-        """
-        return label is not None and self._labels.count(label) > 1
-
-    def _rounded_again(self, label: str | None, tensor: tf.Tensor) -> tf.Tensor:
+    def _rounded_again(self, label: str, tensor: tf.Tensor) -> tf.Tensor:
         """See `OperationPlan.rounds_input`."""
-        if label is None or not self._shares(label) or not self._units.mode.exporting:
+        if not self._units.mode.exporting:
             return tensor
         return self._units.rounded(self._plan, label, tensor, shares=True)
 
@@ -344,7 +335,7 @@ class _Real:
             raise self._differs(layer.name)
         with self._alone():
             rounded = self._used(given)
-            if leaf.call.row.output is Output.SHARED:
+            if leaf.shares and leaf.output is not None:
                 rounded = self._rounded_again(leaf.output, rounded)
             args, kwargs = tf.nest.map_structure(
                 lambda part: rounded if part is given else part, (args, kwargs)
@@ -356,7 +347,7 @@ class _Real:
         if leaf.output is not None:
             ties = leaf.call.row.output is Output.SHARED
             for tensor in tensors_of(outputs):
-                self._round_when_used(tensor, leaf.output, ties)
+                self._round_when_used(tensor, leaf.output, ties, leaf.shares)
         return outputs
 
     def inner(
@@ -384,14 +375,13 @@ class _Real:
         finally:
             self._busy = before
 
-    def _round_when_used(self, tensor: tf.Tensor, label: str, ties: bool) -> None:
-        self._pending[id(tensor)] = (label, ties)
+    def _round_when_used(self, tensor: tf.Tensor, label: str, ties: bool, shares: bool) -> None:
+        self._pending[id(tensor)] = (label, ties, shares)
         self._keep.append(tensor)
 
     def _used(self, tensor: tf.Tensor) -> tf.Tensor:
         if id(tensor) in self._pending:
-            label, ties = self._pending.pop(id(tensor))
-            shares = ties and self._shares(label)
+            label, ties, shares = self._pending.pop(id(tensor))
             self._rounded[id(tensor)] = self._units.rounded(self._plan, label, tensor, ties, shares)
         return self._rounded.get(id(tensor), tensor)
 

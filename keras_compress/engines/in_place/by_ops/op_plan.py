@@ -58,6 +58,8 @@ class OpPlan:
     ranges: dict[str, Fixed | None] = dataclasses.field(default_factory=dict)
     points: dict[tuple[int, int], str] = dataclasses.field(default_factory=dict)
     """Outputs of ops, rounded when they are used."""
+    sharing: set[tuple[int, int]] = dataclasses.field(default_factory=set)
+    """Those of them whose range is that of what they were computed of."""
     edges: dict[tuple[int, int], tuple[str, bool]] = dataclasses.field(default_factory=dict)
     """Inputs of ops that are rounded for this op alone; whether they have a range already."""
     kernels: dict[tuple[int, int], Kernel] = dataclasses.field(default_factory=dict)
@@ -127,6 +129,8 @@ class _Planner:
         for tensor in self.trace.outputs:
             self.users[tensor.ref()].append((None, 0))
         self.is_one = len(self.trace.outputs) == 1
+        self._sharing: set[Piece] = set()
+        """The pieces whose range is that of what they were computed of."""
         self.output = _Range(label=OUTPUT)
 
     # --- deciding
@@ -189,7 +193,11 @@ class _Planner:
         for piece in self.pieces:
             if piece in sources:
                 source = sources[piece]
-                found[piece] = found[source] if source in found else _Range()
+                if source is None or source not in found:
+                    found[piece] = _Range()
+                    continue
+                found[piece] = found[source]
+                self._sharing.add(piece)
         return found
 
     def _label(self, ranges: dict[Piece, _Range]) -> None:
@@ -219,10 +227,13 @@ class _Planner:
             if piece.rule.output is Output.JOIN:
                 continue  # its inputs are rounded
             if piece.leaf is not None:
-                piece.leaf.output = own.label
-            else:
-                for tensor in piece.outputs if piece.left else [piece.output]:
-                    plan.points[self.position[tensor.op.name], tensor.value_index] = own.label
+                piece.leaf.output, piece.leaf.shares = own.label, piece in self._sharing
+                continue
+            for tensor in piece.outputs if piece.left else [piece.output]:
+                place = self.position[tensor.op.name], tensor.value_index
+                plan.points[place] = own.label
+                if piece in self._sharing:
+                    plan.sharing.add(place)
         for piece, i, own, has_range in self._edges:
             if own.label is None:
                 own.label = label(self._name(piece), own.fixed)

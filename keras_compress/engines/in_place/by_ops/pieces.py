@@ -87,6 +87,8 @@ class LeafPlan:
     """A batch norm that the kernel before it takes in."""
     output: str | None = None
     """The label of what rounds its output."""
+    shares: bool = False
+    """Whether that is the range of what it was computed of."""
     left: bool = False
     """It stays in float."""
 
