@@ -71,7 +71,10 @@ class StateFiles:
         """Keep the one that was taken: the other, if later, belongs to a backup that was never
         written, and must not push this one out when the next is.
         """
-        state.save(self.current)  # not moved: another worker may be about to read it
+        of = (state.iterations, state.weights)
+        path = next(path for path, each in self._states() if (each.iterations, each.weights) == of)
+        if path != self.current:
+            state.save(self.current)  # not moved: another worker may be about to read it
 
     def counts(self) -> list[int | None]:
         """The optimizer's counts of the states that there are."""
@@ -220,13 +223,13 @@ class Accompanied:
         """
         if self._end is None:
             return
-        self._adapter.forget_restored_epoch(self._callback.model)
         deletes = self._callback.delete_checkpoint
         self._callback.delete_checkpoint = deletes and not keep
         try:
             self._end()
         finally:
             self._callback.delete_checkpoint = deletes
+            self._adapter.forget_restored_epoch(self._callback.model)
 
 
 def _of_loaded(

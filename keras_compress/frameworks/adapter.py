@@ -334,7 +334,8 @@ class Adapter(abc.ABC):
         asked before it writes one of its own.
         """
 
-    def forget_restored_epoch(self, model: KerasModel) -> None:  # noqa: B027  (tf_keras does it)
+    @abc.abstractmethod
+    def forget_restored_epoch(self, model: KerasModel) -> None:
         """Let the next `fit` begin at its first epoch, whatever a backup said to the one before."""
 
     @abc.abstractmethod

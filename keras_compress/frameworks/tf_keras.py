@@ -232,6 +232,10 @@ class TFKeras(Adapter):
         # Private: it restores the latest that this knows.
         return callback._training_state.read_checkpoint_manager.latest_checkpoint is not None
 
+    def forget_restored_epoch(self, model: Any) -> None:
+        # Private: the next fit asks for it, and `BackupAndRestore` has deleted it at its end.
+        model._training_state = None
+
     def back_up_end(self, callback: Any, epochs: int, steps: int | None) -> None:
         # Private: what it reads, when it goes on, of the last epoch and of its last batch.
         state = callback._training_state
