@@ -126,6 +126,7 @@ def test_run_eagerly_equals_a_plain_eager_fit_while_off_and_watching(keras, data
     assert got.history["loss"] == plain.history["loss"]
 
 
+@pytest.mark.sweep
 def test_jit_compile_changes_the_last_bits_only(keras, data):
     # Two epochs of one phase each, because XLA takes seconds for every phase: watching, then on.
     def run(jit_compile):

@@ -260,6 +260,7 @@ def test_every_step_equals_tfmots(keras, pruning, optimizer, steps_per_execution
     assert_equal(theirs.stripped, mine.stripped)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("pruning", "optimizer"), [("every-step", "adam"), ("block-1x4", "sgd")])
 def test_every_step_equals_tfmots_under_xla(keras, pruning, optimizer):
     theirs = reference(pruning, optimizer, jit_compile=True)

@@ -85,6 +85,7 @@ def one_and_two(keras, tmp_path_factory):
     return printed(keras, ONE_OR_TWO, tmp_path_factory.mktemp("replicas"))
 
 
+@pytest.mark.sweep
 def test_two_replicas_watch_as_one_device_with_the_same_batch(one_and_two):
     one, two = one_and_two["watched"]
     assert one[1] == two[1], "masks"
@@ -95,6 +96,7 @@ def test_two_replicas_watch_as_one_device_with_the_same_batch(one_and_two):
         np.testing.assert_allclose(limits, two[0][key], atol=1e-5, err_msg=key)
 
 
+@pytest.mark.sweep
 def test_two_replicas_that_round_stay_near_one_device(one_and_two):
     """Each rounds over the range that it has seen itself until the step is through."""
     one, two = one_and_two["rounded"]

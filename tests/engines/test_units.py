@@ -672,6 +672,7 @@ def test_verification_layer_by_layer_compares_what_a_unit_gives(keras, tmp_path)
     assert max(found.values()) <= 2
 
 
+@pytest.mark.sweep
 @pytest.mark.sweep_if(when=lambda case: case != "custom-layer")
 @pytest.mark.parametrize("case", ["custom-layer", "layers-below", "self-attention"])
 def test_units_under_xla(keras, case, tmp_path):

@@ -73,6 +73,7 @@ def test_lenet_prints_its_table(which, tmp_path):
     assert float_file.stat().st_size >= 3.5 * int8_file.stat().st_size
 
 
+@pytest.mark.sweep
 @both(suite="3")
 def test_wrap_compresses_in_a_bare_fit(which, tmp_path):
     printed, logged, rows = run("wrap.py", which, tmp_path, "--epochs", "10")
@@ -119,6 +120,7 @@ def test_finetune_prunes_what_was_frozen(which, tmp_path):
     assert image.scale == pytest.approx(2 / 255, rel=1e-3)  # [-1, 1], what a camera's bytes mean
 
 
+@pytest.mark.sweep
 @both(suite="3")
 def test_sparsity_search_finds_a_file(which, tmp_path):
     printed, _, rows = run("sparsity_search.py", which, tmp_path, "--quick")

@@ -201,6 +201,7 @@ def test_a_loaded_trial_answers_as_it_was_scored(searched, data):
 # --- the other tuners
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("keras", "kind"),
     [("keras3", "BayesianOptimization"), ("tf_keras", "GridSearch")],
@@ -242,6 +243,7 @@ def ours(keras, folder):
     return search.tuner, search.search, 4, 3
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("keras", "make"),
     [("keras3", ours), ("tf_keras", kerastuners_hyperband)],

@@ -175,6 +175,7 @@ def test_a_search_that_ended_in_mid_trial_goes_on(searches, how, tmp_path):
     assert after["hyperparameters"]["values"] == before["trial_1"]["hyperparameters"]["values"]
 
 
+@pytest.mark.sweep
 @with_keras3
 def test_a_trial_that_has_its_metrics_is_not_run_again(searches, tmp_path):
     """Killed after KerasTuner has written what the trial came to, before it has noted its end.
@@ -194,6 +195,7 @@ def test_a_trial_that_has_its_metrics_is_not_run_again(searches, tmp_path):
     assert len(fits(tmp_path)[search_child.COMPRESSED]) == 2
 
 
+@pytest.mark.sweep
 @with_keras3
 def test_a_killed_worker_is_started_again(searches, tmp_path):
     """A chief and two workers; one worker dies in its first trial."""

@@ -531,6 +531,7 @@ print("all the same")
 """
 
 
+@pytest.mark.sweep
 def test_saved_as_keras_it_loads_in_a_process_without_tfmot_and_us(tfmot, tmp_path):
     kinds = (sequential, separable, nested, recurrent, listed, by_name, operators, residual)
     saved = [("shape_on_the_first_layer", "pruned-by-hand"), ("separable", "quantized-by-hand")]
