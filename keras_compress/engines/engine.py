@@ -281,6 +281,12 @@ class Engine(abc.ABC):
             self.quantizers.enter(phase)
             self.adapter.retrace(self.model)
 
+    def enter(self, phase: Phase, update: int) -> None:
+        """Enter a phase from the update of that number on."""
+        if phase.rounds and not self._phase.rounds:
+            self.switched_at = update
+        self.set_phase(phase)
+
     @contextlib.contextmanager
     def tracing_in(self, phase: Phase) -> Iterator[None]:
         """While inside, a network that is traced is that of `phase`; the steps that the model has

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from keras_compress.frameworks.finite import all_finite
 from keras_compress.frameworks.protocols import KerasLayer, KerasVariable
 from keras_compress.specs.schedules import ConstantSparsity, PolynomialDecay
 
@@ -33,11 +34,6 @@ def updates_at(schedule: PolynomialDecay | ConstantSparsity, step: tf.Tensor) ->
     if end < 0:
         return (step >= begin) & on_grid
     return (step >= begin) & (step <= end) & (on_grid | (step == end))
-
-
-def all_finite(weights: tf.Tensor) -> tf.Tensor:
-    """Whether no weight is NaN or infinite: a mask is made of such only."""
-    return tf.reduce_all(tf.math.is_finite(weights))
 
 
 @dataclasses.dataclass(eq=False)
@@ -70,7 +66,7 @@ class Target:
     @property
     def is_broken(self) -> bool:
         """Whether the kernel is NaN or infinite somewhere, so that its mask stays as it is."""
-        return not bool(all_finite(tf.convert_to_tensor(self.kernel)))
+        return not bool(all_finite(self.kernel))
 
     def keep(self, mask: np.ndarray) -> None:
         self.mask.assign(tf.cast(mask, self.mask.dtype))

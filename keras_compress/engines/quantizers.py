@@ -10,6 +10,7 @@ import abc
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -60,14 +61,17 @@ class Mode:
         leaves_plain = save_context.in_save_context() and not self.constants
         return self.phase is not Phase.OFF and not leaves_plain
 
-    def check_phase(self) -> tf.Operation | None:
-        """What fails in a graph that is run in another phase than that it is traced in; None where
-        nobody could do so.
+    def called_with(self, inputs: Any) -> Any:
+        """Note a call of the network with these nested tensors. They come back behind a check where
+        somebody may run the graph in another phase than that it is traced in: there it fails.
         """
+        self.calls += 1
         if self.phase_now is None or tf.executing_eagerly():
-            return None
+            return inputs
         traced_in = list(Phase).index(self.phase)
-        return tf.debugging.assert_equal(self.phase_now, traced_in, message=STALE)
+        check = tf.debugging.assert_equal(self.phase_now, traced_in, message=STALE)
+        with tf.control_dependencies([check]):
+            return tf.nest.map_structure(tf.identity, inputs)
 
     def number(self, compute: Callable[[], tf.Tensor]) -> tf.Tensor:
         """What `compute` gives: as ops of the graph, or as a constant in one that leaves."""

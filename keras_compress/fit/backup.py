@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from keras_compress.engines.engine import Engine
@@ -23,7 +23,7 @@ from keras_compress.frameworks.protocols import KerasCallbackList, KerasModel, M
 
 logger = logging.getLogger("keras_compress")
 
-_ATTRIBUTE = "_keras_compress_let_go"
+_ATTRIBUTE = "_keras_compress_accompanied"
 
 
 class StateFiles:
@@ -46,8 +46,8 @@ class StateFiles:
         """The state of a model with this optimizer count and these weights; None where there is
         none.
         """
-        found = (each for _, each in self._states() if each.weights == weights)
-        return next((each for each in found if each.iterations == iterations), None)
+        of = (iterations, weights)
+        return next((each for each in self.states() if (each.iterations, each.weights) == of), None)
 
     def of_backup(self, iterations: int, weights: str) -> State:
         """The state that belongs to a backup of this count.
@@ -55,35 +55,38 @@ class StateFiles:
         Raises:
             ValueError: there is none.
         """
-        same = [each for _, each in self._states() if each.iterations == iterations]
-        # One that was written before an end that was never backed up counts the same.
-        state = self.of_model(iterations, weights) or next(iter(same), None)
-        if state is None:
+        states = self.states()
+        same = [each for each in states if each.iterations == iterations]
+        if not same:
             raise ValueError(
                 "Compress: the backup that was restored must have a state of ours beside it, or "
-                f"its masks and ranges are lost. There are states of iterations {self.counts()} in "
-                f"{self.current!r} and {self.previous!r}; remove the backup to begin anew. "
+                f"its masks and ranges are lost. There are states of iterations {counts(states)} "
+                f"in {self.current!r} and {self.previous!r}; remove the backup to begin anew. "
                 f"Received: a backup of iteration {iterations}"
             )
-        return state
+        # One that was written before an end that was never backed up counts the same.
+        return next((each for each in same if each.weights == weights), same[0])
 
     def go_on_from(self, state: State) -> None:
         """Keep the one that was taken: the other, if later, belongs to a backup that was never
         written, and must not push this one out when the next is.
         """
-        of = (state.iterations, state.weights)
-        path = next(path for path, each in self._states() if (each.iterations, each.weights) == of)
-        if path != self.current:
+        newest = self.states()[0]
+        if (newest.iterations, newest.weights) != (state.iterations, state.weights):
             state.save(self.current)  # not moved: another worker may be about to read it
 
-    def counts(self) -> list[int | None]:
-        """The optimizer's counts of the states that there are."""
-        return [each.iterations for _, each in self._states()]
-
-    def _states(self) -> Iterator[tuple[str, State]]:
+    def states(self) -> list[State]:
+        """Those that there are, the newest first."""
+        found = []
         for path in (self.current, self.previous):
             with contextlib.suppress(FileNotFoundError):
-                yield path, State.load(path)
+                found.append(State.load(path))
+        return found
+
+
+def counts(states: Sequence[State]) -> list[int | None]:
+    """The optimizer's counts at the moment of saving."""
+    return [each.iterations for each in states]
 
 
 class Accompanied:
@@ -163,19 +166,9 @@ class Accompanied:
             engine = self._engine
             if engine is None or not self._is_called:
                 return original(*args, **kwargs)
-            if engine.is_chief:
-                try:
-                    # First: a backup without its state could not be resumed.
-                    self._write_state(engine)
-                except OSError as error:
-                    logger.warning(
-                        "No backup at update %d, the one before stays: its state cannot be "
-                        "written (%s).",
-                        engine.step,
-                        error,
-                    )
-                    if engine.works_alone:  # or the others would wait for this one
-                        return None
+            # First: a backup without its state could not be resumed.
+            if not self._write_state(f"at update {engine.step}, the one before stays"):
+                return None
             with engine.readers.get_all():
                 return original(*args, **kwargs)
 
@@ -199,23 +192,26 @@ class Accompanied:
 
     def back_up_end(self, epochs: int, steps: int | None) -> None:
         """Write a backup of a training that is through, after so many epochs of so many steps."""
-        engine = self._engine
-        try:
-            if engine is not None and engine.is_chief:
-                self._write_state(engine)
-        except OSError as error:
-            logger.warning("No backup of the end: its state cannot be written (%s).", error)
-            if engine is not None and engine.works_alone:  # or the others would wait for this one
-                return
+        if not self._write_state("of the end"):
+            return
         try:
             self._adapter.back_up_end(self._callback, epochs, steps)
         except Exception as error:  # Keras has an error of its own for each way to write
             logger.warning("No backup of the end (%s: %s).", type(error).__name__, error)
 
-    def _write_state(self, engine: Engine) -> None:
+    def _write_state(self, which: str) -> bool:
+        """Write the state that belongs to a backup; whether the backup itself may follow."""
+        engine = self._engine
+        if engine is None or not engine.is_chief:
+            return True
         state = take(engine)
         state.weights = _digest(engine.adapter, engine.model)
-        self._files.write(state)
+        try:
+            self._files.write(state)
+        except OSError as error:
+            logger.warning("No backup %s: its state cannot be written (%s).", which, error)
+            return not engine.works_alone  # or the others would wait for this one
+        return True
 
     def end(self, keep: bool) -> None:
         """Do what the callback does at the end of a training, but for removing what it has written
@@ -246,11 +242,11 @@ def _of_loaded(
     if state is not None:
         message = "The model goes on by the state of update %d, which is that of its weights."
         say(message, state.step)
-    elif files.counts():
+    elif others := files.states():
         logger.warning(
             "Compression begins anew: of the states beside the backup, of iterations %s, none is "
             "that of this model, whose optimizer has made %d updates.",
-            files.counts(),
+            counts(others),
             iterations,
         )
     return state

@@ -186,9 +186,8 @@ class Compress(_Member):
 
     @property
     def phase(self) -> str:
-        """ "off", "watching", "on" or "frozen": of the model that is trained, or was."""
-        model = getattr(self, "model", None)
-        engine = None if model is None else engine_of(model)
+        """That of the model which is trained, or was: "off", "watching", "on" or "frozen"."""
+        engine = None if self.model is None else engine_of(self.model)
         return str(Phase.OFF if engine is None else engine.phase)
 
     def epoch_end(self, logs: dict[str, float] | None = None) -> None:

@@ -166,7 +166,4 @@ def enter_phase_of_next(engine: Engine) -> None:
     if timetable.resolved is None:
         engine.resolve(engine.step, 0)
         engine.begin_fit()
-    phase = timetable.phase_after(engine.step, 1)
-    if phase.rounds and not engine.phase.rounds:
-        engine.switched_at = engine.step + 1
-    engine.set_phase(phase)
+    engine.enter(timetable.phase_after(engine.step, 1), engine.step + 1)

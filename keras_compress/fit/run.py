@@ -319,10 +319,8 @@ class Run:
         """Change the phase, from the update of that number on."""
         if phase is engine.phase:
             return
-        if phase.rounds and not engine.phase.rounds:
-            engine.switched_at = update
         self._say("Update %d: quantization %s -> %s.", update, engine.phase, phase)
-        engine.set_phase(phase)
+        engine.enter(phase, update)
 
     # --- epoch end
 

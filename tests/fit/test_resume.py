@@ -1,5 +1,6 @@
 """A training that is interrupted ends as the uninterrupted one, with `BackupAndRestore`."""
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -20,7 +21,7 @@ import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.engines.snapshot import take
 from keras_compress.engines.state import Phase, State
-from keras_compress.fit.backup import StateFiles
+from keras_compress.fit.backup import StateFiles, counts
 from keras_compress.frameworks.choose import adapter_of
 
 pytestmark = [
@@ -326,7 +327,7 @@ def test_the_state_outlives_the_export(keras, tmp_path):
     assert compress.report.export.error is None
     assert path.exists()
     # Keras itself removes what it backed up (tf_keras leaves the folder).
-    assert not [name for _, _, names in os.walk(folder) for name in names]
+    assert not files_in(folder)
     state = State.load(StateFiles(folder).current)
     assert_equal_states(state, take(engine_of(model)), except_for={"paths"})
 
@@ -455,7 +456,7 @@ def test_a_full_disk_costs_a_backup_and_a_warning(keras, tmp_path, monkeypatch, 
     def full(self, path):
         calls.append(path)
         if len(calls) == 3:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise full_disk()
         save(self, path)
 
     monkeypatch.setattr(State, "save", full)
@@ -463,7 +464,7 @@ def test_a_full_disk_costs_a_backup_and_a_warning(keras, tmp_path, monkeypatch, 
 
     class Note(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            written.append(8 in StateFiles(folder).counts())
+            written.append(8 in counts(StateFiles(folder).states()))
 
     model = resume_child.net(keras, run_eagerly=True)
     failing = resume_child.at_update(keras, 14, stop)
@@ -483,45 +484,55 @@ def test_a_full_disk_costs_a_backup_and_a_warning(keras, tmp_path, monkeypatch, 
 # --- the export at the end
 
 
-def exporting(path):
-    return resume_child.compress(export=kc.Export(path, mode="float32", rehearse=False))
+def exporting(path, **specs):
+    export = kc.Export(path, mode="float32", rehearse=False)
+    return resume_child.compress(export=export, **specs)
 
 
-def test_a_kill_during_the_export_is_resumed_at_the_export(
-    keras, uninterrupted, tmp_path, monkeypatch
-):
+class KilledError(BaseException):
+    """Nobody catches it, as nobody catches a kill."""
+
+
+@contextlib.contextmanager
+def failing_export(error):
+    """While inside, the export of a fit raises this."""
+
+    def fail(*_):
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("keras_compress.export.writing.write_file", fail)
+        yield
+
+
+def full_disk():
+    return OSError(errno.ENOSPC, "No space left on device")
+
+
+def files_in(folder):
+    """Of a backup that is gone tf_keras leaves the folder."""
+    return [name for _, _, names in os.walk(folder) for name in names]
+
+
+def test_a_kill_during_the_export_is_resumed_at_the_export(keras, uninterrupted, tmp_path):
     weights, state, _ = uninterrupted
     folder, path = tmp_path / "backup", tmp_path / "net.tflite"
-
-    class KilledError(BaseException):
-        pass
-
-    def die(*_, **__):
-        raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr("keras_compress.export.writing.write_file", die)
-        with pytest.raises(KilledError):
-            resume_child.fit(
-                resume_child.net(keras), [exporting(path), resume_child.backup(keras, folder)]
-            )
+    with failing_export(KilledError()), pytest.raises(KilledError):
+        resume_child.fit(
+            resume_child.net(keras), [exporting(path), resume_child.backup(keras, folder)]
+        )
     model, compress = resume_child.net(keras), exporting(path)
     history = resume_child.fit(model, [compress, resume_child.backup(keras, folder)])
     assert history.epoch == []
     assert compress.report.export.written
     assert_equal_states(take(engine_of(model)), state, except_for={"paths"})
     assert_equal_weights(model.get_weights(), weights)
-    assert not [name for _, _, names in os.walk(folder) for name in names]
+    assert not files_in(folder)
 
 
-def test_an_export_that_failed_keeps_the_backup_and_says_so(keras, tmp_path, monkeypatch, caplog):
+def test_an_export_that_failed_keeps_the_backup_and_says_so(keras, tmp_path, caplog):
     folder, path = tmp_path / "backup", tmp_path / "net.tflite"
-
-    def fail(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("keras_compress.export.writing.write_file", fail)
+    with failing_export(full_disk()):
         resume_child.fit(
             resume_child.net(keras), [exporting(path), resume_child.backup(keras, folder)]
         )
@@ -536,7 +547,7 @@ def test_an_export_that_failed_keeps_the_backup_and_says_so(keras, tmp_path, mon
 
 @pytest.mark.parametrize("freeze_step", [None, 26])
 def test_after_early_stopping_a_kill_during_the_export_is_resumed_there_too(
-    keras, tmp_path, monkeypatch, freeze_step
+    keras, tmp_path, freeze_step
 ):
     folder, path = tmp_path / "backup", tmp_path / "net.tflite"
 
@@ -553,21 +564,12 @@ def test_after_early_stopping_a_kill_during_the_export_is_resumed_there_too(
             calibration_steps=resume_child.CALIBRATION,
             freeze_step=freeze_step,
         )
-        export = kc.Export(path, mode="float32", rehearse=False)
-        compress = resume_child.compress(export=export, quantization=quantization)
+        compress = exporting(path, quantization=quantization)
         return [Worse(), stop_early, compress, resume_child.backup(keras, folder)]
 
-    class KilledError(BaseException):
-        pass
-
-    def die(*_, **__):
-        raise KilledError
-
     model = resume_child.net(keras)
-    with monkeypatch.context() as patch:
-        patch.setattr("keras_compress.export.writing.write_file", die)
-        with pytest.raises(KilledError):
-            resume_child.fit(model, callbacks(), epochs=7)
+    with failing_export(KilledError()), pytest.raises(KilledError):
+        resume_child.fit(model, callbacks(), epochs=7)
     # Pruned by update 18, in epoch 4, which so is the best of the pruned network.
     assert engine_of(model).step == 24
     resumed, again = resume_child.net(keras), callbacks()
@@ -580,30 +582,25 @@ def test_after_early_stopping_a_kill_during_the_export_is_resumed_there_too(
 
 
 @pytest.mark.parametrize("compressed", [True, False], ids=["compressed", "plain"])
-def test_after_a_failed_export_the_model_trains_on_without_a_backup(
-    keras, tmp_path, monkeypatch, compressed
-):
+def test_after_a_failed_export_the_model_trains_on_without_a_backup(keras, tmp_path, compressed):
     """tf_keras keeps on the model where it would go on."""
     folder, path = tmp_path / "backup", tmp_path / "net.tflite"
 
-    def fail(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def callback():
+        own = exporting(path)
+        return own if compressed else kc.Compress(export=own.export)
 
-    export = kc.Export(path, mode="float32", rehearse=False)
-    callback = exporting(path) if compressed else kc.Compress(export=export)
     model = resume_child.net(keras)
-    with monkeypatch.context() as patch:
-        patch.setattr("keras_compress.export.writing.write_file", fail)
-        resume_child.fit(model, [callback, resume_child.backup(keras, folder)])
+    with failing_export(full_disk()):
+        resume_child.fit(model, [callback(), resume_child.backup(keras, folder)])
     history = resume_child.fit(model, [], epochs=2)
     assert history.epoch == [0, 1]
     # And the same fit again goes on at the export.
-    callback = exporting(path) if compressed else kc.Compress(export=export)
-    fresh = resume_child.net(keras)
-    history = resume_child.fit(fresh, [callback, resume_child.backup(keras, folder)])
+    again, fresh = callback(), resume_child.net(keras)
+    history = resume_child.fit(fresh, [again, resume_child.backup(keras, folder)])
     assert history.epoch == []
-    assert callback.report.export.written
-    assert not [name for _, _, names in os.walk(folder) for name in names]
+    assert again.report.export.written
+    assert not files_in(folder)
 
 
 def test_a_backup_of_a_fit_that_failed_serves_a_plain_fit(keras, tmp_path):
@@ -618,7 +615,7 @@ def test_a_backup_of_a_fit_that_failed_serves_a_plain_fit(keras, tmp_path):
     plain = resume_child.net(keras)
     resume_child.fit(plain, [backup])
     assert State.load(StateFiles(folder).current).step == before
-    assert not [name for _, _, names in os.walk(folder) for name in names]
+    assert not files_in(folder)
 
 
 def test_a_backup_of_the_end_that_cannot_be_written_costs_neither_file_nor_training(
@@ -638,12 +635,9 @@ def test_a_backup_of_the_end_that_cannot_be_written_costs_neither_file_nor_train
     assert resume_child.fit(model, [], epochs=1).epoch == [0]
 
 
-def test_after_a_resumed_export_the_next_fit_begins_at_its_first_epoch(
-    keras, tmp_path, monkeypatch
-):
+def test_after_a_resumed_export_the_next_fit_begins_at_its_first_epoch(keras, tmp_path):
     folder, path = tmp_path / "backup", tmp_path / "net.tflite"
-    with monkeypatch.context() as patch:
-        patch.setattr("keras_compress.export.writing.write_file", lambda *_: 1 / 0)
+    with failing_export(full_disk()):
         resume_child.fit(
             resume_child.net(keras), [exporting(path), resume_child.backup(keras, folder)]
         )

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.engines.masks import Pruner, Target, all_finite, sparsity_at
+from keras_compress.engines.masks import Pruner, Target, sparsity_at
+from keras_compress.frameworks.finite import all_finite
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import ConstantSparsity, PolynomialDecay
 

@@ -146,11 +146,7 @@ class PatchedQuantizers(Quantizers):
 
         @functools.wraps(original)
         def call(inputs: object, *args: object, **kwargs: object) -> object:
-            self.mode.calls += 1
-            check = self.mode.check_phase()
-            if check is not None:
-                with tf.control_dependencies([check]):
-                    inputs = tf.nest.map_structure(tf.identity, inputs)
+            inputs = self.mode.called_with(inputs)
             if not self.mode.active:
                 return original(inputs, *args, **kwargs)
             if isinstance(inputs, dict):
@@ -192,8 +188,9 @@ class PatchedQuantizers(Quantizers):
             if plan.row.output is Output.SHARED and plan.output and self._imitates:
                 outputs = self.activations[plan.output].breaking_ties(outputs)
             if plan.output is not None:
-                shares = plan.row.output is Output.SHARED and plan.output != f"{plan.key}/output"
-                rounded = functools.partial(self._round, plan, "output", plan.output, shares=shares)
+                rounded = functools.partial(
+                    self._round, plan, "output", plan.output, shares=plan.shares
+                )
                 outputs = tf.nest.map_structure(rounded, outputs)
             elif plan.joined is not None:  # of inputs that are rounded
                 outputs = self._shown(plan, "output", plan.joined, outputs)

@@ -51,9 +51,11 @@ class OperationPlan:
     """Rounds the floats that it makes of an input of integers."""
     source: str | None = None
     """What rounded the input that its kernel meets; None if that differs between calls."""
+    shares: bool = False
+    """Whether its range is that of what it was computed of."""
     rounds_input: bool = False
-    """Whether in a file its input is rounded once more: it was moved since, by an op whose scale
-    the converter has to find out, and where several read it, it fails to.
+    """Whether in a file its input is rounded over that range once more: it was moved since, by an
+    op whose scale the converter has to find out, and where several read it, it fails to.
     """
     norm: OperationPlan | None = None
     """The batch norm behind that becomes part of this layer."""
@@ -224,10 +226,9 @@ class _Walk:
         for plan in self.plans.values():  # after all others, whose ranges these ones share
             if self._is_known(plan.operation) and plan.row.output is Output.SHARED:
                 sources = {self._source(node.inputs[0]) for node in self._nodes(plan)}
-                (plan.output,) = (
-                    sources if len(sources) == 1 else (self._new(f"{plan.key}/output"),)
-                )
-                plan.rounds_input = len(sources) == 1 and any(
+                plan.shares = len(sources) == 1
+                (plan.output,) = sources if plan.shares else (self._new(f"{plan.key}/output"),)
+                plan.rounds_input = plan.shares and any(
                     self._is_moved(node.inputs[0]) for node in self._nodes(plan)
                 )
         numbers = itertools.count(1)

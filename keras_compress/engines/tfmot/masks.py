@@ -11,8 +11,9 @@ from typing import Any, cast
 
 import tensorflow as tf
 
-from keras_compress.engines.masks import Pruner, Target, all_finite, sparsity_at
+from keras_compress.engines.masks import Pruner, Target, sparsity_at
 from keras_compress.engines.tfmot.library import PruneWrapper, tfmot
+from keras_compress.frameworks.finite import all_finite
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import ConstantSparsity, PolynomialDecay
 
@@ -133,7 +134,7 @@ class TfmotPruner(Pruner):
 
 def finite(targets: list[TfmotTarget]) -> tf.Tensor:
     """Whether the kernels are such as masks can be made of."""
-    return tf.reduce_all([all_finite(tf.convert_to_tensor(target.kernel)) for target in targets])
+    return tf.reduce_all([all_finite(target.kernel) for target in targets])
 
 
 def as_tfmot(schedule: PolynomialDecay | ConstantSparsity) -> object:

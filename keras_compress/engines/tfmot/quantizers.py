@@ -272,13 +272,8 @@ def gated(quantizer: Quantizer, mode: Mode) -> Quantizer:
         self: Any, inputs: tf.Tensor, training: object, weights: Ranges, **kwargs: object
     ) -> tf.Tensor:
         phase = mode.phase
-        mode.calls += 1
         # Never a variable: set as a layer's kernel, it would be listed, and dropped with the next.
-        inputs = tf.convert_to_tensor(inputs)
-        check = mode.check_phase()
-        if check is not None:
-            with tf.control_dependencies([check]):
-                inputs = tf.identity(inputs)
+        inputs = mode.called_with(tf.convert_to_tensor(inputs))
         if "sparsity_mask" in weights:  # the scheme that keeps zeros keeps them in every phase
             inputs = tf.multiply(inputs, weights["sparsity_mask"])
         if phase is Phase.OFF:
