@@ -30,6 +30,7 @@ import rich.console
 import rich.progress
 import rich.table
 from measuring import keras_of
+from nets_of_digits import smallest
 
 EPOCHS, STEPS, BATCH = 6, 6, 32
 # Update by update: pruned from 4 to 20, watched from 13, rounded from 17, frozen from 27.
@@ -61,21 +62,6 @@ for Keras 3, which itself trains the batches of that epoch again.
 
 
 # --- one training, in a process of its own
-
-
-def network(keras):
-    keras.utils.set_random_seed(0)
-    layers = keras.layers
-    return keras.Sequential(
-        [
-            layers.Input((8, 8, 1)),
-            layers.Conv2D(8, 3, use_bias=False),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.Flatten(),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
 
 
 def data(equal_batches):
@@ -133,7 +119,7 @@ def train(keras, engine, folder, place, number, mid_epoch):
         "quantization": kc.Quantization(delay=DELAY, calibration_steps=WATCHED, freeze_step=FREEZE),
     }
     export = kc.Export(str(folder / "net.tflite"), rehearse=False)
-    model = network(keras)
+    model = smallest(keras)
     if engine == "tfmot":
         model = kc.wrap(model, **specs, engine="tfmot")
         callbacks = [kc.Compress(export=export, verbose=0)]

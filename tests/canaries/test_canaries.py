@@ -391,6 +391,90 @@ def test_backup_and_restore_writes_every_backup_through_one_method(module, name,
     assert str(backup.backup_dir).startswith(str(tmp_path))
 
 
+def test_keras3_a_backup_of_the_end_is_one_of_the_epoch_behind_the_last(tmp_path):
+    backup = keras3.callbacks.BackupAndRestore(str(tmp_path / "backup"), delete_checkpoint=False)
+    found = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        found.append(pathlib.Path(backup._weights_path).exists())
+
+    def on_train_end(self, logs=None):
+        backup._current_epoch, backup._last_batch_seen = 7, 0
+        backup._save_model()
+
+    asking = callback(keras3, on_epoch_begin=on_epoch_begin, on_train_end=on_train_end)
+    fit(net(keras3), backup, asking, epochs=2)
+    assert found == [False, True], "before its first, and after"
+    model = net(keras3)
+    again = keras3.callbacks.BackupAndRestore(str(tmp_path / "backup"))
+    assert fit(model, again, epochs=7).epoch == []
+    assert model._initial_epoch == 7
+    assert fit(model, epochs=2).epoch == [], "it stays there, unless somebody forgets it"
+    model._initial_epoch = None
+    assert fit(model, epochs=2).epoch == [0, 1]
+
+
+@pytest.mark.parametrize("save_freq", ["epoch", 3])
+def test_tf_keras_a_backup_of_the_end_is_one_of_the_last_batch(tmp_path, save_freq):
+    def backup(**arguments):
+        return tf_keras.callbacks.BackupAndRestore(str(tmp_path / "backup"), save_freq, **arguments)
+
+    first, found = backup(delete_checkpoint=False), []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        found.append(first._training_state.read_checkpoint_manager.latest_checkpoint is not None)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            state = first._training_state
+            state._ckpt_saved_epoch.assign(6)
+            state._ckpt_saved_batch.assign(3)
+            state.back_up(epoch=6)
+
+    asking = callback(tf_keras, on_epoch_begin=on_epoch_begin, on_epoch_end=on_epoch_end)
+    fit(net(tf_keras), first, asking, epochs=2)
+    assert found == [False, True], "before its first, and after"
+    model = net(tf_keras)
+    assert fit(model, backup(), epochs=7).epoch == []
+    with pytest.raises(AttributeError, match="_training_state"):
+        fit(model, epochs=2)
+    model._training_state = None
+    assert fit(model, epochs=2).epoch == [0, 1]
+
+
+def test_keras3_an_optimizer_counts_every_step_in_its_own_variable():
+    accumulating = keras3.optimizers.SGD(0.1, gradient_accumulation_steps=4)
+    scaling = keras3.optimizers.LossScaleOptimizer(keras3.optimizers.SGD(0.1))
+    for optimizer, public in ((accumulating, 1), (scaling, 4)):
+        model = net(keras3)
+        model.compile(optimizer, "mse", jit_compile=False)
+        fit(model)
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        assert (int(inner._iterations.numpy()), int(optimizer.iterations)) == (4, public)
+
+
+def test_reduce_lr_on_plateau_begins_anew_from_what_reset_best_writes(keras):
+    def on_epoch_end(self, epoch, logs=None):
+        logs["score"] = [1.0, 5.0, 4.5][epoch]
+        if epoch == 1:
+            plateau.wait, plateau.best = 0, None if keras is keras3 else np.inf
+
+    plateau = keras.callbacks.ReduceLROnPlateau(monitor="score", mode="min", patience=1)
+    model = net(keras)
+    before = float(np.asarray(model.optimizer.learning_rate))
+    if keras is tf_keras:
+        assert plateau.monitor_op(-np.inf, np.inf)
+        assert not plateau.monitor_op(np.inf, -np.inf)
+    fit(model, callback(keras, on_epoch_end=on_epoch_end), plateau, epochs=3)
+    assert (plateau.best, plateau.wait) == (4.5, 0)
+    assert float(np.asarray(model.optimizer.learning_rate)) == pytest.approx(before)
+
+
+def test_a_strategy_says_which_process_writes(keras):
+    strategy = net(keras).distribute_strategy
+    assert (strategy.extended.should_checkpoint, strategy.num_replicas_in_sync) == (True, 1)
+
+
 def test_what_early_stopping_and_model_checkpoint_call_their_best(keras, tmp_path):
     stopping = keras.callbacks.EarlyStopping(monitor="loss", patience=3, restore_best_weights=True)
     # Keras 3 wants to know the ending.

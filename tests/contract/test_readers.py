@@ -14,7 +14,6 @@ from contract.runs import (
     fit,
     kernels,
     net,
-    outcome,
     plain_copy,
     train,
     uncompiled_net,
@@ -51,18 +50,28 @@ class Reading:
         self.callback = callback = keras.callbacks.LambdaCallback(on_train_batch_end=on_batch_end)
 
 
-def saved_whole(keras, model, folder):
-    path = folder / "whole.keras"
-    model.save(path)
-    return keras.models.load_model(path).get_weights()
+def assert_kernels(weights, expected):
+    for found, kernel in zip(kernels(weights), expected, strict=True):
+        np.testing.assert_array_equal(found, kernel)
 
 
-def saved_weights(keras, model, folder):
-    path = folder / "some.weights.h5"
-    model.save_weights(path)
+def loaded(keras, path):
+    """The weights in a file of a whole model, or of weights alone."""
+    if path.suffix == ".keras":
+        return keras.models.load_model(path).get_weights()
     plain = uncompiled_net(keras)
     plain.load_weights(path)
     return plain.get_weights()
+
+
+def saved_whole(keras, model, folder):
+    model.save(folder / "whole.keras")
+    return loaded(keras, folder / "whole.keras")
+
+
+def saved_weights(keras, model, folder):
+    model.save_weights(folder / "some.weights.h5")
+    return loaded(keras, folder / "some.weights.h5")
 
 
 WEIGHTS = {
@@ -75,10 +84,7 @@ WEIGHTS = {
 @pytest.mark.parametrize("how", WEIGHTS)
 def test_weights_are_masked_after_every_update(keras, data, reference, tmp_path, how):
     def read(model):
-        for found, expected in zip(
-            kernels(WEIGHTS[how](keras, model, tmp_path)), masked(model), strict=True
-        ):
-            np.testing.assert_array_equal(found, expected)
+        assert_kernels(WEIGHTS[how](keras, model, tmp_path), masked(model))
 
     reading = Reading(keras, read)
     assert_same_run(train(keras, data, compress(), [reading.callback]), reference)
@@ -126,15 +132,7 @@ def test_checkpoints_in_mid_epoch_are_masked(keras, data, reference, tmp_path, w
     reading = Reading(keras, read)
     got = train(keras, data, compress(), [reading.callback, checkpoint])
     assert_same_run(got, reference)
-    path = tmp_path / name.format(epoch=2)
-    if whole:
-        weights = keras.models.load_model(path).get_weights()
-    else:
-        plain = uncompiled_net(keras)
-        plain.load_weights(path)
-        weights = plain.get_weights()
-    for found, kernel in zip(kernels(weights), expected, strict=True):
-        np.testing.assert_array_equal(found, kernel)
+    assert_kernels(loaded(keras, tmp_path / name.format(epoch=2)), expected)
 
 
 def test_after_an_interruption_in_mid_epoch_the_saved_model_is_masked(keras, data, tmp_path):
@@ -147,29 +145,27 @@ def test_after_an_interruption_in_mid_epoch_the_saved_model_is_masked(keras, dat
     with pytest.raises(KeyboardInterrupt):
         fit(model, data, [compress(), interrupting])
     assert is_dense(model)
-    for found, kernel in zip(
-        kernels(saved_whole(keras, model, tmp_path)), masked(model), strict=True
-    ):
-        np.testing.assert_array_equal(found, kernel)
+    assert_kernels(saved_whole(keras, model, tmp_path), masked(model))
 
 
-def test_after_single_steps_the_weights_are_masked(keras, data):
-    x, y = (array[:BATCH] for array in data)
-    model = net(keras)
-    callback = compress(partial=True)
-    outcome(model, fit(model, data, [callback], epochs=1), callback)
+@pytest.fixture
+def begun(keras, data):
+    """(a model after one epoch, its callback, a batch to go on with)."""
+    model, callback = net(keras), compress(partial=True)
+    fit(model, data, [callback], epochs=1)
+    return model, callback, tuple(array[:BATCH] for array in data)
+
+
+def test_after_single_steps_the_weights_are_masked(begun):
+    model, _, batch = begun
     for _ in range(3):
-        model.train_on_batch(x, y)
+        model.train_on_batch(*batch)
         assert is_dense(model)
-        for found, kernel in zip(kernels(model.get_weights()), masked(model), strict=True):
-            np.testing.assert_array_equal(found, kernel)
+        assert_kernels(model.get_weights(), masked(model))
 
 
-def test_what_reads_past_keras_gets_the_weights_as_they_are(keras, data):
-    x, y = (array[:BATCH] for array in data)
-    model = net(keras)
-    callback = compress(partial=True)
-    outcome(model, fit(model, data, [callback], epochs=1), callback)
+def test_what_reads_past_keras_gets_the_weights_as_they_are(begun):
+    model, callback, (x, y) = begun
     model.train_on_batch(x, y)
     (target, *_) = engine_of(model).pruner.targets
     kernel = model.get_layer("conv").get_weights()[0]

@@ -414,7 +414,7 @@ REPLICAS = """
 """
 
 
-@pytest.mark.sweep  # of a unit, `test_units.py` has it in the suite
+@pytest.mark.sweep  # as that of a unit; of the table, `test_strategy.py` has it in the suite
 def test_two_replicas_agree(keras, tmp_path):
     agree, error, steps, integer = printed(keras, REPLICAS, tmp_path)
     assert agree

@@ -246,3 +246,25 @@ def test_being_ahead_of_tfmot_by_too_little_is_called_so(told):
         255, 50, [91, 92, 93], [90, 90, 90]
     )
     assert "3 points" not in told(255, 200, [91, 92, 93], [90, 90, 90])
+
+
+# --- what lives long
+
+
+@pytest.mark.sweep
+def test_a_killed_training_survives(tmp_path):
+    printed, _ = outputs(BENCHMARKS / "survival.py", tmp_path, "--quick")
+    assert re.search(r"in all *│ *1 of 1 ", printed)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("which", ["3", "2"])
+def test_what_a_long_life_costs_is_measured(which, tmp_path):
+    printed, _ = outputs(BENCHMARKS / "soak.py", tmp_path, "--quick", "--keras", which)
+    second, last, ratio = (
+        float(number)
+        for number in re.search(
+            r"second quarter (\d+) MB,\s+last quarter (\d+) MB: ([\d.]+) of it", printed
+        ).groups()
+    )
+    assert ratio == pytest.approx(last / second, abs=0.01)
