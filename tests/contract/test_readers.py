@@ -91,6 +91,29 @@ def test_weights_are_masked_after_every_update(keras, data, reference, tmp_path,
     assert reading.dense > 5, "or the test could not fail"
 
 
+def test_a_dropped_weight_comes_back_though_somebody_has_read(keras, data):
+    """It is the one update in between that brings it back, and the reader must not undo that."""
+    schedule = kc.ConstantSparsity(target_sparsity=0.5, begin_step=1, frequency=1)
+
+    def masks(read):
+        found = []
+
+        def read_and_note(model):
+            read(model)
+            found.append([target.kept() for target in engine_of(model).pruner.targets])
+
+        model = net(keras, optimizer=keras.optimizers.SGD(1.0))
+        compress = kc.Compress(pruning=kc.Pruning(schedule), verbose=0)
+        fit(model, data, [compress, Reading(keras, read_and_note).callback], epochs=1)
+        return found
+
+    alone, read = masks(lambda model: None), masks(lambda model: model.get_weights())
+    assert any((~old & new).any() for old, new in zip(alone[0], alone[-1], strict=True))
+    for mine, expected in zip(read, alone, strict=True):
+        for mask, same in zip(mine, expected, strict=True):
+            np.testing.assert_array_equal(mask, same)
+
+
 @pytest.mark.parametrize("how", ["predict", "predict_on_batch", "evaluate", "test_on_batch"])
 def test_answers_in_mid_epoch_are_those_of_the_masked_network(keras, data, reference, how):
     x, y = (array[:BATCH] for array in data)

@@ -210,6 +210,23 @@ def test_a_backup_within_an_epoch_is_resumed(keras, uninterrupted, tmp_path):
         assert mask.sum() == expected.sum()
 
 
+def test_a_backup_within_an_epoch_has_all_weights_not_the_masked_ones(tmp_path):
+    """The next masks are made of them. (tf_keras writes its variables themselves.)"""
+    import keras
+
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=3)
+    model = resume_child.net(keras)
+    with pytest.raises(StopError):
+        resume_child.fit(
+            model, [resume_child.compress(), backup, resume_child.at_update(keras, 6, stop)]
+        )
+    saved = resume_child.net(keras)
+    saved.load_weights(backup._weights_path)
+    assert_equal_weights(saved.get_weights(), [weights.numpy() for weights in model.weights])
+    targets = engine_of(model).pruner.targets
+    assert any((each.kernel.numpy()[~each.kept()] != 0).any() for each in targets)
+
+
 def test_a_fit_that_failed_before_its_first_backup_counts_on(keras, tmp_path):
     # As Keras itself, whose optimizer counts on: there is nothing to go back to.
     model = resume_child.net(keras, run_eagerly=True)
