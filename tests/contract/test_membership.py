@@ -1,6 +1,7 @@
 """Who is in charge: two `Compress` in one list, copies of one, and lists of other methods."""
 
 import copy
+import inspect
 import re
 
 import numpy as np
@@ -135,6 +136,21 @@ def test_a_copy_of_a_used_callback_has_no_model_and_gives_the_same_run(keras, da
         assert copied.get_config() == reference.compress.get_config()
         assert kc.compression_of(reference.model) is reference.compress
     assert_same_run(train(keras, data, copied), reference)
+
+
+def test_a_copy_keeps_every_argument(tmp_path):
+    given = {
+        "pruning": PRUNING,
+        "quantization": QUANTIZATION,
+        "export": kc.Export(tmp_path / "net.tflite"),
+        "partial": True,
+        "reset_best": False,
+        "verbose": 0,
+    }
+    assert set(given) == set(inspect.signature(kc.Compress).parameters)
+    own = kc.Compress(**given)
+    for copied in (copy.deepcopy(own), kc.Compress.from_config(own.get_config())):
+        assert {name: getattr(copied, name) for name in given} == given
 
 
 def test_the_original_goes_on_with_another_model(keras, data, reference):

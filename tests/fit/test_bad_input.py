@@ -120,6 +120,11 @@ MADE_WRONG = [
         "Compress: `partial` must be True or False. Received: partial=1",
     ),
     (
+        {"pruning": PRUNING, "reset_best": 0},
+        TypeError,
+        "Compress: `reset_best` must be True or False. Received: reset_best=0",
+    ),
+    (
         {"pruning": PRUNING, "verbose": True},
         TypeError,
         "Compress: `verbose` must be an int >= 0. Received: verbose=True",
