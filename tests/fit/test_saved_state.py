@@ -363,6 +363,7 @@ def loaded_elsewhere(keras, saved, request):
     return root
 
 
+@pytest.mark.by_turns(suite="keras3")  # a process for each Keras
 @pytest.mark.parametrize("case", CASES)
 def test_another_process_gives_the_same_number(saved, loaded_elsewhere, case):
     wanted = saved[case]

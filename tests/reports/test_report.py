@@ -16,7 +16,7 @@ from keras_compress.reports.export import ExportReport, FloatOpReport, LayerAgre
 from keras_compress.reports.fit import EpochReport, LayerReport, Report, WeightHistogram
 from keras_compress.reports.validation import ValidationReport
 
-pytestmark = pytest.mark.by_turns
+pytestmark = pytest.mark.by_turns(suite="keras3")  # `runs` trains four models for each Keras
 
 
 @pytest.fixture(scope="session")
