@@ -38,8 +38,10 @@ NOTHING_TRAINED = (
     "Nothing is trained yet: this was the rehearsal, which `rehearse=False` leaves out"
 )
 
-_passed: set[bytes] = set()
-"""What has been rehearsed in this process without an error, as `structure_of` describes it."""
+_passed: dict[bytes, int] = {}
+"""What has been rehearsed in this process without an error, as `structure_of` describes it -> the
+bytes of its file.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +53,15 @@ class Rehearsal:
         float_ops: what in it would compute in float.
         rounded_anyway: the layers that stay in float in the training and not in the file.
         known: whether it was left out, because a network of this structure has passed before; the
-            other fields are empty then.
+            fields above are empty then.
+        bytes: of the file; those of the trained network may differ by a little where it is sparse.
     """
 
     error: ConversionError | None = None
     float_ops: tuple[FloatOpReport, ...] = ()
     rounded_anyway: tuple[str, ...] = ()
     known: bool = False
+    bytes: int | None = None
 
 
 def rehearse(model: KerasModel, export: Export) -> Rehearsal:
@@ -189,7 +193,7 @@ def _tried(
             chosen = engine and [path in by_choice for path in engine.paths()]
             key = structure_of(function, how, (export.allow_float_ops, export.c_array, chosen))
             if use_known and key in _passed:
-                return Rehearsal(known=True)
+                return Rehearsal(known=True, bytes=_passed[key])
             data = convert(function, how, representative=_one_batch(export, function, how))
             if export.sparse:
                 writing.check_sparse(data, export)
@@ -198,11 +202,12 @@ def _tried(
                 list(writing.guessed(function, how, contents, not how.calibrates))
     except ConversionError as error:
         return Rehearsal(error)
-    found = Rehearsal()
+    found = Rehearsal(bytes=len(data))
     layers = source.layers_of(contents.outputs, quantized)
     try:
         if export.mode in INTEGER_MODES:
-            found = Rehearsal(
+            found = dataclasses.replace(
+                found,
                 float_ops=tuple(named(contents.float_ops, layers)),
                 rounded_anyway=tuple(rounded_anyway(contents, layers, left_out)),
             )
@@ -212,7 +217,7 @@ def _tried(
             loaded(data, contents, layers, run=True)
     except ConversionError as error:
         return dataclasses.replace(found, error=error)
-    _passed.add(key)
+    _passed[key] = len(data)
     return found
 
 

@@ -29,6 +29,16 @@ class _Schedule:
         """Whether a step is still a fraction of a fit, so that `resolve` has to come first."""
         return isinstance(self.begin_step, float) or isinstance(self.end_step, float)
 
+    @property
+    def first_step(self) -> int:
+        """The first step at which a mask is computed: there is no step 0. ValueError while it is a
+        fraction.
+        """
+        begin, end = self._steps()
+        if begin > 0:
+            return begin
+        return self.frequency if end < 0 else min(self.frequency, end)
+
     def updates_at(self, step: int) -> bool:
         """Whether the mask is computed anew at `step`.
 
@@ -212,13 +222,10 @@ class ConstantSparsity(_Schedule):
 
     @property
     def last_step(self) -> int:
-        """The step by which the target is reached, the first at which a mask is computed: there is
-        no step 0. ValueError while it is a fraction.
+        """The step by which the target is reached, which is the first. ValueError while it is a
+        fraction.
         """
-        begin, end = self._steps()
-        if begin > 0:
-            return begin
-        return self.frequency if end < 0 else min(self.frequency, end)
+        return self.first_step
 
     def sparsity(self, step: int) -> float:
         """Fraction to zero, whatever the step. ValueError while a step is a fraction."""
