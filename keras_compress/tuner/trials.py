@@ -129,6 +129,12 @@ def front(trials: Sequence[TrialResult], question: Question) -> list[TrialResult
     return [trial for _, trial in sorted(kept, key=lambda each: each[0])]
 
 
+def winner(trials: Sequence[TrialResult], question: Question) -> TrialResult | None:
+    """Of the trials that keep to the limit the smallest, or the best; None where none does."""
+    feasible = [trial for trial in trials if trial.feasible]
+    return min(feasible, key=lambda trial: question.rank(trial.metrics), default=None)
+
+
 # --- for people
 
 
