@@ -95,15 +95,8 @@ def _draw_trials(
     for group, label, marker, color in groups:
         if group:
             x, y = zip(*(_at(trial, question) for trial in group), strict=True)
-            axes.scatter(
-                x,
-                y,
-                s=_MARKER**2,
-                marker=marker,
-                color=color,
-                label=f"{label} ({len(group)})",
-                zorder=3,
-            )
+            label = f"{label} ({len(group)})"
+            axes.scatter(x, y, s=_MARKER**2, marker=marker, color=color, label=label, zorder=3)
     if best is not None:
         x, y = zip(*(_at(trial, question) for trial in front(feasible, question)), strict=True)
         label = "front of those that keep to it"
@@ -159,12 +152,12 @@ def plot_sensitivity(found: Sensitivity, path: str | os.PathLike[str] | None = N
     figure = new_figure((max(width, 6), height + 2))
     bar, axes = figure.subplots(2, 1, height_ratios=[0.15, height])
     _draw_cells(axes, drops, cell)
-    word = "drop in" if found.direction == "max" else "rise of"
+    word = "drop" if found.direction == "max" else "rise"
     figure.colorbar(axes.collections[0], cax=bar, orientation="horizontal")
     finite = drops[np.isfinite(drops)]
     if finite.any():  # as much of the bar as there is in the cells
         bar.set_xlim(finite.min(initial=0.0), finite.max(initial=0.0))
-    bar.set_title(f"{word} {found.metric}", fontsize="small")
+    bar.set_title(f"{word} in {found.metric}", fontsize="small")
     bar.tick_params(labelsize="x-small")
     title = f"one layer pruned alone; untouched, {found.metric} is {found.baseline:.4g}\n"
     count = "worst first"

@@ -59,7 +59,7 @@ def label_points(
             ha="center",
             va="center_baseline",
             fontsize=SIZE,
-            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "gray"} if far else None,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "dimgray"} if far else None,
             path_effects=[withStroke(linewidth=1.5, foreground="white")],  # lines pass below
             zorder=5,
         )
