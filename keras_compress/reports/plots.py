@@ -258,10 +258,9 @@ def _draw_histograms(
         axes.stairs(counts.after, edges, fill=True, color=_AFTER, alpha=0.6)
         axes.stairs(counts.before, edges, color="black", linewidth=1)
         axes.set_yscale("log")
-        # As high that two powers of ten are marked; nothing between them is.
+        # So high that two powers of ten are marked; then matplotlib marks nothing between them.
         axes.set_ylim(0.7, max(12, 2 * max(*counts.before, *counts.after)))
         axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.yaxis.set_minor_formatter("")
         axes.locator_params(axis="x", nbins=4)
         lines = [title[at : at + _TITLE] for at in range(0, len(title), _TITLE)]
         lines.append(f"{layer.sparsity:.0%} zeros")

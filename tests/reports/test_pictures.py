@@ -224,16 +224,20 @@ def test_nothing_overlaps_whatever_the_number_of_layers(count):
 def test_no_legend_lies_on_what_is_drawn(count):
     figure = synthetic(count).plot()
     figure.draw_without_rendering()
-    frames = [axes.get_window_extent() for axes in all_axes(figure)]
-    legends = [part.legends[0] for part in figure.subfigs if part.legends]
-    legends += [axes.get_legend() for axes in all_axes(figure) if axes.get_legend()]
-    texts = [[text.get_text() for text in legend.get_texts()] for legend in legends]
-    assert texts == [
-        ["training", "validation", "quantized from 21", "all pruned kernels"],
-        ["largest", "mean"],
-    ]
-    for legend in legends:
-        assert not any(legend.get_window_extent().overlaps(frame) for frame in frames)
+    (lines,) = (legend for part in figure.subfigs for legend in part.legends)
+    (bars,) = (axes.get_legend() for axes in all_axes(figure) if axes.get_legend())
+    for legend, entries in (
+        (lines, ["training", "validation", "quantized from 21", "all pruned kernels"]),
+        (bars, ["largest", "mean"]),
+    ):
+        assert [text.get_text() for text in legend.get_texts()] == entries
+    # What belongs to the axes, the labels too, but for the legend of the bars, which is theirs.
+    around = [axes.get_tightbbox() for axes in figure.subfigs[0].axes]
+    assert not any(lines.get_window_extent().overlaps(box) for box in around)
+    marks = [text.get_window_extent() for text in bars.axes.get_xticklabels() if text.get_text()]
+    marks += [each.label2.get_window_extent() for each in bars.axes.xaxis.get_major_ticks()]
+    for box in (bars.axes.get_window_extent(), *marks):
+        assert not bars.get_window_extent().overlaps(box)
 
 
 def test_names_are_cut_to_what_tells_them_apart():

@@ -8,8 +8,10 @@ import matplotlib.figure
 import numpy as np
 import pytest
 
+from keras_compress.reports.plots import new_figure
 from keras_compress.tuner import Sensitivity
 from keras_compress.tuner.plots import plot_search
+from keras_compress.tuner.point_labels import label_points
 from keras_compress.tuner.question import Question
 from keras_compress.tuner.trials import TrialResult
 
@@ -141,11 +143,25 @@ def test_the_ids_lie_on_no_other_and_on_no_point(count):
         assert not any(box.contains(*point) for point in at)
 
 
+def test_an_id_stays_inside_and_tells_by_a_line_whose_it_is_where_it_is_far():
+    figure = new_figure((4, 3))
+    axes = figure.subplots()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    at = [(1.0, 1.0), *[(0.5, 0.5)] * 40]
+    label_points(figure, axes, at, [str(number) for number in range(41)], [4.0] * 41)
+    figure.draw_without_rendering()
+    corner, *others = axes.texts
+    box = matplotlib.text.Text.get_window_extent(corner)
+    assert axes.get_window_extent().fully_contains(*box.max)
+    assert [corner.arrow_patch, others[0].arrow_patch] == [None, None]
+    assert others[-1].arrow_patch is not None
+
+
 def test_the_legend_is_beside_the_data():
     figure = plot_search(judged(DROP, *POINTS), DROP)
     figure.draw_without_rendering()
     (legend,) = figure.legends
-    assert not legend.get_window_extent().overlaps(figure.axes[0].get_window_extent())
+    assert not legend.get_window_extent().overlaps(figure.axes[0].get_tightbbox())
 
 
 # --- a scan
