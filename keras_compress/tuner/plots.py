@@ -6,7 +6,7 @@ import collections
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -110,7 +110,7 @@ def _draw_trials(
 
 
 def _draw_limits(axes: Axes, drawn: Sequence[TrialResult], question: Question) -> None:
-    limit = {"color": "tab:red", "linestyle": ":", "label": "limit"}
+    limit: dict[str, Any] = {"color": "tab:red", "linestyle": ":", "label": "limit"}
     if question.max_bytes is not None:
         axes.axvline(question.max_bytes, **limit)
     reference = question.reference(trial.metrics for trial in drawn)

@@ -80,4 +80,5 @@ def _room(
     free = (low >= frame[0]).all(1) & (high <= frame[1]).all(1)
     apart = (low[:, None] >= taken[None, :, 2:]) | (high[:, None] <= taken[None, :, :2])
     free &= apart.any(2).all(1)
-    return offsets[np.argmax(free)]
+    chosen: np.ndarray = offsets[np.argmax(free)]
+    return chosen
