@@ -81,7 +81,7 @@ class PatchedQuantizers(Quantizers):
 
     def rounded_by(self) -> dict[str, str]:
         return {
-            plan.path: "its kind" if plan.unit is None else "its TensorFlow ops"
+            plan.path: "as its kind" if plan.unit is None else "op by op"
             for plan in self.placement.operations
             if plan.kernels or plan.output or plan.joined or plan.inner or plan.unit
         }
