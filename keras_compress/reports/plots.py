@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from keras_compress._shared.checks import listing, type_error, value_error
+from keras_compress._shared.extras import require
 from keras_compress._shared.files import write_atomically
 
 if TYPE_CHECKING:
@@ -124,12 +125,9 @@ def _ending(path: str) -> str:
 
 
 def _matplotlib() -> ModuleType:
-    try:
-        import keras_compress.reports.notebook_figure as found
-    except ImportError as error:
-        raise ImportError(
-            "plot: `matplotlib` is needed; install it with `pip install 'keras_compress[plot]'`."
-        ) from error
+    require("plot", "plot", "matplotlib")
+    import keras_compress.reports.notebook_figure as found
+
     return found
 
 
