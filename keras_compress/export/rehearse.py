@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+import tensorflow as tf
 
 from keras_compress._shared.checks import joined
 from keras_compress.engines.quantizers import Quantizers
@@ -25,6 +26,7 @@ from keras_compress.export.model_source import ModelSource
 from keras_compress.export.rows import drawn, specs_of
 from keras_compress.export.same_structure import structure_of
 from keras_compress.export.verify import loaded
+from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.reports.export import FloatOpReport
@@ -33,6 +35,9 @@ from keras_compress.tflite import Conversion, ConversionError, convert, inspect_
 
 if TYPE_CHECKING:
     from tensorflow.types.experimental import ConcreteFunction
+
+STAND_IN = 0.01
+"""For weights that are zero before they are trained."""
 
 NOTHING_TRAINED = (
     "Nothing is trained yet: this was the rehearsal, which `rehearse=False` leaves out"
@@ -123,6 +128,7 @@ def _as_at_the_end(model: KerasModel, export: Export) -> Iterator[ModelSource]:
     adapter = adapter_of(model, "Compress")
     with contextlib.ExitStack() as stack:
         stack.enter_context(adapter.seeds_kept())
+        stack.enter_context(_without_zeros(adapter, model))
         source = ModelSource(model, export.input_shape)
         engine = source.engine
         if engine is not None and engine.quantizers is not None:
@@ -131,6 +137,26 @@ def _as_at_the_end(model: KerasModel, export: Export) -> Iterator[ModelSource]:
             if engine.has_unseen_ranges:
                 stack.enter_context(_stand_ins(engine.quantizers))
         yield source
+
+
+@contextlib.contextmanager
+def _without_zeros(adapter: Adapter, model: KerasModel) -> Iterator[None]:
+    """While inside, weights that are nothing but zeros, as new biases are, have other values: the
+    converter leaves such an addition out, and what it makes of a trained one nobody would have
+    seen.
+    """
+    before: list[tuple[tf.Variable, np.ndarray]] = []
+    try:
+        for weight in model.weights:
+            variable = adapter.tf_variable(weight)
+            value = variable.numpy()
+            if variable.dtype.is_floating and value.size and not value.any():
+                before.append((variable, value))
+                variable.assign(np.full_like(value, STAND_IN))
+        yield
+    finally:
+        for variable, value in before:
+            variable.assign(value)
 
 
 def _of_units(source: ModelSource) -> Quantizers | None:

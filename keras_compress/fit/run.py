@@ -28,6 +28,7 @@ from keras_compress.fit.plot_data import PlotData
 from keras_compress.fit.voice import Voice
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.own_traces import keep_quiet_about_them
 from keras_compress.frameworks.protocols import KerasCallbackList, KerasModel, Method
 from keras_compress.frameworks.signature import UntraceableError, settle
 from keras_compress.reports.fit import Report
@@ -82,6 +83,8 @@ class Run:
         self._backup: Accompanied | None = None
         self._best = BestWeights(adapter, callbacks)
         self._voice = Voice(adapter, self.members)
+        self._hear_again: Callable[[], None] = lambda: None
+        """TensorFlow's warnings of traces."""
         self._warned_of: set[str] = set()
         """The kernels that this fit has said to be broken."""
         self._plot_data = PlotData()
@@ -176,6 +179,7 @@ class Run:
     def withdraw(self) -> None:
         """Leave a model that this fit compressed, and its callbacks, as if never asked."""
         self._let_go()
+        self._hear_again()
         if self.engine is not None:
             self.engine.on_placed = None
         self._detach()
@@ -189,6 +193,7 @@ class Run:
     def _hook(self) -> None:
         """Act before or after everybody else, through the list that calls them all."""
         self.adapter.show_as_they_are(self.callbacks, LOG_NAMES)
+        self._hear_again = keep_quiet_about_them()
 
         def around(name: str, before: Method | None, after: Method | None) -> None:
             def make(original: Method) -> Method:
@@ -419,6 +424,7 @@ class Run:
             failed = [export.path for export in exports if export.error is not None]
         finally:
             self._end_backup(failed)
+            self._hear_again()
         for member, report in zip(self.members, reports, strict=True):
             self._voice.conclude(member, report)
             member.finished(report)

@@ -294,7 +294,7 @@ def test_pyplot_is_not_touched():
 
 
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "keras_compress.reports.notebook_figure", raising=False)
     for path in (None, "report.png"):
         with pytest.raises(ImportError, match=r"pip install 'keras_compress\[plot\]'"):
