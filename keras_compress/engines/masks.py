@@ -137,5 +137,11 @@ class Pruner(abc.ABC):
         """Make one mask anew from its kernel, at the sparsity of `step`."""
 
     @abc.abstractmethod
+    def threshold(self, target: Target) -> float | None:
+        """The smallest magnitude that counts as large enough to be kept; None where masks are made
+        by no such number.
+        """
+
+    @abc.abstractmethod
     def apply(self) -> None:
         """Zero every weight that its mask drops."""

@@ -126,6 +126,12 @@ class TfmotPruner(Pruner):
         finally:
             self._forced = None
 
+    def threshold(self, target: Target) -> float | None:
+        """tfmot's own, of when the mask was made; for blocks, of what was pooled."""
+        if self.spec.sparsity_m_by_n is not None:
+            return None
+        return float(cast(TfmotTarget, target).threshold.numpy())
+
     def apply(self) -> None:
         for target in self.targets:
             kernel = tf.convert_to_tensor(target.kernel)
