@@ -71,6 +71,19 @@ class Target:
     def keep(self, mask: np.ndarray) -> None:
         self.mask.assign(tf.cast(mask, self.mask.dtype))
 
+    @property
+    def _changed(self) -> tuple[tf.Variable, ...]:
+        """The variables that a new mask changes."""
+        return (self.mask,)
+
+    def noted(self) -> list[np.ndarray]:
+        """What a new mask changes, for `put_back`."""
+        return [variable.numpy() for variable in self._changed]
+
+    def put_back(self, noted: list[np.ndarray]) -> None:
+        for variable, value in zip(self._changed, noted, strict=True):
+            variable.assign(value)
+
 
 class Pruner(abc.ABC):
     """The masks of one model."""

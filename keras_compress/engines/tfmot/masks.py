@@ -28,6 +28,10 @@ class TfmotTarget(Target):
     computing: Any = None
     """The `pruning_impl.Pruning` of this kernel's wrapper, or of the kernel alone."""
 
+    @property
+    def _changed(self) -> tuple[tf.Variable, ...]:
+        return (self.mask, self.threshold)
+
 
 class TfmotPruner(Pruner):
     """Masks by tfmot's own code."""
