@@ -37,7 +37,7 @@ AFTERWARDS = (
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch):
     """What other tests have rehearsed is forgotten."""
-    monkeypatch.setattr(rehearsing, "_passed", set())
+    monkeypatch.setattr(rehearsing, "_passed", {})
 
 
 @pytest.fixture

@@ -479,7 +479,7 @@ def test_trials_of_one_structure_share_a_rehearsal(keras, data, tmp_path, monkey
     """Whose failure fails the trial before it is trained."""
     from keras_compress.export import rehearse
 
-    monkeypatch.setattr(rehearse, "_passed", set())
+    monkeypatch.setattr(rehearse, "_passed", {})
     convert, tried = rehearse.convert, []
 
     def counting(*arguments, **named):
