@@ -33,8 +33,9 @@ def blocks(text):
 
 
 def as_keras(source, keras):
-    """A script of Keras 3 as one of that package."""
+    """A script of Keras 3 as one of that package; tf_keras has no `double_checkpoint`."""
     if keras.__name__ == "tf_keras":
+        source = source.replace(", double_checkpoint=True", "")
         return re.sub(r"^import keras$", "import tf_keras as keras", source, flags=re.MULTILINE)
     return source
 
