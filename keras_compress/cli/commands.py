@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any
 
-import click
+import rich_click as click
 
 from keras_compress import __version__
 from keras_compress import ranges as notations
 from keras_compress._shared.plain import plain
-from keras_compress._shared.tables import table
 from keras_compress.cli.convert_command import convert
-from keras_compress.cli.frame import Answer, Group
+from keras_compress.cli.frame import FILE, Answer, Group
+from keras_compress.reports.shown import Table
+
+COUNT, AT_LEAST_1 = click.IntRange(min=0), click.IntRange(min=1)
 
 
 @click.group(
@@ -24,7 +27,7 @@ from keras_compress.cli.frame import Answer, Group
         "max_content_width": 100,
     },
 )
-@click.version_option(__version__)
+@click.version_option(__version__, "-V", "--version")
 def commands() -> None:
     """Make, question and compare TFLite files.
 
@@ -37,36 +40,70 @@ commands.add_command(convert)
 
 @commands.command(
     examples="""
+    keras-compress report net.tflite.json
+    keras-compress report net.tflite.json --html net.html
+    """
+)
+@click.argument("record", type=FILE)
+@click.option("--html", type=FILE, metavar="OUT.html", help="Write it there as one page too.")
+def report(record: str, html: str | None) -> Answer:
+    """Show again what a fit or a conversion reported.
+
+    RECORD is the JSON beside a file of this package.
+    """
+    from keras_compress.reports.fit import Report
+
+    try:
+        with open(record, encoding="utf-8") as file:
+            values = json.load(file)
+        found = Report.from_dict(values["report"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            "RECORD must be the .tflite.json that stands beside a file of this package "
+            f"({type(error).__name__}: {error}). Received: {record}"
+        ) from None
+    if html is not None:
+        found.to_html(html, versions=values["versions"])
+    return Answer(values, found)
+
+
+@commands.command(
+    examples="""
     keras-compress inspect net.tflite
     keras-compress inspect net.tflite --json | jq .float_ops
     """
 )
-@click.argument("file")
+@click.argument("file", type=FILE)
 def inspect(file: str) -> Answer:
     """Show ops, tensors, sizes and zeros of FILE."""
     from keras_compress.tflite import inspect_tflite
 
     report = inspect_tflite(file)
-    return Answer(report.to_dict(), str(report))
+    return Answer(report.to_dict(), report)
 
 
 @commands.command(
     examples="""
     keras-compress compare float.tflite int8.tflite --data test.npz --labels y
     keras-compress compare net.keras net.tflite --data images.npz
-    """
+    """,
+    words={"networks": "A B ..."},
 )
-@click.argument("networks", nargs=-1, required=True, metavar="A B ...")
-@click.option("--data", required=True, metavar="X.npz", help="Inputs, by name or a single one.")
+@click.argument("networks", nargs=-1, required=True, metavar="A B ...", type=click.Path())
+@click.option(
+    "--data", type=FILE, required=True, metavar="X.npz", help="Inputs, by name or a single one."
+)
 @click.option(
     "--labels", multiple=True, metavar="[OUTPUT=]KEY", help="Which array in it are the labels."
 )
 @click.option(
     "--metric", multiple=True, help="accuracy or mse.", default=["accuracy"], show_default=True
 )
-@click.option("--layer-rows", default=64, show_default=True, help="For the layers; 0: none.")
-@click.option("--threads", default=1, show_default=True, help="Of LiteRT.")
-@click.option("--runs", default=50, show_default=True, help="For the latency; 0: none.")
+@click.option(
+    "--layer-rows", type=COUNT, default=64, show_default=True, help="For the layers; 0: none."
+)
+@click.option("--threads", type=AT_LEAST_1, default=1, show_default=True, help="Of LiteRT.")
+@click.option("--runs", type=COUNT, default=50, show_default=True, help="For the latency; 0: none.")
 def compare(
     networks: tuple[str, ...],
     data: str,
@@ -93,7 +130,7 @@ def compare(
         num_threads=threads,
         runs=runs,
     )
-    return Answer(found.to_dict(), str(found))
+    return Answer(found.to_dict(), found)
 
 
 def _arrays(path: str, labels: Sequence[str]) -> tuple[Any, Any]:
@@ -118,9 +155,9 @@ def _arrays(path: str, labels: Sequence[str]) -> tuple[Any, Any]:
 
 
 @commands.command(examples="keras-compress benchmark net.tflite --threads 4 --runs 200")
-@click.argument("file")
-@click.option("--threads", default=1, show_default=True, help="Of LiteRT.")
-@click.option("--runs", default=50, show_default=True, help="That are measured.")
+@click.argument("file", type=FILE)
+@click.option("--threads", type=AT_LEAST_1, default=1, show_default=True, help="Of LiteRT.")
+@click.option("--runs", type=AT_LEAST_1, default=50, show_default=True, help="That are measured.")
 def benchmark(file: str, threads: int, runs: int) -> Answer:
     """Measure how long LiteRT takes for one batch of FILE."""
     from keras_compress.tflite import load_tflite, zipped_size
@@ -135,7 +172,7 @@ def benchmark(file: str, threads: int, runs: int) -> Answer:
     columns = ("file", "rows", "threads", "runs", "median ms", "least ms", "95 % ms", "bytes")
     times = [f"{ms:.3f}" for ms in (found.median_ms, found.min_ms, found.p95_ms)]
     counts = map(str, (model.batch_size, threads, runs))
-    return Answer(plain(values), table(columns, [(file, *counts, *times, f"{len(data):,}")]))
+    return Answer(plain(values), Table(columns, [(file, *counts, *times, f"{len(data):,}")]))
 
 
 @commands.command(
@@ -191,4 +228,4 @@ def ranges(dtype: str, **given: Any) -> Answer:
         (f"scale, zero point ({dtype})", f"{scale:.9g}", str(zero_point)),
         ("min, max", f"{low:.9g}", f"{high:.9g}"),
     ]
-    return Answer(plain(values), table(("notation", "", ""), rows))
+    return Answer(plain(values), Table(("notation", "", ""), rows))

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-import click
+import rich_click as click
 
 from keras_compress._shared.plain import plain
-from keras_compress.cli.frame import Answer, Command
+from keras_compress.cli.frame import FILE, Answer, Command
 from keras_compress.specs.export import END_TYPES, Export, InputStats
 
 # tflite_convert's words for types, and what they are in a file.
@@ -24,9 +24,17 @@ _OLD_TYPES = {
 _MODE_OF_TYPE = {"float32": "float32", "uint8": "int8", "int8": "int8", "int16": "int16x8"}
 
 
+OLD_WORDS = "Graphs, and tflite_convert's own words"
+
+
 def _option_by_input(*names: str, text: str) -> Callable[[Any], Any]:
     """An option that is given once for all inputs, or once for each, which it names."""
     return click.option(*names, multiple=True, metavar="[NAME=]NUMBER", help=text)
+
+
+def _old_option(name: str, **given: Any) -> Callable[[Any], Any]:
+    """One of tflite_convert's words, which stand in the help by themselves."""
+    return click.option(name, panel=OLD_WORDS, **given)
 
 
 @click.command(
@@ -42,12 +50,24 @@ def _option_by_input(*names: str, text: str) -> Callable[[Any], Any]:
         --inference_type=QUANTIZED_UINT8 --mean_values=0 --std_dev_values=255 \\
         --default_ranges_min=0 --default_ranges_max=6
     """,
+    words={
+        "path": "OUT",
+        "quantized_input_stats": "--mean and --std",
+        "default_ranges_stats": "--default-ranges-min and --default-ranges-max",
+    },
 )
-@click.argument("paths", nargs=-1, metavar="MODEL OUT")
+@click.option_panel("Options")
+@click.option_panel(OLD_WORDS)
+@click.argument("paths", nargs=-1, metavar="MODEL OUT", type=click.Path())
 @click.option("--mode", type=click.Choice(list(END_TYPES)), help="Default: int8.")
-@click.option("--representative-dataset", metavar="X.npz", help="Inputs to calibrate ranges with.")
 @click.option(
-    "--verify-data", metavar="X.npz", help="Inputs to compare the file with the model on."
+    "--representative-dataset", type=FILE, metavar="X.npz", help="To calibrate ranges with."
+)
+@click.option(
+    "--verify-data",
+    type=FILE,
+    metavar="X.npz",
+    help="To compare the file with the model on.",
 )
 @click.option("--inference-input-type", metavar="TYPE", help="uint8, int8, int16 or float32.")
 @click.option("--inference-output-type", metavar="TYPE", help="Likewise, of the outputs.")
@@ -58,7 +78,10 @@ def _option_by_input(*names: str, text: str) -> Callable[[Any], Any]:
 @click.option("--default-ranges-min", type=float, help="Of tensors whose range nobody knows.")
 @click.option("--default-ranges-max", type=float, help="Likewise; accuracy is a guess then.")
 @click.option(
-    "--state", metavar="X.npz", help="What `save_state` wrote: a quantized model's ranges."
+    "--state",
+    type=FILE,
+    metavar="X.npz",
+    help="`save_state`'s: a quantized model's ranges.",
 )
 @click.option("--batch-size", type=int, default=1, show_default=True, help="Rows of the file.")
 @click.option("--timeout", type=float, default=600, show_default=True, help="Seconds.")
@@ -66,14 +89,14 @@ def _option_by_input(*names: str, text: str) -> Callable[[Any], Any]:
 @click.option("--allow-custom-ops", is_flag=True, help="Keep ops that TFLite does not know.")
 @click.option("--c-array", is_flag=True, help="Write OUT as C source too, for microcontrollers.")
 @click.option("--sparse", is_flag=True, help="Store only what is not zero.")
-@click.option("--input-arrays", metavar="A,B", help="Of a graph: the names of its inputs.")
-@click.option("--input-shapes", metavar="1,28,28,1:1,3", help="Likewise, their shapes.")
-@click.option("--output-arrays", metavar="A,B", help="Likewise, the names of its outputs.")
-@click.option("--inference-type", metavar="TYPE", help="tflite_convert's word for mode and types.")
-@click.option("--output-file", metavar="OUT", help="tflite_convert's word for OUT.")
-@click.option("--keras-model-file", metavar="MODEL", help="And for MODEL.")
-@click.option("--saved-model-dir", metavar="MODEL", help="And for MODEL.")
-@click.option("--graph-def-file", metavar="MODEL", help="And for MODEL.")
+@_old_option("--input-arrays", metavar="A,B", help="Of a graph: the names of its inputs.")
+@_old_option("--input-shapes", metavar="1,28,28,1:1,3", help="Likewise, their shapes.")
+@_old_option("--output-arrays", metavar="A,B", help="Likewise, the names of its outputs.")
+@_old_option("--inference-type", metavar="TYPE", help="tflite_convert's word for mode and types.")
+@_old_option("--output-file", metavar="OUT", help="tflite_convert's word for OUT.")
+@_old_option("--keras-model-file", metavar="MODEL", help="And for MODEL.")
+@_old_option("--saved-model-dir", metavar="MODEL", help="And for MODEL.")
+@_old_option("--graph-def-file", metavar="MODEL", help="And for MODEL.")
 def convert(paths: tuple[str, ...], **given: Any) -> Answer:
     """Convert MODEL to the TFLite file OUT.
 
@@ -116,7 +139,7 @@ def convert(paths: tuple[str, ...], **given: Any) -> Answer:
         progress=sys.stderr.isatty(),
     )
     values: dict[str, Any] = plain(dataclasses.asdict(report))
-    return Answer(values, str(report))
+    return Answer(values, report)
 
 
 def _model_and_out(paths: Sequence[str], given: Mapping[str, Any]) -> tuple[str, str, bool]:

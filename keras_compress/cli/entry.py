@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
+import rich.console
 
 from keras_compress.cli.commands import commands
-from keras_compress.cli.frame import Answer
+from keras_compress.cli.frame import Answer, Command
+from keras_compress.reports.shown import Shown, Table
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
 _OF_THE_INPUT = (ValueError, TypeError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -27,49 +31,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
     too; on standard error what goes on, and an error in a line.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments:  # bad usage, so that its help is no answer
+        with contextlib.redirect_stdout(sys.stderr):
+            commands.main(["--help"], "keras-compress", standalone_mode=False)
+        return BAD_INPUT
     as_json, debug = "--json" in arguments, "--debug" in arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What it cannot write is written as an escape: better than to fail when all is done.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with contextlib.nullcontext() if debug else _quiet():
             # Of `--help` and `--version`, which print by themselves, this is the exit code.
             answer = commands.main(arguments, "keras-compress", standalone_mode=False)
         if isinstance(answer, Answer):
-            _print(json.dumps(answer.values, allow_nan=False) if as_json else answer.text)
+            _show(json.dumps(answer.values, allow_nan=False) if as_json else answer.shown)
         return OK
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        if isinstance(error, click.exceptions.NoArgsIsHelpError):
-            print(error.format_message(), file=sys.stderr)
-            return BAD_INPUT
-        code, message = _explained(error)
+        code, message = _explained(error, commands.commands.get(arguments[0] if arguments else ""))
         if as_json:
             about = {"type": type(error).__name__, "message": message, "exit_code": code}
-            _print(json.dumps({"error": about}))
+            _show(json.dumps({"error": about}))
         print(f"keras-compress: {message}", file=sys.stderr)
         return code
 
 
-def _explained(error: BaseException) -> tuple[int, str]:
-    """The exit code of an error, and one line about it."""
+def _explained(error: BaseException, command: click.Command | None) -> tuple[int, str]:
+    """The exit code of an error, and one line about it in the words of its command."""
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return FAILED, "interrupted"
     if isinstance(error, click.UsageError):
-        command = f"{error.ctx.command_path} --help" if error.ctx else "keras-compress --help"
-        return BAD_INPUT, f"{_line(error.format_message())} See `{command}`."
+        path = error.ctx.command_path if error.ctx else "keras-compress"
+        return BAD_INPUT, f"{_line(error.format_message())} See `{path} --help`."
     if isinstance(error, _OF_THE_INPUT):
-        return BAD_INPUT, _line(str(error))
+        words = command.words if isinstance(command, Command) else {}
+        return BAD_INPUT, _in_words(_line(str(error)), words)
     if isinstance(error, OSError | ImportError) or type(error).__name__ == "ConversionError":
         return FAILED, _line(str(error))
     return FAILED, _line(f"{type(error).__name__}: {error} (`--debug` shows where)")
+
+
+def _in_words(message: str, words: Mapping[str, str]) -> str:
+    """A message of the package, which names arguments, with the options in their place."""
+    for name, word in words.items():
+        if f"`{name}`" in message:
+            message = re.sub(r"^\w+(\.\w+)*: ", "", message)
+            message = message.replace(f"`{name}`", word).replace(f"{name}=", f"{word} ")
+    return message
 
 
 def _line(message: str) -> str:
     return " ".join(click.unstyle(message).split())
 
 
-def _print(text: str) -> None:
+def _show(what: str | Shown | Table) -> None:
+    """On standard output: coloured and as wide as it is, if that is a terminal."""
+    console = rich.console.Console()
     try:
-        print(text, flush=True)
+        if console.is_terminal and not isinstance(what, str):
+            console.print(what)
+        else:
+            print(what, flush=True)
     except BrokenPipeError:  # whoever reads has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

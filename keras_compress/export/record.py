@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import re
 import sys
 import types
 from typing import Any
 
-from keras_compress import __version__
 from keras_compress._shared.files import write_atomically
+from keras_compress._shared.versions import installed
 from keras_compress.reports.fit import Report
 from keras_compress.tflite.probe.probing import RECORD_SUFFIX
 
@@ -42,24 +40,10 @@ def record(report: Report, keras: types.ModuleType | None) -> dict[str, Any]:
 
 def versions(keras: types.ModuleType | None) -> dict[str, str]:
     """The packages that had a part in it, by the name they are imported by."""
-    import tensorflow as tf
-
-    try:
-        litert = importlib.metadata.version("ai-edge-litert")
-    except importlib.metadata.PackageNotFoundError:  # installed under another name
-        litert = "unknown"
-    found = {
-        "keras_compress": __version__,
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "ai_edge_litert": litert,
-    }
-    if keras is not None:
-        found[keras.__name__] = keras.__version__
-    tfmot = sys.modules.get("tensorflow_model_optimization")
-    if tfmot is not None:
-        found["tensorflow_model_optimization"] = tfmot.__version__
-    return found
+    absent = {"keras", "tf_keras"} - {keras.__name__ if keras is not None else None}
+    if "tensorflow_model_optimization" not in sys.modules:
+        absent.add("tensorflow_model_optimization")
+    return {name: version for name, version in installed().items() if name not in absent}
 
 
 def write_record(report: Report, keras: types.ModuleType | None) -> None:

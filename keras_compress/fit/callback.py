@@ -26,6 +26,10 @@ from keras_compress.specs.quantization import Quantization
 
 logger = logging.getLogger("keras_compress")
 
+SPECS = ("pruning", "quantization", "export")
+OWN = ("partial", "reset_best", "verbose")
+"""The other arguments of a `Compress`."""
+
 POSITION_OF_CALLBACKS = 5
 """In the arguments of `fit` of both Keras, without `self`."""
 
@@ -113,7 +117,8 @@ class Compress(_Member):
             ("export", export, Export),
         ):
             if value is not None and not isinstance(value, spec):
-                raise type_error("Compress", name, value, f"a {spec.__name__} or None")
+                article = "an" if spec is Export else "a"
+                raise type_error("Compress", name, value, f"{article} {spec.__name__} or None")
         if pruning is None and quantization is None and export is None:
             raise ValueError(
                 "Compress: one of `pruning`, `quantization` and `export` must be given. "
@@ -226,21 +231,25 @@ class Compress(_Member):
         """The same specs, without the model and the fit: KerasTuner copies callbacks for every
         trial.
         """
-        return type(self)(
-            pruning=copy.deepcopy(self.pruning, memo),
-            quantization=copy.deepcopy(self.quantization, memo),
-            export=copy.deepcopy(self.export, memo),
-            partial=self.partial,
-            reset_best=self.reset_best,
-            verbose=self.verbose,
-        )
+        specs = {name: copy.deepcopy(getattr(self, name), memo) for name in SPECS}
+        return type(self)(**specs, **{name: getattr(self, name) for name in OWN})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Specs and report: a model, and the fit that is over, belong to their process."""
+        specs = {name: getattr(self, name) for name in SPECS}
+        own = {name: getattr(self, name) for name in OWN}
+        return {**specs, **own, "report": self.report}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        report = state.pop("report")
+        self.__init__(**state)  # type: ignore[misc]
+        self.report = report
 
     def get_config(self) -> dict[str, Any]:
         """A plain dict of plain values that `from_config` reads back; data is no part of it."""
-        specs = {name: getattr(self, name) for name in ("pruning", "quantization", "export")}
+        specs = {name: getattr(self, name) for name in SPECS}
         config = {name: spec and spec.get_config() for name, spec in specs.items()}
-        own = {name: getattr(self, name) for name in ("partial", "reset_best", "verbose")}
-        return {**config, **own}
+        return {**config, **{name: getattr(self, name) for name in OWN}}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Compress:

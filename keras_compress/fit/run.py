@@ -138,7 +138,19 @@ class Run:
         elif self.engine is None and asks:
             self._attach(InPlace(self.adapter, model, pruning, quantization), member)
         elif self.engine is not None and asks:
+            if self._attached_here:
+                self._check_together(pruning, quantization)
             self.engine.check_same(pruning, quantization)
+
+    def _check_together(self, pruning: Pruning | None, quantization: Quantization | None) -> None:
+        """Refuse a second `Compress` of the same list with a spec that the first one lacks."""
+        for name, asked in (("pruning", pruning), ("quantization", quantization)):
+            if asked is not None and self.engine is not None and self.engine.asked[name] is None:
+                raise ValueError(
+                    "Compress: one callback must have all specs; write `Compress(pruning=..., "
+                    f"quantization=...)` in the place of two. Received: {name}={asked!r} in a list "
+                    "with another Compress"
+                )
 
     def _settle(self) -> None:
         """Let a model without a graph, which may not even be built, have the inputs of this fit."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from keras_compress._shared.plain import plain
-from keras_compress._shared.tables import table
+from keras_compress.reports.shown import Line, Part, Shown, Table
 
 LISTED_LAYERS = 10
 """How many layers of a file are printed; `to_dict` has all of them."""
@@ -62,8 +63,8 @@ class LayerSignal:
     own_db: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """What `compare` found; `print` shows it in tables.
 
     Attributes:
@@ -86,17 +87,16 @@ class Comparison:
         values: dict[str, Any] = plain(dataclasses.asdict(self))
         return values
 
-    def __str__(self) -> str:
+    def _parts(self) -> Iterator[Part]:
         metrics = list(self.networks[0].metrics)
         heads = ("network", *metrics, "agreement", "largest", "mean", "bytes", "zipped", "ms")
-        parts = [
-            f"{self.rows} rows; agreement and differences are from {self.networks[0].name}:",
-            table(heads, map(_cells, self.networks)),
-        ]
+        first = self.networks[0].name
+        yield Line(f"{self.rows} rows; agreement and differences are from {first}:", "title")
+        yield Table(heads, [_cells(network) for network in self.networks])
         for name, layers in self.layers.items():
             listed, count = layers[:LISTED_LAYERS], len(layers)
             some = f"the worst {len(listed)} of {count}" if len(listed) < count else "worst first"
-            parts.append(
+            yield Line(
                 f"signal to quantization noise in {name}, {self.layer_rows} rows, in dB, of each "
                 f"layer by itself and\nwith what comes before it, {some}:"
             )
@@ -104,8 +104,9 @@ class Comparison:
                 (" + ".join(each.layers), each.op, f"{each.own_db:.1f}", f"{each.sqnr_db:.1f}")
                 for each in listed
             ]
-            parts.append(table(("layer", "op", "by itself", "in all"), rows, left=2))
-        return "\n".join([*parts, *self.notes])
+            yield Table(("layer", "op", "by itself", "in all"), rows, left=2)
+        for note in self.notes:
+            yield Line(note, "warning")
 
 
 def _cells(network: ComparedNetwork) -> tuple[str, ...]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
-from keras_compress._shared.tables import table
+from keras_compress.reports.shown import Line, Part, Shown, Table, Weight
 
 LISTED_LAYERS = 5
 """How many layers of a comparison are printed; `to_dict` has all of them."""
@@ -50,8 +51,8 @@ class LayerAgreement:
     mean_steps: float
 
 
-@dataclasses.dataclass
-class ExportReport:
+@dataclasses.dataclass(repr=False)
+class ExportReport(Shown):
     """One file, or why there is none.
 
     Attributes:
@@ -121,64 +122,62 @@ class ExportReport:
         """Whether a file of this export stands at `path`."""
         return self.error is None and self.skipped is None
 
-    def __str__(self) -> str:
+    def _parts(self) -> Iterator[Part]:
         if not self.written:
-            return f"{self.path}: not written, {self.error or self.skipped}"
-        parts = [f"{self.path}: {self.mode}", _sizes(self)]
+            weight: Weight = "error" if self.error else "warning"
+            yield Line(f"{self.path}: not written, {self.error or self.skipped}", weight)
+            return
+        yield Line(f"{self.path}: {self.mode}", "title")
+        yield _sizes(self)
         if self.record_error:
-            parts.append(f"without its record: {self.record_error}")
+            yield Line(f"without its record: {self.record_error}", "warning")
         if self.float_ops:
             named = dict.fromkeys(str(op) for op in self.float_ops)  # one op of one layer once
-            parts.append(f"float ops: {', '.join(named)}")
+            yield Line(f"float ops: {', '.join(named)}", "warning")
         if self.rounded_anyway:
-            parts.append(
+            yield Line(
                 "left out, and integer all the same, since all around them is: "
                 f"{', '.join(self.rounded_anyway)}"
             )
         if self.guessed:
-            parts.append(
+            yield Line(
                 f"ACCURACY IS A GUESS: {len(self.guessed)} tensors have the default range, because "
-                f"nothing told theirs: {', '.join(self.guessed)}"
+                f"nothing told theirs: {', '.join(self.guessed)}",
+                "warning",
             )
         if self.inputs or self.outputs:
-            parts.append(_inputs_and_outputs(self))
+            yield _inputs_and_outputs(self)
         if self.c_files:
-            parts.append(f"C files: {', '.join(self.c_files)}")
+            yield Line(f"C files: {', '.join(self.c_files)}")
         if self.verified_on and not self.largest_steps:
-            parts.append(f"verified on {self.verified_on}")
+            yield Line(f"verified on {self.verified_on}")
         if self.largest_steps:
             unit = "in output steps" if self.mode.startswith("int") else "as they are"
             data = f"{self.samples} samples, {self.verified_on}"
-            parts.append(f"differences from the network {unit} ({data}):")
-            parts.append(_agreements(self))
+            yield Line(f"differences from the network {unit} ({data}):")
+            yield _agreements(self)
         if self.layers:
             listed, count = self.layers[:LISTED_LAYERS], len(self.layers)
             some = f"the worst {len(listed)} of {count}" if len(listed) < count else "worst first"
-            parts.append(
+            yield Line(
                 f"layer by layer on equal inputs, {self.layer_samples} samples, in steps, {some}:"
             )
-            parts.append(
-                table(
-                    ("layer", "tensor", "largest", "mean"),
-                    [
-                        (layer.path, layer.tensor, *_steps(layer.largest_steps, layer.mean_steps))
-                        for layer in listed
-                    ],
-                    left=2,
-                )
-            )
-        return "\n".join(parts)
+            rows = [
+                (layer.path, layer.tensor, *_steps(layer.largest_steps, layer.mean_steps))
+                for layer in listed
+            ]
+            yield Table(("layer", "tensor", "largest", "mean"), rows, left=2)
 
 
-def _sizes(report: ExportReport) -> str:
+def _sizes(report: ExportReport) -> Table:
     rows = [("this file", report.bytes, report.zipped_bytes)]
     if report.bytes != report.float_bytes:
         rows.append(("as a float file", report.float_bytes, report.float_zipped_bytes))
     cells = [(name, *("-" if n is None else f"{n:,}" for n in sizes)) for name, *sizes in rows]
-    return table(("", "bytes", "zipped"), cells)
+    return Table(("", "bytes", "zipped"), cells)
 
 
-def _inputs_and_outputs(report: ExportReport) -> str:
+def _inputs_and_outputs(report: ExportReport) -> Table:
     rows = [
         (
             f"{what} {name}",
@@ -190,10 +189,10 @@ def _inputs_and_outputs(report: ExportReport) -> str:
         for what, ends in (("input", report.inputs), ("output", report.outputs))
         for name, end in ends.items()
     ]
-    return table(("", "dtype", "shape", "scale", "zero point"), rows)
+    return Table(("", "dtype", "shape", "scale", "zero point"), rows)
 
 
-def _agreements(report: ExportReport) -> str:
+def _agreements(report: ExportReport) -> Table:
     rows = []
     for name, largest in report.largest_steps.items():
         same = report.argmax_agreement.get(name)
@@ -202,7 +201,7 @@ def _agreements(report: ExportReport) -> str:
     for name, found in report.predict_steps.items():
         cell = "other form" if found is None else f"{found:.3g}"
         rows.append((f"{name}, by model.predict", cell, "-", "-"))
-    return table(("output", "largest", "mean", "equal decisions"), rows)
+    return Table(("output", "largest", "mean", "equal decisions"), rows)
 
 
 def _steps(*values: float) -> tuple[str, ...]:

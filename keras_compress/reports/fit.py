@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import io
+import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from keras_compress._shared.checks import check_path
+from keras_compress._shared.files import write_atomically
 from keras_compress._shared.plain import plain
-from keras_compress._shared.tables import table
+from keras_compress._shared.versions import installed
 from keras_compress.reports.export import ExportReport
 from keras_compress.reports.plots import plot_report
+from keras_compress.reports.shown import Line, Part, Shown, Table, as_page
 from keras_compress.reports.validation import ValidationReport
 
 if TYPE_CHECKING:
@@ -73,8 +80,8 @@ class EpochReport:
     logs: dict[str, float]
 
 
-@dataclasses.dataclass
-class Report:
+@dataclasses.dataclass(repr=False)
+class Report(Shown):
     """One fit.
 
     Attributes:
@@ -116,6 +123,51 @@ class Report:
         values: dict[str, Any] = plain(dataclasses.asdict(self))
         return values
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Report:
+        """The report that `to_dict` described; what was not finite is NaN.
+
+        Raises:
+            ValueError: `values` is no such dict.
+        """
+        import cattrs
+
+        converter = cattrs.Converter(forbid_extra_keys=True)
+        converter.register_structure_hook(float, lambda v, _: math.nan if v is None else float(v))
+        try:
+            return converter.structure(values, cls)
+        except Exception as error:
+            reasons = "; ".join(cattrs.transform_error(error, path="report"))
+            raise ValueError(
+                f"Report.from_dict: `values` must be what `to_dict` returns. Received: {reasons}"
+            ) from error
+
+    def to_html(
+        self, path: str | os.PathLike[str], *, versions: dict[str, str] | None = None
+    ) -> None:
+        """Write the report as one HTML file that needs no other: its tables, the picture of `plot`
+        where matplotlib is installed, the specs and the versions of the packages.
+
+        Args:
+            path: ends in ".html"; written whole or not at all.
+            versions: of the packages that made it; None for those of this process.
+        """
+        path = check_path("Report.to_html", "path", path, ".html")
+        boxes = {
+            "specs": json.dumps(plain(self.specs), indent=2),
+            "steps": json.dumps(plain(self.steps), indent=2),
+            "versions": json.dumps(versions or installed(), indent=2),
+        }
+        title = "compressed" if self.export is None else self.export.path
+        write_atomically(path, as_page(title, self._repr_html_(), boxes).encode())
+
+    def _picture(self) -> bytes | None:
+        if not (self.history or self.layers) or importlib.util.find_spec("matplotlib") is None:
+            return None
+        picture = io.BytesIO()
+        self.plot().savefig(picture, format="png", dpi=90)
+        return picture.getvalue()
+
     def plot(
         self, path: str | os.PathLike[str] | None = None, *, kernels: Sequence[str] | None = None
     ) -> Figure:
@@ -135,16 +187,19 @@ class Report:
         """
         return plot_report(self, path, kernels)
 
-    def __str__(self) -> str:
-        parts = [self._title()]
+    def _parts(self) -> Iterator[Part]:
+        yield Line(self._title(), "title")
         if self.layers:
             columns = ("layer", "kernel", "shape", "sparsity", "bits", "scale")
-            parts.append(table(columns, map(_cells, self.layers), left=2))
+            yield Table(columns, [_cells(layer) for layer in self.layers], left=2)
         for what, reasons in self.left_out.items():
-            parts += [f"left out of {what}: {path} ({why})" for path, why in reasons.items()]
-        parts += [f"missed: {what}" for what in self.missed]
-        parts += [str(part) for part in (self.export, self.validation) if part is not None]
-        return "\n".join(parts)
+            for path, why in reasons.items():
+                yield Line(f"left out of {what}: {path} ({why})")
+        for what in self.missed:
+            yield Line(f"missed: {what}", "warning")
+        for part in (self.export, self.validation):
+            if part is not None:
+                yield from part._parts()
 
     def _title(self) -> str:
         if not self.layers and not any(map(self.specs.get, ("pruning", "quantization"))):

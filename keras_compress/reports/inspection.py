@@ -8,12 +8,13 @@ import functools
 import io
 import math
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from keras_compress._shared.plain import plain
-from keras_compress._shared.tables import table
+from keras_compress.reports.shown import Line, Part, Shown, Table
 
 TENSORS_SHOWN = 60
 """How many rows the printed table of tensors has at most."""
@@ -99,8 +100,8 @@ class TensorReport:
         return self.bytes > 0
 
 
-@dataclasses.dataclass(frozen=True)
-class FileReport:
+@dataclasses.dataclass(frozen=True, repr=False)
+class FileReport(Shown):
     """What `inspect_tflite` found; `print` shows it in tables.
 
     Attributes:
@@ -179,15 +180,16 @@ class FileReport:
         values: dict[str, Any] = plain(found)
         return values
 
-    def __str__(self) -> str:
-        parts = [self._title(), self._op_table(), self._tensor_table()]
+    def _parts(self) -> Iterator[Part]:
+        yield Line(self._title(), "title")
+        yield self._op_table()
+        yield self._tensor_table()
         left = len(self.tensors) - TENSORS_SHOWN
         if left > 0:
-            parts.append(f"and {left} smaller tensors, which `.tensors` lists too")
+            yield Line(f"and {left} smaller tensors, which `.tensors` lists too")
         if len(self.float_ops) < len(self.ops) and self.float_ops:  # else it is the title's "all"
-            rows = [(op.op, op.tensor) for op in self.float_ops]
-            parts.append(table(("float op", "output"), rows, left=2))
-        return "\n".join(parts)
+            rows = [(op.op, _short(op.tensor)) for op in self.float_ops]
+            yield Table(("float op", "output"), rows, left=2)
 
     def _title(self) -> str:
         parts = [f"{self.bytes:,} bytes, {self.zipped_bytes:,} zipped"]
@@ -199,28 +201,28 @@ class FileReport:
             parts.append(f"{self.sparsity:.1%} of the kernels' weights are zeros")
         return "; ".join(parts)
 
-    def _op_table(self) -> str:
+    def _op_table(self) -> Table:
         kinds = collections.Counter((op.name, op.inputs, op.outputs) for op in self.ops)
         rows = [
             (name, " ".join(taken), " ".join(given), str(count))
             for (name, taken, given), count in kinds.most_common()
         ]
-        return table(("op", "takes", "gives", "times"), rows, left=3)
+        return Table(("op", "takes", "gives", "times"), rows, left=3)
 
-    def _tensor_table(self) -> str:
+    def _tensor_table(self) -> Table:
         ends = {*self.inputs, *self.outputs}
         # The largest, and the inputs and outputs, in the order of the file.
         largest = sorted(self.tensors, key=lambda t: (t.name not in ends, -t.bytes))
         shown = {id(tensor) for tensor in largest[:TENSORS_SHOWN]}
         columns = ("tensor", "", "type", "shape", "scale", "zero point", "zeros", "bytes")
         rows = [self._cells(tensor) for tensor in self.tensors if id(tensor) in shown]
-        return table(columns, rows, left=3)
+        return Table(columns, rows, left=3)
 
     def _cells(self, tensor: TensorReport) -> tuple[str, ...]:
         uses = {"in": self.inputs, "out": self.outputs}
         use = [word for word, names in uses.items() if tensor.name in names]
         return (
-            tensor.name,
+            _short(tensor.name),
             " ".join(use) or ("kernel" if tensor.kernel else ""),
             f"{tensor.dtype} sparse" if tensor.sparse else tensor.dtype,
             "x".join(map(str, tensor.shape)),
@@ -237,6 +239,14 @@ def zipped_size(data: bytes) -> int:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         archive.writestr(zipfile.ZipInfo("model.tflite"), data, zipfile.ZIP_DEFLATED, 9)
     return buffer.getbuffer().nbytes
+
+
+def _short(name: str) -> str:
+    """A tensor's name; of one that the converter has merged of several the first, and how many more
+    there were.
+    """
+    first, *more = name.split(";")
+    return f"{first} (+{len(more)})" if more else first
 
 
 def _span(values: tuple[float, ...], form: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
-from keras_compress._shared.tables import table
+from keras_compress.reports.shown import Line, Part, Shown, Table
 
 
-@dataclasses.dataclass
-class ValidationReport:
+@dataclasses.dataclass(repr=False)
+class ValidationReport(Shown):
     """Metrics on the validation data that `fit` had.
 
     Attributes:
@@ -26,19 +27,18 @@ class ValidationReport:
     metrics: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    def __str__(self) -> str:
-        parts = []
+    def _parts(self) -> Iterator[Part]:
         if self.metrics:
             found = [name for each in self.metrics.values() for name in each]
             names = sorted(dict.fromkeys(found), key=lambda name: name != "loss")
-            parts.append(f"metrics on the {self.rows} rows of the validation data:")
+            yield Line(f"metrics on the {self.rows} rows of the validation data:")
             rows = [
                 (network, *(_value(each[name]) if name in each else "-" for name in names))
                 for network, each in self.metrics.items()
             ]
-            parts.append(table(("network", *names), rows))
-        parts += [f"no metrics of {name}: {why}" for name, why in self.reasons.items()]
-        return "\n".join(parts)
+            yield Table(("network", *names), rows)
+        for name, why in self.reasons.items():
+            yield Line(f"no metrics of {name}: {why}", "warning")
 
 
 def _value(value: float | list[Any]) -> str:

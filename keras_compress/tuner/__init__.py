@@ -3,17 +3,23 @@
 Needs the extra `tuner`: `pip install 'keras_compress[tuner]'`.
 """
 
-from keras_compress.tuner.hypermodel import CompressionHyperModel
-from keras_compress.tuner.kernel_sensitivity import Sensitivity, sensitivity
-from keras_compress.tuner.search import SparsitySearch
-from keras_compress.tuner.space import Space
-from keras_compress.tuner.trials import TrialResult
+from keras_compress._shared.extras import require
+
+# keras_tuner imports tensorboard, and does not ask for it.
+require("keras_compress.tuner", "tuner", "tensorboard", "keras_tuner", "filelock")
+
+from keras_compress.tuner.hypermodel import CompressionHyperModel  # noqa: E402
+from keras_compress.tuner.kernel_sensitivity import Sensitivity, sensitivity  # noqa: E402
+from keras_compress.tuner.search import SparsitySearch  # noqa: E402
+from keras_compress.tuner.space import Space  # noqa: E402
+from keras_compress.tuner.trials import Trial, Trials  # noqa: E402
 
 __all__ = [
     "CompressionHyperModel",
     "Sensitivity",
     "Space",
     "SparsitySearch",
-    "TrialResult",
+    "Trial",
+    "Trials",
     "sensitivity",
 ]

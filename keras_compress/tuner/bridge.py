@@ -14,7 +14,7 @@ import numpy as np
 from keras_compress.fit.callback import Compress
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.protocols import KerasModel, Method
-from keras_compress.tuner.protocols import Objective, Saver, Trial, Tuner
+from keras_compress.tuner.protocols import KerasTunerTrial, Objective, Saver, Tuner
 from keras_compress.tuner.space import OWNER
 from keras_compress.tuner.trials import check_success
 
@@ -33,7 +33,7 @@ class CurrentTrial:
     """The trial that a fit is for, as KerasTuner's own callbacks in it know it."""
 
     tuner: Tuner
-    trial: Trial
+    trial: KerasTunerTrial
     saver: Saver
 
     @classmethod

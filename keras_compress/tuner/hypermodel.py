@@ -32,7 +32,7 @@ from keras_compress.specs.quantization import Quantization
 from keras_compress.tflite import ConversionError, load_tflite
 from keras_compress.tflite.litert.latency import latency_ms
 from keras_compress.tuner import baseline, bridge
-from keras_compress.tuner.protocols import Build, HyperParameters, Trial, Tuner
+from keras_compress.tuner.protocols import Build, HyperParameters, KerasTunerTrial, Tuner
 from keras_compress.tuner.space import OWNER, Space
 from keras_compress.tuner.trials import STATE, TFLITE_FILE, WEIGHTS
 from keras_compress.tuner.weights import load_weights, save_weights
@@ -234,7 +234,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
             if name not in known and not name.startswith("tuner/")
         }
 
-    def load(self, tuner: Tuner, trial: Trial) -> KerasModel:
+    def load(self, tuner: Tuner, trial: KerasTunerTrial) -> KerasModel:
         """The trained model of a finished trial as it answers in the end, quantized; `strip` gives
         the float one.
         """

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from keras_compress._shared.checks import Layers, check_choice, type_error, value_error
-from keras_compress._shared.tables import table
 from keras_compress.engines.in_place.masks import magnitude_mask
 from keras_compress.engines.prunable_kernels import plan_pruning
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import KerasModel
+from keras_compress.reports.shown import Line, Part, Shown, Table
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import ConstantSparsity
 
 OWNER = "sensitivity"
 
 
-@dataclasses.dataclass(frozen=True)
-class Sensitivity:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Sensitivity(Shown):
     """What `sensitivity` found.
 
     Attributes:
@@ -62,13 +62,14 @@ class Sensitivity:
                 found[layer] = (low, high)
         return found
 
-    def __str__(self) -> str:
+    def _parts(self) -> Iterator[Part]:
         tried = sorted(next(iter(self.values.values())))
         worst = sorted(self.values, key=lambda layer: -max(self.drops(layer).values()))
         rows = [[layer, *(f"{self.values[layer][at]:.4g}" for at in tried)] for layer in worst]
         heads = [f"{100 * at:g} %" for at in tried]
         title = f"{self.metric} with one layer pruned, without: {self.baseline:.4g}; worst first"
-        return f"{title}\n{table(['layer', *heads], rows)}"
+        yield Line(title, "title")
+        yield Table(["layer", *heads], rows)
 
     def plot(self, path: str | Path) -> None:
         """Write a picture, one line per layer. Needs matplotlib."""

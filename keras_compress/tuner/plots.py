@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from keras_compress.reports.plots import new_figure
 from keras_compress.tuner.question import Question
-from keras_compress.tuner.trials import TrialResult, front
+from keras_compress.tuner.trials import Trial, front
 
 if TYPE_CHECKING:
     from keras_compress.tuner.kernel_sensitivity import Sensitivity
 
 
-def plot_search(trials: Sequence[TrialResult], question: Question, path: str | Path) -> None:
+def plot_search(trials: Sequence[Trial], question: Question, path: str | Path) -> None:
     """Metric against zipped bytes, with the Pareto front."""
     figure = new_figure((8, 5))
     axes = figure.subplots()

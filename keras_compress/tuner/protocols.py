@@ -53,7 +53,7 @@ class MetricsTracker(Protocol):
     def get_last_value(self, name: str) -> float: ...
 
 
-class Trial(Protocol):
+class KerasTunerTrial(Protocol):
     """One point, tried."""
 
     @property
@@ -93,9 +93,9 @@ class Tuner(Protocol):
     def search(self, *args: object, **kwargs: object) -> None: ...
 
     def on_epoch_begin(
-        self, trial: Trial, model: KerasModel, epoch: int, logs: object = None
+        self, trial: KerasTunerTrial, model: KerasModel, epoch: int, logs: object = None
     ) -> None: ...
 
     def on_epoch_end(
-        self, trial: Trial, model: KerasModel, epoch: int, logs: object = None
+        self, trial: KerasTunerTrial, model: KerasModel, epoch: int, logs: object = None
     ) -> None: ...

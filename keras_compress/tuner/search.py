@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from keras_compress._shared.checks import check_choice, check_int, value_error
 from keras_compress._shared.files import check_writable
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasModel
+from keras_compress.reports.shown import Line, Part, Shown
 from keras_compress.tuner import trials
 from keras_compress.tuner.hypermodel import CompressionHyperModel
 from keras_compress.tuner.protocols import Build, HyperParameters, Tuner
 from keras_compress.tuner.question import OWNER, Metrics, Question
-from keras_compress.tuner.trials import TrialResult
+from keras_compress.tuner.trials import Trial, Trials
 
 SCORE = "search_score"
 """What KerasTuner minimizes."""
@@ -33,7 +35,7 @@ FACTOR = 3
 """How many times fewer trials and more epochs a round of Hyperband has than the one before."""
 
 
-class SparsitySearch:
+class SparsitySearch(Shown):
     """Searches the sparsity target, and whatever else is left open, under a hard limit.
 
     Either the smallest zipped file whose metric is at most `max_accuracy_drop` worse than the float
@@ -123,6 +125,7 @@ class SparsitySearch:
             # KerasTuner's own limit of 3 would end a search whose other trials may do well.
             max_consecutive_failed_trials=sys.maxsize,
         )
+        folder.mkdir(parents=True, exist_ok=True)  # KerasTuner has removed the old one
         self.question.write(folder)
 
     def search(self, *args: object, **kwargs: object) -> None:
@@ -151,21 +154,27 @@ class SparsitySearch:
 
     # --- results
 
+    def _parts(self) -> Iterator[Part]:
+        yield from self.trials()._parts()
+        found = [trial for trial in self.trials() if trial.feasible]
+        if found:
+            yield Line(f"the winner is trial {self.best_trial().id}: {self.best_export()}")
+
     @property
     def _project(self) -> Path:
         return Path(self.tuner.project_dir)
 
-    def trials(self) -> list[TrialResult]:
+    def trials(self) -> Trials:
         """All trials of the project, in the order of their ids; also those of other processes, and
         of a search that was stopped.
         """
         return trials.results(self._project, self.question)
 
-    def pareto(self) -> list[TrialResult]:
+    def pareto(self) -> list[Trial]:
         """The trials that no other beats in metric and zipped bytes at once, smallest first."""
         return trials.front(self.trials(), self.question)
 
-    def best_trial(self) -> TrialResult:
+    def best_trial(self) -> Trial:
         """The winner: of the trials that keep to the limit the smallest, or the best.
 
         Raises:
@@ -213,7 +222,7 @@ class SparsitySearch:
         found = self.trials()
         if path is not None:
             trials.write_csv(found, self.question, path)
-        return trials.as_table(found, self.question)
+        return str(found)
 
     def plot(self, path: str | Path) -> None:
         """Write a picture of metric against zipped bytes, with the front drawn, as PNG (or what the

@@ -7,19 +7,19 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_compress._shared.tables import WIDTH, table
+from keras_compress.reports.shown import Line, Part, Shown, Table
 from keras_compress.tuner.question import Question
 
 TFLITE_FILE, WEIGHTS, STATE = "model.tflite", "weights.npz", "state.npz"
 """What stands in the folder of a trial when it is through."""
 
 
-@dataclasses.dataclass(frozen=True)
-class TrialResult:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Trial(Shown):
     """One trial of a search.
 
     Attributes:
@@ -44,6 +44,24 @@ class TrialResult:
     def export(self) -> Path:
         """The integer file."""
         return self.folder / TFLITE_FILE
+
+    def _parts(self) -> Iterator[Part]:
+        found = told(self) if self.metrics else self.reason or "nothing yet"
+        yield Line(f"{self.id}, {_verdict(self, on_front=False)}: {found}", "title")
+        values = [(name, _cell(value)) for name, value in _values(self).items()]
+        yield Table(("hyperparameter", "value"), values)
+
+
+class Trials(Shown, list[Trial]):
+    """The trials of one search, in the order of their ids; shown as a table."""
+
+    def __init__(self, trials: Sequence[Trial], question: Question):
+        super().__init__(trials)
+        self._question = question
+
+    def _parts(self) -> Iterator[Part]:
+        yield Line(f"limit: {self._question.limit}", "title")
+        yield _table(self, self._question)
 
 
 # --- reading
@@ -72,12 +90,12 @@ def metrics_in(state: dict[str, Any]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in last.items()}
 
 
-def results(project: Path, question: Question) -> list[TrialResult]:
+def results(project: Path, question: Question) -> Trials:
     """All trials of a project, judged."""
     found = [(folder, state, metrics_in(state)) for folder, state in states(project)]
     reference = question.reference(metrics for _, _, metrics in found)
-    return [
-        TrialResult(
+    judged = [
+        Trial(
             id=state["trial_id"],
             status=state["status"],
             values=dict(state["hyperparameters"]["values"]),
@@ -88,6 +106,7 @@ def results(project: Path, question: Question) -> list[TrialResult]:
         )
         for folder, state, metrics in found
     ]
+    return Trials(judged, question)
 
 
 def check_success(project: Path, owner: str) -> None:
@@ -117,7 +136,7 @@ def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
 
 
-def front(trials: Sequence[TrialResult], question: Question) -> list[TrialResult]:
+def front(trials: Sequence[Trial], question: Question) -> list[Trial]:
     """The trials that no other beats in metric and zipped bytes at once, smallest first."""
     finished = [(question.point(trial.metrics), trial) for trial in trials if trial.metrics]
     finished = [(point, trial) for point, trial in finished if all(map(math.isfinite, point))]
@@ -132,28 +151,28 @@ def front(trials: Sequence[TrialResult], question: Question) -> list[TrialResult
 # --- for people
 
 
-def as_table(trials: Sequence[TrialResult], question: Question) -> str:
-    """A table of trials."""
+def _table(trials: Sequence[Trial], question: Question) -> Table:
     on_front = {trial.id for trial in front(trials, question)}
-    names = [name for name in _names(trials, "values") if not name.startswith("tuner/")]
+    names = list(dict.fromkeys(name for trial in trials for name in _values(trial)))
     shown = [f"tflite_{question.metric}", "tflite_zipped_bytes", "sparsity"]
     rows = [
         [
             trial.id,
             _verdict(trial, trial.id in on_front),
-            *(_cell(trial.values.get(name)) for name in names),
+            *(_cell(_values(trial).get(name)) for name in names),
             *(_cell(trial.metrics.get(name)) for name in shown),
         ]
         for trial in trials
     ]
-    columns = ["trial", "verdict", *names, *shown]
-    # As wide as it takes: beside long names of layers nothing would be left of a verdict.
-    widths = [max(map(len, cells)) + 3 for cells in zip(columns, *rows, strict=True)]
-    text = table(columns, rows, left=2, width=max(WIDTH, 1 + sum(widths)))
-    return f"limit: {question.limit}\n{text}"
+    return Table(["trial", "verdict", *names, *shown], rows, left=2, unfolded=True)
 
 
-def write_csv(trials: Sequence[TrialResult], question: Question, path: str | Path) -> None:
+def _values(trial: Trial) -> dict[str, Any]:
+    """The hyperparameters, without what a tuner notes of its own among them."""
+    return {name: v for name, v in trial.values.items() if not name.startswith("tuner/")}
+
+
+def write_csv(trials: Sequence[Trial], question: Question, path: str | Path) -> None:
     """Write all hyperparameters and metrics of trials."""
     on_front = {trial.id for trial in front(trials, question)}
     names, metrics = _names(trials, "values"), _names(trials, "metrics")
@@ -167,17 +186,17 @@ def write_csv(trials: Sequence[TrialResult], question: Question, path: str | Pat
             writer.writerow([*own, *cells, trial.reason or ""])
 
 
-def told(trial: TrialResult) -> str:
+def told(trial: Trial) -> str:
     """The metrics of a trial in a line."""
     return ", ".join(f"{name} {_cell(value)}" for name, value in trial.metrics.items())
 
 
-def _names(trials: Sequence[TrialResult], field: str) -> list[str]:
+def _names(trials: Sequence[Trial], field: str) -> list[str]:
     """All keys of a field of trials, each once."""
     return list(dict.fromkeys(name for trial in trials for name in getattr(trial, field)))
 
 
-def _verdict(trial: TrialResult, on_front: bool) -> str:
+def _verdict(trial: Trial, on_front: bool) -> str:
     if not trial.metrics:
         return trial.status.lower()
     return ("feasible" if trial.feasible else "breaks the limit") + (", pareto" if on_front else "")

@@ -138,8 +138,8 @@ def test_tflite_convert_makes_float_files_unless_told_otherwise(folder, monkeypa
         ("convert a b c", 2, "One MODEL and one OUT are needed"),
         ("convert a b --output-file c", 2, "One MODEL and one OUT are needed"),
         ("convert none.keras out.tflite", 2, "MODEL must be a file or folder that exists"),
-        ("convert net.keras out.tf", 2, "`path` must be the path of a file that ends in"),
-        ("convert net.keras none/out.tflite", 2, "`path` must be in a folder that exists"),
+        ("convert net.keras out.tf", 2, "OUT must be the path of a file that ends in"),
+        ("convert net.keras none/out.tflite", 2, "OUT must be in a folder that exists"),
         ("convert net.keras out.tflite --mode int9", 2, "'int9' is not one of"),
         ("convert net.keras out.tflite --mean 1", 2, "--mean and --std go together"),
         ("convert net.keras out.tflite --mean a=1 --std b=1", 2, "for the same inputs"),
@@ -149,20 +149,27 @@ def test_tflite_convert_makes_float_files_unless_told_otherwise(folder, monkeypa
         ("convert net.keras out.tflite --inference-type STRING", 2, "unknown: STRING"),
         ("convert net.keras out.tflite --mode dynamic --inference-type FLOAT", 2, "contradict"),
         ("convert net.pb out.tflite --input-shapes 1,2", 2, "one for each of --input-arrays"),
-        ("convert net.keras out.tflite --representative-dataset no.npz", 2, "file that exists"),
+        (
+            "convert net.keras out.tflite --representative-dataset no.npz",
+            2,
+            "--representative-dataset",
+        ),
         ("convert images.npz out.tflite --mode float32", 2, "a model or the path of a .keras"),
         ("convert net.keras out.tflite --mode float32 --timeout 0.01", 1, "took longer than 0.01"),
         ("inspect none.tflite", 2, "No such file or directory: 'none.tflite'"),
         ("inspect images.npz", 2, "`source` must be a TFLite file"),
-        ("benchmark float.tflite --runs 0", 2, "`runs` must be an int >= 1"),
-        ("compare float.tflite --data images.npz", 2, "`networks` must be two or more"),
+        ("benchmark float.tflite --runs 0", 2, "'--runs': 0 is not in the range x>=1"),
+        ("compare float.tflite --data images.npz", 2, "A B ... must be two or more"),
         ("compare float.tflite float.tflite --data none.npz", 2, "none.npz"),
         ("compare float.tflite float.tflite --data float.tflite", 2, "must be a .npz file"),
         ("compare float.tflite float.tflite --data test.npz --labels z", 2, "--labels z is not in"),
         ("ranges --min -1", 2, "Give --mean and --std, --scale and --zero-point or --min and"),
         ("ranges --mean 0 --std 1 --min 0 --max 1", 2, "Give --mean and --std"),
         ("ranges --min 1 --max 2", 2, "must have 0 between them"),
-        ("ranges --min 1 --max 0", 2, "`minimum` must be less than `maximum`"),
+        ("ranges --min 1 --max 0", 2, "--min must be less than --max"),
+        ("benchmark float.tflite --threads 0", 2, "'--threads': 0 is not in the range x>=1"),
+        ("report none.tflite.json", 2, "No such file or directory: 'none.tflite.json'"),
+        ("report float.tflite", 2, "RECORD must be the .tflite.json that stands beside"),
         ("frobnicate", 2, "No such command 'frobnicate'"),
     ],
 )
@@ -192,7 +199,7 @@ def test_errors_from_the_shell(folder):
     assert "Traceback (most recent call last)" in err
     code, out, err = shell()
     assert (code, out) == (2, "")
-    assert err.startswith("Usage: keras-compress [OPTIONS] COMMAND")
+    assert err.lstrip().startswith("Usage: keras-compress [OPTIONS] COMMAND")
 
 
 # --- the others
@@ -287,7 +294,9 @@ def test_commands_that_need_no_tensorflow_do_not_load_it(folder, converted):
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("command", ["convert", "inspect", "compare", "benchmark", "ranges"])
+@pytest.mark.parametrize(
+    "command", ["convert", "inspect", "compare", "benchmark", "ranges", "report"]
+)
 def test_help_has_examples(command, capfd):
     assert main([command, "--help"]) == 0
     out = capfd.readouterr().out

@@ -14,7 +14,7 @@ from helpers.digit_search import builder, run_by_litert
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.tuner import SparsitySearch, question
-from keras_compress.tuner.trials import TrialResult, as_table, dominates
+from keras_compress.tuner.trials import Trial, as_table, dominates
 
 pytestmark = pytest.mark.timeout(300)  # whole searches, one of them in a fixture
 
@@ -217,7 +217,7 @@ def test_the_table_and_its_csv(found, tmp_path):
 def test_a_table_of_many_layers_keeps_every_word(tmp_path):
     values = {f"final_sparsity/a_layer_of_a_long_name_{i}": 0.5 + i / 10 for i in range(5)}
     metrics = {"tflite_accuracy": 0.91, "tflite_zipped_bytes": 5123.0, "sparsity": 0.7}
-    trial = TrialResult("07", "COMPLETED", values, metrics, True, None, tmp_path)
+    trial = Trial("07", "COMPLETED", values, metrics, True, None, tmp_path)
     asked = question.Question(
         metric="accuracy", direction="max", max_accuracy_drop=0.1, max_bytes=None, max_epochs=None
     )

@@ -1,0 +1,189 @@
+"""How a result shows itself: printed, in a terminal, in a notebook.
+
+A result is a few lines and tables, in order; each face is made of the same ones.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, TextIO
+
+if TYPE_CHECKING:
+    import jinja2
+    import rich.table
+    from rich.console import Console, ConsoleOptions, RenderableType
+
+WIDTH = 100
+"""Columns of a table where nobody knows how wide the terminal is; longer cells are folded."""
+
+Weight = Literal["title", "warning", "error", ""]
+_STYLES: dict[Weight, str] = {"title": "bold", "warning": "yellow", "error": "red", "": ""}
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of text; `weight` says what it is to its reader."""
+
+    text: str
+    weight: Weight = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Cells under headings.
+
+    Attributes:
+        columns: the headings.
+        rows: as many cells each.
+        left: so many columns, from the first on, are names and set to the left; numbers go right.
+        unfolded: make it as wide as it takes, whatever the terminal.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int = 1
+    unfolded: bool = False
+
+    def __str__(self) -> str:
+        return as_text(iter([self]))
+
+    def __rich__(self) -> rich.table.Table:
+        import rich.table
+
+        drawn = rich.table.Table(header_style="bold")
+        for position, heading in enumerate(self.columns):
+            name = position < self.left
+            # A long name is folded, never cut: what stands there is what one would look for.
+            drawn.add_column(
+                heading, justify="left" if name else "right", overflow="fold", no_wrap=not name
+            )
+        for row in self.rows:
+            drawn.add_row(*map(_literally, row))
+        return drawn
+
+    def text(self, width: int, encoding: str) -> str:
+        """Plain characters without colour, in lines of at most `width`."""
+        import rich.console
+
+        if self.unfolded:
+            # Beside long names of layers nothing would be left of the other columns.
+            columns = zip(self.columns, *self.rows, strict=True)
+            width = max(width, 1 + sum(max(map(len, cells)) + 3 for cells in columns))
+        # In a notebook rich displays what it is told to print, to whatever file.
+        console = rich.console.Console(
+            file=_Page(encoding), width=width, color_system=None, force_jupyter=False
+        )
+        with console.capture() as captured:
+            console.print(self)
+        return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
+
+
+Part = Line | Table
+
+
+class Shown:
+    """A result that has a face: `print`, a console of rich and a notebook show the same."""
+
+    def _parts(self) -> Iterator[Part]:
+        """What it is made of; the first is a line that stands for it all."""
+        raise NotImplementedError
+
+    def _picture(self) -> bytes | None:
+        """A PNG that a notebook shows below; None where there is none."""
+        return None
+
+    def __str__(self) -> str:
+        return as_text(self._parts())
+
+    def __repr__(self) -> str:
+        first = next(self._parts(), None)
+        said = first.text if isinstance(first, Line) else ""
+        return f"<{type(self).__name__}: {said}>"
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        import rich.text
+
+        for part in self._parts():
+            if isinstance(part, Table):
+                yield part
+            else:
+                yield rich.text.Text(part.text, style=_STYLES[part.weight])
+
+    def _repr_html_(self) -> str:
+        return as_html(self._parts(), self._picture())
+
+
+def as_text(parts: Iterator[Part]) -> str:
+    """Parts as `print` writes them: as wide as the terminal, in characters that it has."""
+    width = shutil.get_terminal_size((WIDTH, 0)).columns
+    encoding = _encoding_of(sys.stdout)
+    lines = (part.text(width, encoding) if isinstance(part, Table) else part.text for part in parts)
+    return writable("\n".join(lines), encoding)
+
+
+def as_html(parts: Iterator[Part], picture: bytes | None = None) -> str:
+    """Parts as a piece of HTML, with a PNG below."""
+    drawing = None if picture is None else base64.b64encode(picture).decode()
+    template = _templates().get_template("parts.html")
+    return template.render(parts=list(parts), picture=drawing)
+
+
+def as_page(title: str, html: str, boxes: dict[str, str]) -> str:
+    """A whole HTML file that needs no other: a piece of HTML, and boxes (heading -> preformatted
+    text) that open.
+    """
+    return _templates().get_template("page.html").render(title=title, html=html, boxes=boxes)
+
+
+def _templates() -> jinja2.Environment:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("keras_compress", "reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+
+
+# --- characters
+
+
+class _Page(io.StringIO):
+    """A file in memory that rich takes for one of this encoding: outside of UTF-8 it draws tables
+    with ASCII.
+    """
+
+    def __init__(self, encoding: str):
+        super().__init__()
+        self._encoding = encoding
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # rich asks for it, a StringIO has none
+        return self._encoding
+
+
+def _encoding_of(file: TextIO | None) -> str:
+    return getattr(file, "encoding", None) or "utf-8"
+
+
+def writable(text: str, encoding: str) -> str:
+    """A text with `\\u2026` where the encoding lacks a character: better than to fail when all is
+    done.
+    """
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _literally(cell: str) -> RenderableType:
+    """A cell as it is: no markup, no emoji in a layer's name."""
+    import rich.text
+
+    return rich.text.Text(cell)
