@@ -3,8 +3,8 @@
     python docs/tutorial/execute.py                     # all of them
     python docs/tutorial/execute.py lenet --to FOLDER   # one, written there
 
-Needs the extras "docs", "examples" and "plot". What libraries print on standard error, which differs
-from machine to machine, is left out; an error in a cell ends it.
+Needs the extras "docs", "examples" and "plot". What libraries print on standard error, which
+differs from machine to machine, is left out; an error in a cell ends it.
 """
 
 import argparse

@@ -35,7 +35,7 @@ def fit(folder, *others, **backup):
 
 def cut_off(folder, **backup):
     """A training that ended before its third epoch, in the middle of the second backup's file."""
-    with pytest.raises(RuntimeError, match="^gone$"):
+    with pytest.raises(RuntimeError, match=r"^gone$"):
         fit(folder, Gone(), **backup)
     file = folder / "backup" / WEIGHTS
     file.write_bytes(file.read_bytes()[:96])
