@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # so that editors and type checkers know every name; `_PUBLIC
     from keras_compress.export.to_tflite import export_tflite as export_tflite
     from keras_compress.fit.callback import Compress as Compress
     from keras_compress.fit.callback import compression_of as compression_of
+    from keras_compress.fit.preview import preview as preview
     from keras_compress.fit.saved_state import load_state as load_state
     from keras_compress.fit.saved_state import save_state as save_state
     from keras_compress.fit.wrap import wrap as wrap
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # so that editors and type checkers know every name; `_PUBLIC
     from keras_compress.reports.export import ExportReport as ExportReport
     from keras_compress.reports.fit import Report as Report
     from keras_compress.reports.inspection import FileReport as FileReport
+    from keras_compress.reports.preview import Preview as Preview
     from keras_compress.specs.export import Export as Export
     from keras_compress.specs.pruning import Pruning as Pruning
     from keras_compress.specs.quantization import Quantization as Quantization
@@ -43,6 +45,7 @@ _PUBLIC = {
     "ExportReport": "reports.export",
     "FileReport": "reports.inspection",
     "PolynomialDecay": "specs.schedules",
+    "Preview": "reports.preview",
     "Pruning": "specs.pruning",
     "Quantization": "specs.quantization",
     "Report": "reports.fit",
@@ -54,6 +57,7 @@ _PUBLIC = {
     "inspect_tflite": "tflite",
     "load_state": "fit.saved_state",
     "load_tflite": "tflite",
+    "preview": "fit.preview",
     "save_state": "fit.saved_state",
     "strip": "engines.strip",
     "wrap": "fit.wrap",
@@ -62,12 +66,14 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # or a type checker would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -10,6 +10,9 @@ from typing import Any, TypeGuard
 import numpy as np
 
 Layers = tuple[str, ...] | Callable[[Any], bool] | None
+"""As a spec keeps them."""
+GivenLayers = Sequence[Any] | Callable[[Any], bool] | None
+"""As they may be given: names, or the layers themselves."""
 
 DATA_RULE = (
     "array(s), a tf.data.Dataset, the path of a .npz file or a callable without arguments "
@@ -215,16 +218,23 @@ def check_keys(
 
 
 def check_names(owner: str, layers: Iterable[object]) -> tuple[str, ...]:
-    """The layer names in `layers`, a sequence or the keys of a dict: strings, each once."""
-    names: list[Any] = list(layers)
+    """The names of `layers`, a sequence or the keys of a dict: strings or layers, each once."""
+    names: list[Any] = [name_of(each) for each in layers]
     if not names:
         raise value_error(owner, "layers", layers, "None or name at least one layer")
     for name in names:
         if not isinstance(name, str):
-            raise type_error(owner, "layers", layers, "names that are strings")
+            raise type_error(owner, "layers", layers, "names that are strings, or layers")
         if not name or names.count(name) > 1:
             raise value_error(owner, "layers", layers, "names that are not empty or repeated")
     return tuple(names)
+
+
+def name_of(layer: object) -> object:
+    """The name of a Keras layer; anything else as it is."""
+    name = getattr(layer, "name", None)
+    is_layer = isinstance(name, str) and hasattr(layer, "trainable") and hasattr(layer, "call")
+    return name if is_layer else layer
 
 
 def check_layers(owner: str, layers: object, also: str = "") -> Layers:
@@ -233,12 +243,13 @@ def check_layers(owner: str, layers: object, also: str = "") -> Layers:
         return None
     if isinstance(layers, (list, tuple)):
         return check_names(owner, layers)
-    if callable(layers):
+    if callable(layers) and name_of(layers) is layers:  # a layer can be called too
         accepted: Callable[[Any], bool] = layers
         return accepted
     rule = "None, a list of layer names, a callable `layer -> bool`"
     rule = f"{rule} {also}" if also else rule.replace(", a callable", " or a callable")
-    hint = f"did you mean [{layers!r}]?" if isinstance(layers, str) else ""
+    one = name_of(layers)
+    hint = f"did you mean [{one!r}]?" if isinstance(one, str) else ""
     raise type_error(owner, "layers", layers, rule, hint=hint)
 
 

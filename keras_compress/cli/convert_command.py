@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -136,7 +135,6 @@ def convert(paths: tuple[str, ...], **given: Any) -> Answer:
         state=given["state"],
         inputs=_inputs(model, names, given),
         outputs=_split(given["output_arrays"]),
-        progress=sys.stderr.isatty(),
     )
     values: dict[str, Any] = plain(dataclasses.asdict(report))
     return Answer(values, report)

@@ -109,6 +109,10 @@ class Quantizers(abc.ABC):
         return {}
 
     @abc.abstractmethod
+    def rounded_by(self) -> dict[str, str]:
+        """Path of every layer that is rounded -> what does it, in words."""
+
+    @abc.abstractmethod
     def patch(self) -> None:
         """Put the quantizers into the model's operations."""
 

@@ -112,9 +112,9 @@ class Timetable:
         schedules = self.schedules.values()
         if not schedules or any(schedule.has_fractions for schedule in schedules):
             return False
-        return step >= max(map(self._reached_at, schedules))
+        return step >= max(map(self.reached_at, schedules))
 
-    def _reached_at(self, schedule: Schedule) -> int:
+    def reached_at(self, schedule: Schedule) -> int:
         """The update by which a schedule is at its target."""
         if self.pruning is not None and self.pruning.sparsity_m_by_n is not None:
             # Of ints, or nobody would ask.
@@ -124,7 +124,7 @@ class Timetable:
     def targets(self) -> list[tuple[str, int]]:
         """(name, step) of everything that the plan wants to reach."""
         found = [
-            (f"the pruning of {path}", self._reached_at(schedule))
+            (f"the pruning of {path}", self.reached_at(schedule))
             for path, schedule in self.schedules.items()
         ]
         if len({step for _, step in found}) == 1:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+import tensorflow as tf
 
 from keras_compress._shared.checks import joined
 from keras_compress.engines.quantizers import Quantizers
@@ -25,6 +26,7 @@ from keras_compress.export.model_source import ModelSource
 from keras_compress.export.rows import drawn, specs_of
 from keras_compress.export.same_structure import structure_of
 from keras_compress.export.verify import loaded
+from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.reports.export import FloatOpReport
@@ -34,12 +36,17 @@ from keras_compress.tflite import Conversion, ConversionError, convert, inspect_
 if TYPE_CHECKING:
     from tensorflow.types.experimental import ConcreteFunction
 
+STAND_IN = 0.01
+"""For weights that are zero before they are trained."""
+
 NOTHING_TRAINED = (
     "Nothing is trained yet: this was the rehearsal, which `rehearse=False` leaves out"
 )
 
-_passed: set[bytes] = set()
-"""What has been rehearsed in this process without an error, as `structure_of` describes it."""
+_passed: dict[bytes, int] = {}
+"""What has been rehearsed in this process without an error, as `structure_of` describes it -> the
+bytes of its file.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +58,15 @@ class Rehearsal:
         float_ops: what in it would compute in float.
         rounded_anyway: the layers that stay in float in the training and not in the file.
         known: whether it was left out, because a network of this structure has passed before; the
-            other fields are empty then.
+            fields above are empty then.
+        bytes: of the file; those of the trained network may differ by a little where it is sparse.
     """
 
     error: ConversionError | None = None
     float_ops: tuple[FloatOpReport, ...] = ()
     rounded_anyway: tuple[str, ...] = ()
     known: bool = False
+    bytes: int | None = None
 
 
 def rehearse(model: KerasModel, export: Export) -> Rehearsal:
@@ -119,6 +128,7 @@ def _as_at_the_end(model: KerasModel, export: Export) -> Iterator[ModelSource]:
     adapter = adapter_of(model, "Compress")
     with contextlib.ExitStack() as stack:
         stack.enter_context(adapter.seeds_kept())
+        stack.enter_context(_without_zeros(adapter, model))
         source = ModelSource(model, export.input_shape)
         engine = source.engine
         if engine is not None and engine.quantizers is not None:
@@ -127,6 +137,26 @@ def _as_at_the_end(model: KerasModel, export: Export) -> Iterator[ModelSource]:
             if engine.has_unseen_ranges:
                 stack.enter_context(_stand_ins(engine.quantizers))
         yield source
+
+
+@contextlib.contextmanager
+def _without_zeros(adapter: Adapter, model: KerasModel) -> Iterator[None]:
+    """While inside, weights that are nothing but zeros, as new biases are, have other values: the
+    converter leaves such an addition out, and what it makes of a trained one nobody would have
+    seen.
+    """
+    before: list[tuple[tf.Variable, np.ndarray]] = []
+    try:
+        for weight in model.weights:
+            variable = adapter.tf_variable(weight)
+            value = variable.numpy()
+            if variable.dtype.is_floating and value.size and not value.any():
+                before.append((variable, value))
+                variable.assign(np.full_like(value, STAND_IN))
+        yield
+    finally:
+        for variable, value in before:
+            variable.assign(value)
 
 
 def _of_units(source: ModelSource) -> Quantizers | None:
@@ -189,7 +219,7 @@ def _tried(
             chosen = engine and [path in by_choice for path in engine.paths()]
             key = structure_of(function, how, (export.allow_float_ops, export.c_array, chosen))
             if use_known and key in _passed:
-                return Rehearsal(known=True)
+                return Rehearsal(known=True, bytes=_passed[key])
             data = convert(function, how, representative=_one_batch(export, function, how))
             if export.sparse:
                 writing.check_sparse(data, export)
@@ -198,11 +228,12 @@ def _tried(
                 list(writing.guessed(function, how, contents, not how.calibrates))
     except ConversionError as error:
         return Rehearsal(error)
-    found = Rehearsal()
+    found = Rehearsal(bytes=len(data))
     layers = source.layers_of(contents.outputs, quantized)
     try:
         if export.mode in INTEGER_MODES:
-            found = Rehearsal(
+            found = dataclasses.replace(
+                found,
                 float_ops=tuple(named(contents.float_ops, layers)),
                 rounded_anyway=tuple(rounded_anyway(contents, layers, left_out)),
             )
@@ -212,7 +243,7 @@ def _tried(
             loaded(data, contents, layers, run=True)
     except ConversionError as error:
         return dataclasses.replace(found, error=error)
-    _passed.add(key)
+    _passed[key] = len(data)
     return found
 
 

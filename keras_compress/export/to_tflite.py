@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from keras_compress._shared.checks import type_error, value_error
 from keras_compress.export import writing
 from keras_compress.export.model_files import OWNER, ChosenInputs, source_of_file
 from keras_compress.export.model_source import ModelSource
+from keras_compress.export.progress import progress_line
 from keras_compress.export.record import write_record
 from keras_compress.export.source import report_before_export
 from keras_compress.reports.export import ExportReport
 from keras_compress.specs.export import Export
-from keras_compress.tflite import Progress
 
 
 def export_tflite(
@@ -25,7 +25,7 @@ def export_tflite(
     state: str | os.PathLike[str] | None = None,
     inputs: ChosenInputs = None,
     outputs: Sequence[str] | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> ExportReport:
     """Write a network, as it answers now, to `export.path`, and say how well the file agrees with
     it.
@@ -50,7 +50,7 @@ def export_tflite(
         inputs: of a frozen graph or SavedModel, the names of its inputs, or a dict of name -> shape
             where the graph leaves more open than the batch; None is all placeholders.
         outputs: of one, the names of its outputs; None is all that nothing reads.
-        progress: show a bar while ranges are calibrated.
+        progress: tell what is being done in a line on standard error, where that is a terminal.
 
     Raises:
         ConversionError: no file could be made, or float ops would be left in an integer one.
@@ -70,24 +70,10 @@ def export_tflite(
             if value is not None:
                 raise value_error(OWNER, name, value, "None for a model, which has its own")
         network = ModelSource(source, export.input_shape)
-    with network.masked(), _bar() if progress else contextlib.nullcontext() as told:
+    line = progress_line(export.path) if progress else contextlib.nullcontext()
+    with network.masked(), line as told:
         written = writing.write_file(network, export, told)
         report = report_before_export(network, export)
     report.export = written
     write_record(report, network.keras)
     return written
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Progress]:
-    """A bar on standard error, of batches calibrated."""
-    import rich.console
-    import rich.progress
-
-    with rich.progress.Progress(console=rich.console.Console(stderr=True)) as progress:
-        task = progress.add_task("converting", total=None)
-
-        def told(count: int, total: int) -> None:
-            progress.update(task, description="calibrating", completed=count, total=total)
-
-        yield told

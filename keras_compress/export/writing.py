@@ -72,14 +72,21 @@ def write_file(source: Source, export: Export, progress: Progress | None = None)
         if export.sparse:
             check_sparse(data, export)
         contents = inspect_tflite(data)
+        told = progress or _silently
+        told("comparing with the network", None, None)
         report = _measured(export, data, contents)
         report.guessed = tuple(guessed(function, how, contents, rows is not None))
         if export.mode in INTEGER_MODES:
             _check_float_ops(report, export, source, contents, quantized)
         _verify(report, export, source, function, data, contents, ranges, quantized)
+        told("measuring the float file", None, None)
         _measure_float(report, export, source)
         _put_down(report, export, data)
     return report
+
+
+def _silently(what: str, count: int | None, total: int | None) -> None:
+    """A `Progress` that nobody sees."""
 
 
 def conversion(

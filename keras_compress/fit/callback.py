@@ -7,6 +7,8 @@ import copy
 import functools
 import inspect
 import logging
+import os
+from collections.abc import Callable
 from typing import Any, cast
 
 import keras
@@ -87,7 +89,11 @@ class Compress(_Member):
         reset_best: at the switch, and when the final sparsity is reached, EarlyStopping,
             ModelCheckpoint and ReduceLROnPlateau forget the best that they have seen, because it
             was of another network. False: they keep it.
-        verbose: 1 logs what happens to the logger "keras_compress" at level INFO, 0 only warnings.
+        verbose: 1 prints, as Keras' own callbacks do, the plan in a line, what was reached and what
+            became of the file, and logs it all to the logger "keras_compress" at level INFO. 2
+            prints the whole plan, as `preview` has it. 0: neither, but for warnings.
+        on_export: called with the `Report` when the fit is through and its file exists, to hand
+            it on: `lambda report: mlflow.log_artifact(report.export.path)`.
 
     Attributes:
         report: what the last fit did; None before the first. With the metrics of every network that
@@ -109,6 +115,7 @@ class Compress(_Member):
         partial: bool = False,
         reset_best: bool = True,
         verbose: int = 1,
+        on_export: Callable[[Report], object] | None = None,
     ):
         super().__init__()
         for name, value, spec in (
@@ -130,9 +137,23 @@ class Compress(_Member):
         self.partial = check_bool("Compress", "partial", partial)
         self.reset_best = check_bool("Compress", "reset_best", reset_best)
         self.verbose = check_int("Compress", "verbose", verbose, minimum=0)
+        if on_export is not None and not callable(on_export):
+            raise type_error("Compress", "on_export", on_export, "a callable or None")
+        self.on_export = on_export
         self.report: Report | None = None
         self.stripped_model: KerasModel | None = None
         self._loop: Loop | None = None
+
+    @classmethod
+    def int8(cls, path: str | os.PathLike[str], sparsity: float | None = None) -> Compress:
+        """The usual case: float for 80 % of the fit, then integers, and an int8 file at `path`;
+        pruned to a `sparsity` before, if one is given.
+
+        The same as `Compress(pruning=Pruning(sparsity), quantization=Quantization(delay=0.8),
+        export=Export(path))`.
+        """
+        pruning = None if sparsity is None else Pruning(sparsity)
+        return cls(pruning=pruning, quantization=Quantization(delay=0.8), export=Export(path))
 
     def on_train_begin(self, logs: object = None) -> None:
         self.report = None
@@ -226,19 +247,22 @@ class Compress(_Member):
             self.stripped_model = strip(self.model)
         except Exception as error:  # must not cost the training
             logger.warning("No stripped model: %s", error)
+        if self.on_export is not None and report.export is not None and report.export.written:
+            self.on_export(report)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compress:
         """The same specs, without the model and the fit: KerasTuner copies callbacks for every
         trial.
         """
         specs = {name: copy.deepcopy(getattr(self, name), memo) for name in SPECS}
-        return type(self)(**specs, **{name: getattr(self, name) for name in OWN})
+        own = {name: getattr(self, name) for name in OWN}
+        return type(self)(**specs, **own, on_export=self.on_export)
 
     def __getstate__(self) -> dict[str, Any]:
         """Specs and report: a model, and the fit that is over, belong to their process."""
         specs = {name: getattr(self, name) for name in SPECS}
         own = {name: getattr(self, name) for name in OWN}
-        return {**specs, **own, "report": self.report}
+        return {**specs, **own, "on_export": self.on_export, "report": self.report}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         report = state.pop("report")
@@ -246,7 +270,9 @@ class Compress(_Member):
         self.report = report
 
     def get_config(self) -> dict[str, Any]:
-        """A plain dict of plain values that `from_config` reads back; data is no part of it."""
+        """A plain dict of plain values that `from_config` reads back; data and `on_export` are no
+        part of it.
+        """
         specs = {name: getattr(self, name) for name in SPECS}
         config = {name: spec and spec.get_config() for name, spec in specs.items()}
         return {**config, **{name: getattr(self, name) for name in OWN}}

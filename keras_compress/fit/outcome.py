@@ -18,6 +18,7 @@ from keras_compress.reports.export import ExportReport
 from keras_compress.reports.fit import Report
 from keras_compress.reports.validation import ValidationReport
 from keras_compress.specs.export import Export
+from keras_compress.tflite import Progress
 
 logger = logging.getLogger("keras_compress")
 
@@ -49,7 +50,9 @@ class Outcome:
         self._validation: Validation | None = None
         """Made once: the networks are the same for every member."""
 
-    def report(self, missed: Sequence[str], export: Export | None) -> Report:
+    def report(
+        self, missed: Sequence[str], export: Export | None, progress: Progress | None = None
+    ) -> Report:
         """The report for a member with this export, whose file is written unless `missed` says what
         the fit ended before.
         """
@@ -58,7 +61,9 @@ class Outcome:
         report.missed = list(missed)
         self._plot_data.write(report, self._engine)
         if export is not None:
-            report.export = _written(source, missed, export)
+            report.export = _written(source, missed, export, progress)
+        if progress is not None and self._validates:
+            progress("evaluating on the validation data", None, None)
         report.validation = self._validate(report.export)
         write_record(report, self._adapter.keras)
         return report
@@ -76,14 +81,16 @@ class Outcome:
         return self._validation.report(export.path if export and export.written else None)
 
 
-def _written(source: ModelSource, missed: Sequence[str], export: Export) -> ExportReport:
+def _written(
+    source: ModelSource, missed: Sequence[str], export: Export, progress: Progress | None
+) -> ExportReport:
     why = f"the fit ended before {' and '.join(missed)}" if missed else None
     if source.engine is not None and not source.engine.is_chief:
         why = "the chief of the strategy's processes writes it"
     if why is not None:
         return ExportReport(export.path, export.mode, skipped=why)
     try:
-        return writing.write_file(source, export)
+        return writing.write_file(source, export, progress)
     except Exception as error:  # a failing export never costs the training
         notes = getattr(error, "__notes__", [])  # what the converter printed
         logger.error("No file at %s: %s", export.path, "\n".join([str(error), *notes]))

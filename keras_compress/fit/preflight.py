@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import time
+from collections.abc import Callable, Iterator, Sequence
 
 from keras_compress.engines.engine import Engine, engine_inside
 from keras_compress.engines.train_step import LOG_NAMES
@@ -97,22 +100,58 @@ def _told(found: Rehearsal, ways: list[str]) -> str:
     )
 
 
-def rehearsed(model: KerasModel, export: Export) -> str | None:
-    """Rehearse an export, unless it is to be left out; what there is to say about that.
+@dataclasses.dataclass
+class Checks:
+    """What is asked of a planned model before its first step: every check by itself, in order.
 
-    Raises:
-        ConversionError: there would be no file at the end.
+    Attributes:
+        sizes: path of a file -> the bytes that its rehearsal came to; filled by the checks.
     """
-    if not export.rehearse:
-        return None
-    adapter = adapter_of(model, "Compress")
-    if adapter.functional(model) is None and adapter.grows(model):
-        return "is not rehearsed: the model gets its shapes with the first batch"
-    begin = time.perf_counter()
-    found = rehearse(model, export)
-    if found.known:
-        return "is not rehearsed again: a network of this structure has passed before"
-    return f"is rehearsed: it took {time.perf_counter() - begin:.1f} s"
+
+    model: KerasModel
+    engine: Engine | None
+    exports: Sequence[Export]
+    updates: int | None
+    """Of the fit; None where nobody knows."""
+    must_reach: bool
+    """Whether what lies beyond the fit is an error."""
+    say: Callable[..., None]
+    sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Callable[[], None]]:
+        for export in self.exports:
+            yield functools.partial(check_export_of, self.model, self.engine, export)
+        if self.engine is not None and self.updates is not None and self.must_reach:
+            yield functools.partial(check_reach, self.engine, self.updates)
+        # Not before a fit without updates, whose export comes at once.
+        for export in self.exports if self.updates != 0 else ():
+            yield functools.partial(self._rehearse, export)
+
+    def run(self) -> None:
+        """All of them; the first that finds something raises it."""
+        for check in self:
+            check()
+
+    def _rehearse(self, export: Export) -> None:
+        """Find before the first step what would fail after the last.
+
+        Raises:
+            ConversionError: there would be no file at the end.
+        """
+        if not export.rehearse:
+            return
+        adapter = adapter_of(self.model, "Compress")
+        if adapter.functional(self.model) is None and adapter.grows(self.model):
+            said = "is not rehearsed: the model gets its shapes with the first batch"
+        else:
+            begin = time.perf_counter()
+            found = rehearse(self.model, export)
+            if found.bytes is not None:
+                self.sizes[export.path] = found.bytes
+            said = f"is rehearsed: it took {time.perf_counter() - begin:.1f} s"
+            if found.known:
+                said = "is not rehearsed again: a network of this structure has passed before"
+        self.say("The export to %s %s.", export.path, said)
 
 
 def _check_rows(model: KerasModel, export: Export) -> None:

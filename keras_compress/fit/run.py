@@ -23,9 +23,12 @@ from keras_compress.fit import preflight
 from keras_compress.fit.backup import Accompanied
 from keras_compress.fit.best_weights import BestWeights
 from keras_compress.fit.outcome import Outcome
+from keras_compress.fit.plan import plan_of
 from keras_compress.fit.plot_data import PlotData
+from keras_compress.fit.voice import Voice
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.own_traces import keep_quiet_about_them
 from keras_compress.frameworks.protocols import KerasCallbackList, KerasModel, Method
 from keras_compress.frameworks.signature import UntraceableError, settle
 from keras_compress.reports.fit import Report
@@ -79,6 +82,9 @@ class Run:
         """Why what has been the best so far is so no more."""
         self._backup: Accompanied | None = None
         self._best = BestWeights(adapter, callbacks)
+        self._voice = Voice(adapter, self.members)
+        self._hear_again: Callable[[], None] = lambda: None
+        """TensorFlow's warnings of traces."""
         self._warned_of: set[str] = set()
         """The kernels that this fit has said to be broken."""
         self._plot_data = PlotData()
@@ -119,7 +125,7 @@ class Run:
                 start_worker()
             self._take_charge(member, pruning, quantization)
         except BaseException:
-            self._withdraw()
+            self.withdraw()
             raise
 
     def _take_charge(
@@ -170,9 +176,10 @@ class Run:
         self.engine = engine
         self._attached_here = True
 
-    def _withdraw(self) -> None:
+    def withdraw(self) -> None:
         """Leave a model that this fit compressed, and its callbacks, as if never asked."""
         self._let_go()
+        self._hear_again()
         if self.engine is not None:
             self.engine.on_placed = None
         self._detach()
@@ -186,6 +193,7 @@ class Run:
     def _hook(self) -> None:
         """Act before or after everybody else, through the list that calls them all."""
         self.adapter.show_as_they_are(self.callbacks, LOG_NAMES)
+        self._hear_again = keep_quiet_about_them()
 
         def around(name: str, before: Method | None, after: Method | None) -> None:
             def make(original: Method) -> Method:
@@ -220,7 +228,7 @@ class Run:
             except BaseException:
                 if self.engine is not None and before is not None:
                     self.engine.go_by(before)
-                self._withdraw()
+                self.withdraw()
                 raise
         if self.engine is not None:
             self._reached_before = self.engine.timetable.is_pruned_by(self.engine.step)
@@ -236,10 +244,13 @@ class Run:
         )
         if self._backup is not None:
             self._undo.append(self._backup.let_go)
+        # A backup of the end has nothing more to reach: it is there for the export.
+        at_end = updates == 0 and self._backup is not None and self._backup.restored
+        must_reach = self.drives and not self._partial and not at_end
+        checks = preflight.Checks(self.model, engine, exports, updates, must_reach, self._say)
         if engine is None:
-            for export in exports:
-                preflight.check_export_of(self.model, engine, export)
-            self._rehearse(exports, updates)
+            checks.run()
+            self._announce(checks)
             return
         saving: list[Any] = [
             each
@@ -261,14 +272,9 @@ class Run:
             engine.resolve(engine.step, 0)
 
         def check() -> None:
-            for export in exports:
-                preflight.check_export_of(self.model, engine, export)
-            # A backup of the end has nothing more to reach: it is there for the export.
-            at_end = updates == 0 and self._backup is not None and self._backup.restored
-            if self.drives and updates is not None and not self._partial and not at_end:
-                preflight.check_reach(engine, updates)
-            self._rehearse(exports, updates)
+            checks.run()
             self._plot_data.begin(engine)
+            self._announce(checks)
 
         self._begun_at = engine.step
         preflight.check_ranges_are_set(engine)
@@ -283,14 +289,11 @@ class Run:
                 engine.phase,
             )
 
-    def _rehearse(self, exports: list[Export], updates: int | None) -> None:
-        """Find before the first step what would fail after the last; not before a fit that has
-        none, whose export comes at once.
-        """
-        for export in exports if updates != 0 else ():
-            said = preflight.rehearsed(self.model, export)
-            if said is not None:
-                self._say("The export to %s %s.", export.path, said)
+    def _announce(self, checks: preflight.Checks) -> None:
+        """Print what this fit is going to do."""
+        if self.drives and checks.updates != 0 and self._voice.verbose:
+            planned = plan_of(checks, self.callbacks.params["epochs"])
+            self._voice.say(str(planned) if self._voice.verbose > 1 else planned.in_a_line())
 
     @property
     def _partial(self) -> bool:
@@ -332,6 +335,8 @@ class Run:
         if phase is engine.phase:
             return
         self._say("Update %d: quantization %s -> %s.", update, engine.phase, phase)
+        if phase.rounds and not engine.phase.rounds:
+            self._voice.later(f"Update {update}: from here on the network rounds to integers.")
         engine.enter(phase, update)
 
     # --- epoch end
@@ -348,6 +353,10 @@ class Run:
         self._warn_of_broken(self.engine)
         if not self._reached_before and self.engine.timetable.is_pruned_by(self.engine.step):
             self._forget_due.append("the final sparsity is reached")
+            self._voice.later(
+                f"Update {self.engine.step}: pruned, {self.engine.sparsity:.1%} of the weights "
+                "are zeros."
+            )
         wanted = all(member.reset_best for member in self.members)
         for reason in self._forget_due if wanted else ():
             for who in self._best.forget():
@@ -369,6 +378,7 @@ class Run:
         self, epoch: int, logs: Mapping[str, object] | None = None, *_: object
     ) -> None:
         engine = self.engine
+        self._voice.flush()  # Keras' bar is through
         self._plot_data.epoch_end(epoch, None if engine is None else engine.step, logs)
         if engine is not None:
             self._best.keep(engine, epoch)
@@ -385,6 +395,7 @@ class Run:
         its moving average.
         """
         self._let_go()
+        self._voice.flush()
         engine = self.engine
         of = None if engine is None else engine.step
         if engine is not None and self._started:
@@ -405,12 +416,17 @@ class Run:
         failed = ["what was interrupted"]
         try:
             self._keep_for_export(missed)
-            reports = [outcome.report(missed, member.export) for member in self.members]
+            reports = []
+            for member in self.members:
+                with self._voice.progress(member.export if not missed else None) as told:
+                    reports.append(outcome.report(missed, member.export, told))
             exports = [report.export for report in reports if report.export is not None]
             failed = [export.path for export in exports if export.error is not None]
         finally:
             self._end_backup(failed)
+            self._hear_again()
         for member, report in zip(self.members, reports, strict=True):
+            self._voice.conclude(member, report)
             member.finished(report)
 
     def _keep_for_export(self, missed: list[str]) -> None:

@@ -391,6 +391,12 @@ class Adapter(abc.ABC):
                 return frame.f_locals
         return None
 
+    @property
+    def prints(self) -> bool:
+        """Whether this Keras prints what it does, or was told to log it."""
+        config = getattr(self.keras, "config", self.keras.utils)
+        return bool(config.is_interactive_logging_enabled())
+
     def in_fit(self, model: KerasModel) -> bool:
         """Whether a `fit` of this Keras is training the model right now."""
         return self._fit_under_way(model) is not None

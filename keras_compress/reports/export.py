@@ -122,10 +122,29 @@ class ExportReport(Shown):
         """Whether a file of this export stands at `path`."""
         return self.error is None and self.skipped is None
 
+    def in_a_line(self) -> str:
+        """What it is worth, or why there is none."""
+        if not self.written:
+            return f"{self.path}: not written, {self.error or self.skipped}"
+        parts = [f"{self.mode}, {self.bytes:,} bytes"]
+        if self.float_bytes not in (None, self.bytes):
+            parts[0] += f" ({self.float_bytes:,} as a float file)"
+        if self.largest_steps:
+            unit = "output steps" if self.mode.startswith("int") else "of an output"
+            parts.append(f"at most {max(self.largest_steps.values()):.3g} {unit} from the network")
+        same = [share for share in self.argmax_agreement.values() if share is not None]
+        if same:
+            parts.append(f"{min(same):.1%} equal decisions")
+        if self.float_ops:
+            parts.append(f"{len(self.float_ops)} float ops")
+        if self.guessed:
+            parts.append("accuracy is a guess")
+        return f"{self.path}: {'; '.join(parts)}"
+
     def _parts(self) -> Iterator[Part]:
         if not self.written:
             weight: Weight = "error" if self.error else "warning"
-            yield Line(f"{self.path}: not written, {self.error or self.skipped}", weight)
+            yield Line(self.in_a_line(), weight)
             return
         yield Line(f"{self.path}: {self.mode}", "title")
         yield _sizes(self)

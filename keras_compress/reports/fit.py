@@ -175,15 +175,17 @@ class Report(Shown):
         zeros and error layer by layer; the weights of kernels before the fit and after it.
 
         Args:
-            path: writes it there as PNG, whole or not at all.
+            path: writes it there, whole or not at all, in the form that its ending says: ".png",
+                ".pdf", ".svg" or what else matplotlib can write.
             kernels: paths of the layers whose weights are shown; None for the 12 with the most.
 
         Returns:
-            The `matplotlib.figure.Figure`, which a notebook shows.
+            The `matplotlib.figure.Figure`, which a notebook shows as the last value of a cell.
 
         Raises:
             ImportError: matplotlib is not installed; the extra "plot" brings it.
-            ValueError: there is nothing to draw, or `kernels` names a layer that is not there.
+            ValueError: there is nothing to draw, `kernels` names a layer that is not there, or the
+                ending of `path` is none of a picture.
         """
         return plot_report(self, path, kernels)
 

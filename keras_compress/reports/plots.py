@@ -1,13 +1,16 @@
-"""One picture of a report: the training, the layers, the weights before and after."""
+"""One picture of a report: the training, the layers, the weights before and after; and what it
+shares with other pictures.
+"""
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from keras_compress._shared.checks import check_path, value_error
+from keras_compress._shared.checks import listing, type_error, value_error
+from keras_compress._shared.extras import require
 from keras_compress._shared.files import write_atomically
 
 if TYPE_CHECKING:
@@ -17,13 +20,18 @@ if TYPE_CHECKING:
     from keras_compress.reports.export import LayerAgreement
     from keras_compress.reports.fit import LayerReport, Report, WeightHistogram
 
-ROWS_SHOWN = 80
-"""How many layers are drawn at most; the report has all of them."""
+ROWS_SHOWN = 300
+"""How many layers are drawn at most, said where there are more; what is drawn has all of them."""
+ROW = 0.16
+"""Inches of a layer's row, for the smallest letters."""
+LONG = 40
+"""Rows of an axis that is labelled at both ends: one of them is out of sight."""
 HISTOGRAMS_SHOWN = 12
 _COLUMNS = 4
-_LABEL = 34  # characters of a layer's path, from its end
+_LABEL = 40  # characters of a layer's path, from its end
+_TITLE = 34  # of it in a line above a histogram
 _NOT_METRICS = ("loss", "sparsity", "quantized", "learning_rate", "lr")
-_BEFORE, _AFTER = "tab:gray", "tab:blue"
+_BEFORE, _AFTER, _SPARSITY = "tab:gray", "tab:blue", "tab:green"
 
 
 def plot_report(
@@ -32,16 +40,15 @@ def plot_report(
     kernels: Sequence[str] | None = None,
 ) -> Figure:
     """See `Report.plot`."""
-    if path is not None:
-        path = check_path("Report.plot", "path", path, ".png")
+    path = check_picture("Report.plot", path)
     chosen = _with_histograms(report, kernels)
     compared = [] if report.export is None else report.export.layers
     panels: list[tuple[float, Callable[[SubFigure], None]]] = []  # height in inches, what draws it
     if report.history:
-        panels.append((3.0, lambda part: _draw_training(part, report)))
+        panels.append((3.2, lambda part: _draw_training(part, report)))
     if report.layers or compared:
         rows = min(max(len(report.layers), len(compared)), ROWS_SHOWN)
-        panels.append((1.1 + 0.2 * max(rows, 4), lambda part: _draw_layers(part, report, compared)))
+        panels.append((1.4 + ROW * max(rows, 5), lambda part: _draw_layers(part, report, compared)))
     if chosen:
         rows = -(-len(chosen) // _COLUMNS)
         panels.append((0.7 + 1.8 * rows, lambda part: _draw_histograms(part, chosen)))
@@ -55,11 +62,10 @@ def plot_report(
     parts = figure.subfigures(len(panels), 1, height_ratios=heights, squeeze=False)
     for part, (_, draw) in zip(parts[:, 0], panels, strict=True):
         draw(part)
-    if path is not None:
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=120)
-        write_atomically(path, picture.getvalue())
-    return figure
+    return save_figure(figure, path)
+
+
+# --- what all pictures share
 
 
 def new_figure(size: tuple[float, float]) -> Figure:
@@ -69,14 +75,63 @@ def new_figure(size: tuple[float, float]) -> Figure:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ImportError as error:
-        raise ImportError(
-            "plot: `matplotlib` is needed; install it with `pip install 'keras_compress[plot]'`."
-        ) from error
-    return Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
+    layout = _matplotlib().ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
+    figure: Figure = _matplotlib().NotebookFigure(figsize=size, layout=layout)
+    return figure
+
+
+def check_picture(owner: str, path: object) -> str | None:
+    """`path`, a string or PathLike with the ending of a picture, as a string; None stays None.
+
+    Raises:
+        ImportError: matplotlib, which knows the endings, is not installed.
+    """
+    if path is None:
+        return None
+    endings = _matplotlib().ENDINGS
+    rule = f"None or the path of a file that ends in {listing(endings)}"
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise type_error(owner, "path", path, rule)
+    if _ending(text) not in endings:
+        raise value_error(owner, "path", text, rule)
+    return text
+
+
+def save_figure(figure: Figure, path: str | None) -> Figure:
+    """Writes a picture to `path`, as `check_picture` returned it, whole or not at all, in the form
+    that the ending says; None writes nothing. Returns the figure.
+
+    Raises:
+        OSError: the folder is missing, not writable or full.
+    """
+    if path is not None:
+        write_atomically(path, _matplotlib().encoded(figure, _ending(path)[1:]))
+    return figure
+
+
+def shortened(labels: Iterable[str], length: int) -> list[str]:
+    """Labels of so many characters, from their ends; of more where two would read the same."""
+    labels = list(labels)
+    while True:
+        short = [label if len(label) <= length else f"…{label[1 - length :]}" for label in labels]
+        if len(set(short)) == len(set(labels)):
+            return short
+        length += 1
+
+
+def _ending(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _matplotlib() -> ModuleType:
+    require("plot", "plot", "matplotlib")
+    import keras_compress.reports.notebook_figure as found
+
+    return found
+
+
+# --- the parts of a report
 
 
 def _with_histograms(
@@ -121,7 +176,7 @@ def _draw_training(part: SubFigure, report: Report) -> None:
         draw(axes, both[1], label="validation", color=_AFTER)
         axes.set_ylabel(title)
     if sparsity:
-        draw(all_axes[-1], "sparsity", 100, color=_AFTER, label="all pruned kernels")
+        draw(all_axes[-1], "sparsity", 100, color=_SPARSITY, label="all pruned kernels")
         all_axes[-1].set_ylabel("sparsity (%)")
         all_axes[-1].set_ylim(-3, 103)
     # A switch in an earlier fit would only squeeze this one to the right.
@@ -133,7 +188,11 @@ def _draw_training(part: SubFigure, report: Report) -> None:
             axes.axvline(report.switched_at, color="tab:red", linestyle="--", label=label)
         axes.set_xlabel("update" if counted else "epoch")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+    # One for all, beside what is drawn.
+    lines = {line.get_label(): line for axes in all_axes for line in axes.lines}
+    part.legend(
+        lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines), fontsize="small"
+    )
 
 
 def _draw_layers(part: SubFigure, report: Report, compared: Sequence[LayerAgreement]) -> None:
@@ -169,12 +228,18 @@ def _bars(axes: Axes, labels: list[str], series: dict[str, tuple[list[float], st
     count = min(len(labels), ROWS_SHOWN)
     for label, (values, color) in series.items():
         axes.barh(range(count), values[:count], color=color, label=label, height=0.75)
-    axes.set_yticks(range(count), [_short(label) for label in labels[:count]], fontsize="x-small")
-    axes.set_ylim(max(count, 4) - 0.4, -0.6)
+    axes.set_yticks(range(count), shortened(labels[:count], _LABEL), fontsize="x-small")
+    axes.set_ylim(max(count, 5) - 0.4, -0.6)
+    if count > LONG:
+        axes.tick_params(axis="x", labeltop=True, top=True)
     if count < len(labels):
-        axes.set_title(f"{count} of {len(labels)}", fontsize="small")
+        axes.set_title(f"the first {count} of {len(labels)}", fontsize="small", loc="left")
     if len(series) > 1:
-        axes.legend(fontsize="small", loc="lower right")
+        above = (1, 1 + 0.35 / (ROW * max(count, 5))) if count > LONG else (1, 1)
+        axes.legend(
+            fontsize="small", loc="lower right", bbox_to_anchor=above, ncols=2, frameon=False,
+            borderaxespad=0.2,
+        )  # fmt: skip
     axes.grid(axis="x", alpha=0.3)
 
 
@@ -184,20 +249,22 @@ def _draw_histograms(
     rows = -(-len(layers) // _COLUMNS)
     part.suptitle("weights before the fit (line) and after it (filled)")
     all_axes = part.subplots(rows, _COLUMNS, squeeze=False).ravel()
-    for axes, (layer, counts) in zip(all_axes, layers, strict=False):
+    titles = shortened((layer.path for layer, _ in layers), 2 * _TITLE)
+    for axes, title, (layer, counts) in zip(all_axes, titles, layers, strict=False):
         bins = len(counts.after)
         edges = [counts.limit * (2 * i / bins - 1) for i in range(bins + 1)]
         axes.stairs(counts.after, edges, fill=True, color=_AFTER, alpha=0.6)
         axes.stairs(counts.before, edges, color="black", linewidth=1)
         axes.set_yscale("log")
-        axes.set_ylim(bottom=0.7)
-        axes.set_title(f"{_short(layer.path)}\n{layer.sparsity:.0%} zeros", fontsize="x-small")
+        # So high that two powers of ten are marked; then matplotlib marks nothing between them.
+        axes.set_ylim(0.7, max(12, 2 * max(*counts.before, *counts.after)))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.locator_params(axis="x", nbins=4)
+        lines = [title[at : at + _TITLE] for at in range(0, len(title), _TITLE)]
+        lines.append(f"{layer.sparsity:.0%} zeros")
+        axes.set_title("\n".join(lines), fontsize="x-small")
         axes.tick_params(labelsize="x-small")
     for axes in all_axes[::_COLUMNS]:
         axes.set_ylabel("weights", fontsize="small")
     for axes in all_axes[len(layers) :]:
         axes.set_axis_off()
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= _LABEL else f"…{label[1 - _LABEL :]}"

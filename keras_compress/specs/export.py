@@ -2,8 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 from keras_compress._shared import checks
 from keras_compress._shared.files import check_writable
@@ -98,6 +98,29 @@ class Export:
     input_shape: InputShape = dataclasses.field(default=None, hash=False)
     rehearse: bool = True
     timeout: int | float = 600
+
+    if TYPE_CHECKING:  # what may be given is more than what is kept
+
+        def __init__(
+            self,
+            path: str | os.PathLike[str],
+            *,
+            mode: str = "int8",
+            inference_input_type: object = None,
+            inference_output_type: object = None,
+            representative_dataset: object = None,
+            verify_data: object = None,
+            quantized_input_stats: InputStats = None,
+            default_ranges_stats: Sequence[float] | None = None,
+            allow_float_ops: bool = False,
+            allow_custom_ops: bool = False,
+            sparse: bool = False,
+            c_array: bool = False,
+            batch_size: int = 1,
+            input_shape: InputShape = None,
+            rehearse: bool = True,
+            timeout: float = 600,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         owner = "Export"

@@ -5,8 +5,8 @@ of the fit that begins, until `resolve` has turned it into an int.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 from keras_compress._shared import checks
 from keras_compress._shared.checks import Layers
@@ -22,11 +22,13 @@ class Pruning:
     stay zero until the mask is computed anew.
 
     Args:
-        schedule: `PolynomialDecay` or `ConstantSparsity`, tfmot's own two included. None only if
-            `layers` is a dict, which then names all that is pruned.
+        schedule: `PolynomialDecay` or `ConstantSparsity`, tfmot's own two included; or a sparsity,
+            as 0.5, which is reached by a `PolynomialDecay` between 20 % and 60 % of the fit. None
+            only if `layers` is a dict, which then names all that is pruned.
         layers: None for every kernel that can be pruned; names, where `"backbone/conv1"` is a layer
-            of a nested model; a callable `layer -> bool`; or a dict of name -> schedule, where the
-            layers it does not name get `schedule`.
+            of a nested model, or layers themselves, which stand for their names; a callable
+            `layer -> bool`; or a dict of name -> schedule, where the layers it does not name get
+            `schedule`.
         block_size: (rows, columns) zeroed together, in rank-2 kernels.
         block_pooling_type: "AVG" or "MAX": what of a block's magnitudes is compared.
         sparsity_m_by_n: (m, n): m zeros in every n consecutive weights along the input axis, as
@@ -44,13 +46,26 @@ class Pruning:
     block_pooling_type: str = "AVG"
     sparsity_m_by_n: tuple[int, int] | None = None
 
+    if TYPE_CHECKING:  # what may be given is more than what is kept
+
+        def __init__(
+            self,
+            schedule: float | object | None,
+            *,
+            layers: checks.GivenLayers | Mapping[Any, object] = None,
+            block_size: Sequence[int] = (1, 1),
+            block_pooling_type: str = "AVG",
+            sparsity_m_by_n: Sequence[int] | None = None,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         owner = "Pruning"
         layers: Layers | dict[str, Schedule]
         if isinstance(self.layers, Mapping):
             names = checks.check_names(owner, self.layers)
             layers = {
-                name: as_schedule(self.layers[name], owner, f"layers[{name!r}]") for name in names
+                name: as_schedule(each, owner, f"layers[{name!r}]")
+                for name, each in zip(names, self.layers.values(), strict=True)
             }
         else:
             layers = checks.check_layers(owner, self.layers, also="or a dict of name -> schedule")

@@ -5,7 +5,7 @@ of the fit that begins, until `resolve` has turned it into an int.
 """
 
 import dataclasses
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from keras_compress._shared import checks
 from keras_compress._shared.checks import Layers
@@ -30,7 +30,8 @@ class Quantization:
         freeze_step: updates 1..freeze_step move ranges and batch-norm statistics, later ones do
             not; int or fraction of the fit, not below `delay`. None: never frozen.
         layers: None for every layer that can be quantized; names, where `"backbone/conv1"` is a
-            layer of a nested model; or a callable `layer -> bool`. The others stay in float.
+            layer of a nested model, or layers themselves, which stand for their names; or a
+            callable `layer -> bool`. The others stay in float.
 
     Raises:
         TypeError: for a value of the wrong type, a bool included.
@@ -43,6 +44,19 @@ class Quantization:
     calibration_steps: int = 200
     freeze_step: int | float | None = None
     layers: Layers = None
+
+    if TYPE_CHECKING:  # what may be given is more than what is kept
+
+        def __init__(
+            self,
+            *,
+            delay: float = 0,
+            weight_bits: int = 8,
+            activation_bits: int = 8,
+            calibration_steps: int = 200,
+            freeze_step: float | None = None,
+            layers: checks.GivenLayers = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         owner = "Quantization"

@@ -8,7 +8,7 @@ that begins, so 1 is the first update and 1.0 the last one. `resolve` turns frac
 """
 
 import dataclasses
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 from keras_compress._shared import checks
 
@@ -28,6 +28,16 @@ class _Schedule:
     def has_fractions(self) -> bool:
         """Whether a step is still a fraction of a fit, so that `resolve` has to come first."""
         return isinstance(self.begin_step, float) or isinstance(self.end_step, float)
+
+    @property
+    def first_step(self) -> int:
+        """The first step at which a mask is computed: there is no step 0. ValueError while it is a
+        fraction.
+        """
+        begin, end = self._steps()
+        if begin > 0:
+            return begin
+        return self.frequency if end < 0 else min(self.frequency, end)
 
     def updates_at(self, step: int) -> bool:
         """Whether the mask is computed anew at `step`.
@@ -104,7 +114,17 @@ class _Schedule:
             self._check_order(begin, end)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Required:
+    """In the place of an argument that has to be given, between others that need not be."""
+
+    def __repr__(self) -> str:
+        return "<required>"
+
+
+REQUIRED: Any = _Required()
+
+
+@dataclasses.dataclass(frozen=True)
 class PolynomialDecay(_Schedule):
     """Fraction of a kernel to zero, rising steeply at first and settling at the end.
 
@@ -136,13 +156,44 @@ class PolynomialDecay(_Schedule):
     kind: ClassVar[str] = "PolynomialDecay"
 
     initial_sparsity: float = 0.0
-    final_sparsity: float
-    begin_step: int | float
-    end_step: int | float
+    final_sparsity: float = REQUIRED
+    begin_step: int | float = REQUIRED
+    end_step: int | float = REQUIRED
     power: int | float = 3
     frequency: int = 100
 
+    if TYPE_CHECKING:  # by position in tfmot's order, and by name without the first
+
+        @overload
+        def __init__(
+            self,
+            initial_sparsity: float,
+            final_sparsity: float,
+            begin_step: float,
+            end_step: float,
+            power: float = 3,
+            frequency: int = 100,
+        ) -> None: ...
+        @overload
+        def __init__(
+            self,
+            *,
+            initial_sparsity: float = 0.0,
+            final_sparsity: float,
+            begin_step: float,
+            end_step: float,
+            power: float = 3,
+            frequency: int = 100,
+        ) -> None: ...
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
     def __post_init__(self) -> None:
+        missing = [name for name, value in self._fields().items() if value is REQUIRED]
+        if missing:
+            raise TypeError(
+                f"PolynomialDecay: {' and '.join(f'`{name}`' for name in missing)} must be given. "
+                f"Received: {self!r}"
+            )
         for name in ("initial_sparsity", "final_sparsity"):
             value = checks.check_fraction(self.kind, name, getattr(self, name))
             object.__setattr__(self, name, value)
@@ -174,7 +225,7 @@ class PolynomialDecay(_Schedule):
             raise self._order_error("less than `end_step`", begin, end)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class ConstantSparsity(_Schedule):
     """The same fraction of a kernel to zero at every update of the mask.
 
@@ -212,13 +263,10 @@ class ConstantSparsity(_Schedule):
 
     @property
     def last_step(self) -> int:
-        """The step by which the target is reached, the first at which a mask is computed: there is
-        no step 0. ValueError while it is a fraction.
+        """The step by which the target is reached, which is the first. ValueError while it is a
+        fraction.
         """
-        begin, end = self._steps()
-        if begin > 0:
-            return begin
-        return self.frequency if end < 0 else min(self.frequency, end)
+        return self.first_step
 
     def sparsity(self, step: int) -> float:
         """Fraction to zero, whatever the step. ValueError while a step is a fraction."""
@@ -234,6 +282,9 @@ class ConstantSparsity(_Schedule):
 
 
 Schedule = PolynomialDecay | ConstantSparsity
+
+USUAL_FREQUENCY = 10
+"""Of the schedule that a bare sparsity stands for: fits of a few hundred updates get there too."""
 
 _KINDS: dict[str, type[PolynomialDecay] | type[ConstantSparsity]] = {
     "PolynomialDecay": PolynomialDecay,
@@ -254,7 +305,8 @@ def resolve_step(step: int | float, start: int, updates: int) -> int:
 
 
 def as_schedule(value: object, owner: str, name: str = "schedule") -> Schedule:
-    """`value` as a schedule: ours as it is, tfmot's own two classes converted.
+    """`value` as a schedule: ours as it is, tfmot's own two classes converted; a number is the
+    sparsity of the usual one.
 
     tfmot's are known by their name and module, so that tfmot need not be imported; a class derived
     from them may mean anything and is refused. Its steps are counts even where they are floats.
@@ -265,12 +317,17 @@ def as_schedule(value: object, owner: str, name: str = "schedule") -> Schedule:
     """
     if isinstance(value, PolynomialDecay | ConstantSparsity):
         return value
+    if checks.is_number(value):
+        sparsity = checks.check_fraction(owner, name, value)
+        return PolynomialDecay(
+            final_sparsity=sparsity, begin_step=0.2, end_step=0.6, frequency=USUAL_FREQUENCY
+        )
     kind = type(value).__name__
     if (
         kind not in _KINDS
         or type(value).__module__.split(".")[0] != "tensorflow_model_optimization"
     ):
-        rule = "a PolynomialDecay or ConstantSparsity, of keras_compress or of tfmot"
+        rule = "a PolynomialDecay or ConstantSparsity, of keras_compress or of tfmot, or a sparsity"
         raise checks.type_error(owner, name, value, rule)
     arguments = {name: getattr(value, name) for name in _field_names(_KINDS[kind])}
     for name in ("begin_step", "end_step"):

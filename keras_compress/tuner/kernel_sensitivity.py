@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +19,9 @@ from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.reports.shown import Line, Part, Shown, Table
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import ConstantSparsity
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OWNER = "sensitivity"
 
@@ -62,20 +67,43 @@ class Sensitivity(Shown):
                 found[layer] = (low, high)
         return found
 
+    def worst_first(self) -> list[str]:
+        """The layers, by their largest drop; a metric that is no number is worse than any."""
+
+        def largest(layer: str) -> float:
+            return max(
+                math.inf if math.isnan(drop) else drop for drop in self.drops(layer).values()
+            )
+
+        return sorted(self.values, key=largest, reverse=True)
+
     def _parts(self) -> Iterator[Part]:
         tried = sorted(next(iter(self.values.values())))
-        worst = sorted(self.values, key=lambda layer: -max(self.drops(layer).values()))
+        worst = self.worst_first()
         rows = [[layer, *(f"{self.values[layer][at]:.4g}" for at in tried)] for layer in worst]
         heads = [f"{100 * at:g} %" for at in tried]
         title = f"{self.metric} with one layer pruned, without: {self.baseline:.4g}; worst first"
         yield Line(title, "title")
         yield Table(["layer", *heads], rows)
 
-    def plot(self, path: str | Path) -> None:
-        """Write a picture, one line per layer. Needs matplotlib."""
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """A heat map of the drops: a row for each layer, the worst first, a column for each
+        sparsity.
+
+        Args:
+            path: writes it there, whole or not at all, in the form that its ending says: ".png",
+                ".pdf", ".svg" or what else matplotlib can write.
+
+        Returns:
+            The `matplotlib.figure.Figure`, which a notebook shows as the last value of a cell.
+
+        Raises:
+            ImportError: matplotlib is not installed; the extra "plot" brings it.
+            ValueError: there are no layers, or the ending of `path` is none of a picture.
+        """
         from keras_compress.tuner.plots import plot_sensitivity
 
-        plot_sensitivity(self, path)
+        return plot_sensitivity(self, path)
 
 
 def sensitivity(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras_tuner
 
@@ -20,6 +21,9 @@ from keras_compress.tuner.hypermodel import CompressionHyperModel
 from keras_compress.tuner.protocols import Build, HyperParameters, Tuner
 from keras_compress.tuner.question import OWNER, Metrics, Question
 from keras_compress.tuner.trials import Trial, Trials
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCORE = "search_score"
 """What KerasTuner minimizes."""
@@ -181,9 +185,9 @@ class SparsitySearch(Shown):
             RuntimeError: none does, with the nearest.
         """
         found = self.trials()
-        feasible = [trial for trial in found if trial.feasible]
-        if feasible:
-            return min(feasible, key=lambda trial: self.question.rank(trial.metrics))
+        best = trials.winner(found, self.question)
+        if best is not None:
+            return best
         reference = self.question.reference(trial.metrics for trial in found)
         excess = {
             trial.id: self.question.excess(trial.metrics, reference)
@@ -224,13 +228,24 @@ class SparsitySearch(Shown):
             trials.write_csv(found, self.question, path)
         return str(found)
 
-    def plot(self, path: str | Path) -> None:
-        """Write a picture of metric against zipped bytes, with the front drawn, as PNG (or what the
-        ending of `path` says). Needs matplotlib: `pip install 'keras_compress[plot]'`.
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """A picture of metric against zipped bytes: the trials with their ids, the winner, the
+        limit, and the front of those that keep to it.
+
+        Args:
+            path: writes it there, whole or not at all, in the form that its ending says: ".png",
+                ".pdf", ".svg" or what else matplotlib can write.
+
+        Returns:
+            The `matplotlib.figure.Figure`, which a notebook shows as the last value of a cell.
+
+        Raises:
+            ImportError: matplotlib is not installed; the extra "plot" brings it.
+            ValueError: no trial is completed, or the ending of `path` is none of a picture.
         """
         from keras_compress.tuner.plots import plot_search
 
-        plot_search(self.trials(), self.question, path)
+        return plot_search(self.trials(), self.question, path)
 
 
 class _Judged(CompressionHyperModel):

@@ -148,6 +148,12 @@ def front(trials: Sequence[Trial], question: Question) -> list[Trial]:
     return [trial for _, trial in sorted(kept, key=lambda each: each[0])]
 
 
+def winner(trials: Sequence[Trial], question: Question) -> Trial | None:
+    """Of the trials that keep to the limit the smallest, or the best; None where none does."""
+    feasible = [trial for trial in trials if trial.feasible]
+    return min(feasible, key=lambda trial: question.rank(trial.metrics), default=None)
+
+
 # --- for people
 
 

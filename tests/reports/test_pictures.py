@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import jsonschema
+import matplotlib.figure
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 from helpers.nets import small_net
@@ -16,6 +19,7 @@ from keras_compress.export.record import record
 from keras_compress.fit.plot_data import BINS, histogram, spread
 from keras_compress.reports.export import ExportReport, LayerAgreement
 from keras_compress.reports.fit import EpochReport, LayerReport, Report
+from keras_compress.reports.plots import shortened
 
 HALF = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=8, frequency=1)
 
@@ -197,7 +201,7 @@ def test_a_switch_of_an_earlier_fit_is_not_drawn():
     assert "quantized from 21" not in labels
 
 
-@pytest.mark.parametrize("count", [3, 60, 200])
+@pytest.mark.parametrize("count", [3, 60, 310])
 def test_nothing_overlaps_whatever_the_number_of_layers(count):
     figure = synthetic(count).plot()
     figure.draw_without_rendering()
@@ -212,8 +216,45 @@ def test_nothing_overlaps_whatever_the_number_of_layers(count):
             assert not any(box.overlaps(other) for other in boxes[position + 1 :])
     histograms = [axes for axes in drawn if axes.get_title().endswith("zeros")]
     assert len(histograms) == min(count, 12)
-    if count == 200:
-        assert "80 of 200" in [axes.get_title() for axes in drawn]
+    left_out = [axes.get_title(loc="left") for axes in drawn if axes.get_title(loc="left")]
+    assert left_out == (["the first 300 of 310"] * 2 if count == 310 else [])
+
+
+@pytest.mark.parametrize("count", [3, 41])
+def test_no_legend_lies_on_what_is_drawn(count):
+    figure = synthetic(count).plot()
+    figure.draw_without_rendering()
+    (lines,) = (legend for part in figure.subfigs for legend in part.legends)
+    (bars,) = (axes.get_legend() for axes in all_axes(figure) if axes.get_legend())
+    for legend, entries in (
+        (lines, ["training", "validation", "quantized from 21", "all pruned kernels"]),
+        (bars, ["largest", "mean"]),
+    ):
+        assert [text.get_text() for text in legend.get_texts()] == entries
+    # What belongs to the axes, the labels too, but for the legend of the bars, which is theirs.
+    around = [axes.get_tightbbox() for axes in figure.subfigs[0].axes]
+    assert not any(lines.get_window_extent().overlaps(box) for box in around)
+    marks = [text.get_window_extent() for text in bars.axes.get_xticklabels() if text.get_text()]
+    marks += [each.label2.get_window_extent() for each in bars.axes.xaxis.get_major_ticks()]
+    for box in (bars.axes.get_window_extent(), *marks):
+        assert not bars.get_window_extent().overlaps(box)
+
+
+def test_names_are_cut_to_what_tells_them_apart():
+    assert shortened(["conv", "block/dense"], 6) == ["conv", "…dense"]
+    assert shortened(["a/1/dense", "a/2/dense"], 6) == ["…1/dense", "…2/dense"]
+    assert shortened(["a/1/dense", "a/1/dense"], 6) == ["…dense", "…dense"]
+
+
+def test_every_histogram_is_marked_in_plain_numbers():
+    figure = synthetic(3).plot()
+    figure.draw_without_rendering()
+    histograms = [axes for axes in all_axes(figure) if axes.get_title().endswith("zeros")]
+    for axes in histograms:
+        low, high = axes.get_ylim()
+        marks = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        assert [text.get_text() for at, text in marks if low <= at <= high] == ["1", "10"]
+        assert not any(text.get_text() for text in axes.get_yticklabels(minor=True))
 
 
 def test_the_kernels_can_be_chosen():
@@ -233,8 +274,6 @@ def test_a_png_is_written_whole_or_not_at_all(tmp_path):
     written = path.read_bytes()
     assert written.startswith(b"\x89PNG\r\n\x1a\n")
     assert written.endswith(b"IEND\xaeB`\x82")
-    with pytest.raises(ValueError, match=r"`path` must be the path of a file that ends in '.png'"):
-        synthetic(3).plot(tmp_path / "report.pdf")
     with pytest.raises(FileNotFoundError):
         synthetic(3).plot(tmp_path / "none" / "report.png")
     assert [each.name for each in tmp_path.iterdir()] == ["report.png"]
@@ -255,6 +294,63 @@ def test_pyplot_is_not_touched():
 
 
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install 'keras_compress\[plot\]'"):
-        synthetic(1).plot()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "keras_compress.reports.notebook_figure", raising=False)
+    for path in (None, "report.png"):
+        with pytest.raises(ImportError, match=r"pip install 'keras_compress\[plot\]'"):
+            synthetic(1).plot(path)
+
+
+FORMS = {"png": b"\x89PNG\r\n", "pdf": b"%PDF-", "svg": b"<?xml", "jpg": b"\xff\xd8\xff"}
+
+
+@pytest.mark.parametrize("ending", [*FORMS, "PNG"])
+def test_the_ending_says_the_form(tmp_path, ending):
+    figure = synthetic(1).plot(tmp_path / f"report.{ending}")
+    assert isinstance(figure, matplotlib.figure.Figure)
+    (written,) = tmp_path.iterdir()
+    assert written.read_bytes().startswith(FORMS[ending.lower()])
+
+
+@pytest.mark.parametrize(
+    ("path", "error"), [("a.bmp", ValueError), ("png", ValueError), (3, TypeError)]
+)
+def test_another_ending_is_refused_before_anything_is_drawn(monkeypatch, path, error):
+    monkeypatch.setattr("keras_compress.reports.plots.new_figure", None)
+    message = r"^Report\.plot: `path` must be None or .* '\.png', .* or '\.webp'\. Received: path="
+    with pytest.raises(error, match=f"{message}{path!r}$"):
+        synthetic(1).plot(path)
+
+
+@pytest.mark.parametrize("failing", ["os.fsync", "matplotlib.figure.Figure.savefig"])
+def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch, failing):
+    def fail(*_, **__):
+        raise OSError("no space left on device")
+
+    path = tmp_path / "report.png"
+    path.write_bytes(b"the old one")
+    monkeypatch.setattr(failing, fail)
+    with pytest.raises(OSError, match="no space left"):
+        synthetic(1).plot(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["report.png"]
+    assert path.read_bytes() == b"the old one"
+
+
+CELL = """
+import sys
+from keras_compress.reports.fit import EpochReport, Report
+report = Report.of_plain_model()
+report.history = [EpochReport(0, 1, {"loss": 1.0})]
+report.plot()
+"""
+
+
+@pytest.mark.timeout(300)  # a kernel
+def test_a_notebook_shows_the_figure_once():
+    cells = [CELL, "print('matplotlib.pyplot' in sys.modules)", "%matplotlib inline\n" + CELL]
+    notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
+    nbclient.NotebookClient(notebook, timeout=200).execute()
+    first, pyplot, after_inline = (cell.outputs for cell in notebook.cells)
+    assert pyplot[0].text == "False\n"
+    for outputs in (first, after_inline):
+        assert ["image/png" in output.data for output in outputs] == [True]

@@ -176,10 +176,10 @@ def test_a_tfmot_schedule_with_a_broken_step_is_refused(tfmot_sparsity):
 def test_anything_else_is_no_schedule():
     message = (
         "Pruning: `schedule` must be a PolynomialDecay or ConstantSparsity, of keras_compress or "
-        "of tfmot. Received: schedule=0.5"
+        "of tfmot, or a sparsity. Received: schedule='half'"
     )
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
-        as_schedule(0.5, "Pruning")
+        as_schedule("half", "Pruning")
 
 
 def test_fractions_are_resolved_after_the_updates_done():

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import json
 import os
 import pathlib
@@ -90,6 +91,46 @@ def test_only_the_first_field_may_be_positional(spec):
         fields
         == {"Pruning": ["schedule"], "Quantization": [], "Export": ["path"]}[type(spec).__name__]
     )
+
+
+USUAL = PolynomialDecay(final_sparsity=0.5, begin_step=0.2, end_step=0.6, frequency=10)
+
+
+def test_a_sparsity_stands_for_the_usual_schedule():
+    assert Pruning(0.5).schedule == USUAL
+    assert Pruning(None, layers={"a": 0.5}) == Pruning(None, layers={"a": USUAL})
+    assert Pruning.from_config(Pruning(0.5).get_config()) == Pruning(USUAL)  # what a report shows
+    for wrong in (1.0, 50, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=r"`schedule` must be a number in \[0, 1\)"):
+            Pruning(wrong)
+    with pytest.raises(TypeError, match="or a sparsity"):
+        Pruning(True)
+
+
+@pytest.mark.parametrize("package", ["keras", "tf_keras"])
+def test_a_layer_stands_for_its_name(package):
+    layers = pytest.importorskip(package).layers
+    one, two = layers.Dense(2, name="one"), layers.Dense(2, name="two")
+    assert Quantization(layers=[one, "two"]).layers == ("one", "two")
+    assert Pruning(0.5, layers={one: USUAL, two: HALF}).layers == {"one": USUAL, "two": HALF}
+    with pytest.raises(TypeError, match=r"\(did you mean \['one'\]\?\)"):
+        Quantization(layers=one)  # which could be called, as a function that chooses layers
+
+
+def test_schedules_take_tfmots_positions():
+    tfmot = pytest.importorskip("tensorflow_model_optimization").sparsity.keras
+    for ours, theirs in (
+        (PolynomialDecay, tfmot.PolynomialDecay),
+        (ConstantSparsity, tfmot.ConstantSparsity),
+    ):
+        names = list(inspect.signature(theirs.__init__).parameters)[1:]
+        assert list(inspect.signature(ours).parameters) == names
+    assert PolynomialDecay(0.1, 0.5, 10, 20) == PolynomialDecay(
+        initial_sparsity=0.1, final_sparsity=0.5, begin_step=10, end_step=20
+    )
+    assert ConstantSparsity(0.5, 10) == ConstantSparsity(target_sparsity=0.5, begin_step=10)
+    with pytest.raises(TypeError, match="`final_sparsity` and `end_step` must be given"):
+        PolynomialDecay(0.5, begin_step=10)
 
 
 def test_specs_differ_when_a_value_does():
@@ -216,7 +257,7 @@ NAMES = "None, a list of layer names or a callable `layer -> bool`"
 NAMES_OR_DICT = (
     "None, a list of layer names, a callable `layer -> bool` or a dict of name -> schedule"
 )
-SCHEDULE = "a PolynomialDecay or ConstantSparsity, of keras_compress or of tfmot"
+SCHEDULE = "a PolynomialDecay or ConstantSparsity, of keras_compress or of tfmot, or a sparsity"
 STEP = "an int >= 0 or a float in [0, 1]"
 DATA = (
     "array(s), a tf.data.Dataset, the path of a .npz file or a callable without arguments "
@@ -226,9 +267,9 @@ DATA = (
 REFUSED = [
     # Pruning
     (
-        lambda: Pruning(0.5),
+        lambda: Pruning("half"),
         TypeError,
-        f"Pruning: `schedule` must be {SCHEDULE}. Received: schedule=0.5",
+        f"Pruning: `schedule` must be {SCHEDULE}. Received: schedule='half'",
     ),
     (
         lambda: Pruning(None),
@@ -261,7 +302,8 @@ REFUSED = [
     (
         lambda: Pruning(HALF, layers=["conv1", 2]),
         TypeError,
-        "Pruning: `layers` must be names that are strings. Received: layers=['conv1', 2]",
+        "Pruning: `layers` must be names that are strings, or layers. "
+        "Received: layers=['conv1', 2]",
     ),
     (
         lambda: Pruning(HALF, layers=["conv1", "conv1"]),
@@ -270,9 +312,9 @@ REFUSED = [
         "Received: layers=['conv1', 'conv1']",
     ),
     (
-        lambda: Pruning(None, layers={"conv1": 0.5}),
+        lambda: Pruning(None, layers={"conv1": "half"}),
         TypeError,
-        f"Pruning: `layers['conv1']` must be {SCHEDULE}. Received: layers['conv1']=0.5",
+        f"Pruning: `layers['conv1']` must be {SCHEDULE}. Received: layers['conv1']='half'",
     ),
     (
         lambda: Pruning(HALF, block_size=4),

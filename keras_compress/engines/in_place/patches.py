@@ -79,6 +79,13 @@ class PatchedQuantizers(Quantizers):
         twins, fixed = self.placement.twins, self.placement.quantizers
         return {key: twin for key, twin in twins.items() if fixed[key] is None}
 
+    def rounded_by(self) -> dict[str, str]:
+        return {
+            plan.path: "as its kind" if plan.unit is None else "op by op"
+            for plan in self.placement.operations
+            if plan.kernels or plan.output or plan.joined or plan.inner or plan.unit
+        }
+
     def patch(self) -> None:
         for plan in self.placement.operations:
             patch = functools.partial(self._patched, plan)

@@ -86,6 +86,9 @@ class WrapperQuantizers(Quantizers):
         if _is_range(ranges):
             self.activations[key] = ranges
 
+    def rounded_by(self) -> dict[str, str]:
+        return {path: "tfmot's wrapper" for path, _, _ in self.kernels_by_path()}
+
     def patch(self) -> None:
         for _, layer in wrapped_layers(self._model):
             if is_own(layer, QUANTIZED) and self._driven:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 MODES = tuple(END_TYPES)
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[str, int | None, int | None], None]
+"""Told what is being done, and of what can be counted how much of how much."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ def convert(
         function: captured variables become constants; nothing in it is changed.
         representative: to calibrate on; dicts of input name -> one batch. Without it, where it
             could be used, every range is the `default_range`.
-        progress: called with how many batches have been calibrated on, and of how many.
+        progress: told how many batches have been calibrated on.
 
     Raises:
         ConversionError: the converter failed, crashed or took longer than the time-out.
@@ -165,7 +166,7 @@ def _run(
 
         def told(count: int) -> None:
             if progress is not None:
-                progress(count, job["samples"])
+                progress("calibrating", count, job["samples"])
 
         try:
             session.run(how.timeout, told)

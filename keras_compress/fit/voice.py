@@ -1,0 +1,64 @@
+"""What a fit prints, as Keras' own callbacks do; the logger is for programs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from keras_compress.export.progress import progress_line
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.reports.fit import Report
+from keras_compress.specs.export import Export
+from keras_compress.tflite import Progress
+
+if TYPE_CHECKING:
+    pass
+
+
+class Speaker(Protocol):
+    """Who wants to be heard: a `Compress`."""
+
+    verbose: int
+
+
+class Voice:
+    """Of one fit: it prints where somebody wants it (`verbose`), and never into Keras' bar."""
+
+    def __init__(self, adapter: Adapter, members: Sequence[Speaker]):
+        self._adapter = adapter
+        self._members = members
+        self._waiting: list[str] = []
+
+    @property
+    def verbose(self) -> int:
+        """As much as any of the callbacks wants."""
+        return max((member.verbose for member in self._members), default=0)
+
+    def say(self, text: str) -> None:
+        """Now: where no bar is in the middle of its line."""
+        if self.verbose and self._adapter.prints:
+            print(text, flush=True)
+
+    def later(self, text: str) -> None:
+        """When the epoch is through, and its bar with it."""
+        self._waiting.append(text)
+
+    def flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for text in waiting:
+            self.say(text)
+
+    @contextlib.contextmanager
+    def progress(self, export: Export | None) -> Iterator[Progress | None]:
+        """While a file is made and checked, which may take its time after the last epoch."""
+        if export is None or not self.verbose or not self._adapter.prints:
+            yield None
+            return
+        with progress_line(export.path) as told:
+            yield told
+
+    def conclude(self, member: Speaker, report: Report) -> None:
+        """What became of the file."""
+        if member.verbose and report.export is not None:
+            self.say(report.export.in_a_line())
