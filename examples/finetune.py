@@ -5,6 +5,9 @@
     python examples/finetune.py --weights imagenet    # the real thing, where it can be downloaded
     python examples/finetune.py --quick               # does it run? a few images, three epochs
 
+It trains all of a MobileNetV2: on two cores of a laptop that takes 10 to 15 minutes, `--quick` less
+than two.
+
 The usual two steps: a fit with the backbone frozen, which trains the head; then unfreeze, compile
 again with a small learning rate, and fit once more. Only this second fit has `Compress` in its list
 of callbacks, and at its end stands the integer file.
@@ -15,7 +18,6 @@ be downloaded: its features say little, the first fit learns little, and the sec
 """
 
 import argparse
-import logging
 import os
 import pathlib
 
@@ -127,9 +129,7 @@ def main():
     # Small steps for what is trained already; random weights have nothing to lose.
     rate = arguments.rate or (2e-3 if arguments.weights is None else 1e-4)
 
-    # What Compress does and when is logged; Keras' bar shows `sparsity` and `quantized` as well.
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("keras_compress").setLevel(logging.INFO)
+    # What Compress does and when is printed; Keras' bar shows `sparsity` and `quantized` as well.
     if arguments.keras == 3:
         import keras
     else:

@@ -14,7 +14,6 @@ those of the files LiteRT's, one image after the other on one thread.
 """
 
 import argparse
-import logging
 import os
 import pathlib
 import time
@@ -168,9 +167,7 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, default=".", help="where the files go")
     arguments = parser.parse_args()
 
-    # What Compress does and when is logged; Keras' bar shows `sparsity` and `quantized` as well.
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("keras_compress").setLevel(logging.INFO)
+    # What Compress does and when is printed; Keras' bar shows `sparsity` and `quantized` as well.
     if arguments.keras == 3:
         import keras
     else:

@@ -29,7 +29,6 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import keras_compress as kc
-from keras_compress.tuner import SparsitySearch, sensitivity
 
 LOWEST = 0.3  # sparsity that a layer has in any trial
 SCANNED = (0.5, 0.7, 0.8, 0.9, 0.95)  # sparsities of the scan
@@ -97,6 +96,8 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, default=".", help="where the files go")
     parser.add_argument("--quick", action="store_true", help="does it run? 2 trials, few epochs")
     arguments = parser.parse_args()
+    from keras_compress.tuner import SparsitySearch, sensitivity  # needs the extra `tuner`
+
     if arguments.keras == 3:
         import keras
     else:

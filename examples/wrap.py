@@ -10,7 +10,6 @@ The data are scikit-learn's digits, which need no download.
 """
 
 import argparse
-import logging
 import os
 import pathlib
 
@@ -58,9 +57,7 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, default=".", help="where the files go")
     arguments = parser.parse_args()
 
-    # What happens when is logged; Keras' bar shows `sparsity` and `quantized` as well.
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("keras_compress").setLevel(logging.INFO)
+    # What happens when is printed; Keras' bar shows `sparsity` and `quantized` as well.
     if arguments.keras == 3:
         import keras
     else:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # so that editors and type checkers know every name; `_PUBLIC
     from keras_compress.fit.preview import preview as preview
     from keras_compress.fit.saved_state import load_state as load_state
     from keras_compress.fit.saved_state import save_state as save_state
+    from keras_compress.fit.summaries import CompressionSummaries as CompressionSummaries
     from keras_compress.fit.wrap import wrap as wrap
     from keras_compress.reports.comparison import Comparison as Comparison
     from keras_compress.reports.export import ExportReport as ExportReport
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Comparison": "reports.comparison",
     "Compress": "fit.callback",
+    "CompressionSummaries": "fit.summaries",
     "ConstantSparsity": "specs.schedules",
     "ConversionError": "tflite",
     "Export": "specs.export",

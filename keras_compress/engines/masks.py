@@ -71,6 +71,19 @@ class Target:
     def keep(self, mask: np.ndarray) -> None:
         self.mask.assign(tf.cast(mask, self.mask.dtype))
 
+    @property
+    def _changed(self) -> tuple[tf.Variable, ...]:
+        """The variables that a new mask changes."""
+        return (self.mask,)
+
+    def noted(self) -> list[np.ndarray]:
+        """What a new mask changes, for `put_back`."""
+        return [variable.numpy() for variable in self._changed]
+
+    def put_back(self, noted: list[np.ndarray]) -> None:
+        for variable, value in zip(self._changed, noted, strict=True):
+            variable.assign(value)
+
 
 class Pruner(abc.ABC):
     """The masks of one model."""
@@ -135,6 +148,12 @@ class Pruner(abc.ABC):
     @abc.abstractmethod
     def update(self, target: Target, step: tf.Tensor) -> None:
         """Make one mask anew from its kernel, at the sparsity of `step`."""
+
+    @abc.abstractmethod
+    def threshold(self, target: Target) -> float | None:
+        """The smallest magnitude that counts as large enough to be kept; None where masks are made
+        by no such number.
+        """
 
     @abc.abstractmethod
     def apply(self) -> None:

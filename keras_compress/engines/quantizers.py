@@ -187,6 +187,12 @@ class Quantizers(abc.ABC):
         """Key -> (minimum, maximum) of every activation whose range is followed."""
 
     @abc.abstractmethod
+    def paths_of_ranges(self) -> dict[str, str]:
+        """Key of a range -> the path of its layer and its role there, as "dense/output"; of a flat
+        input its key.
+        """
+
+    @abc.abstractmethod
     def write_to(self, state: State) -> None:
         """Put ranges and kernels into a state."""
 

@@ -11,14 +11,13 @@ import os
 from collections.abc import Callable
 from typing import Any, cast
 
-import keras
-
 from keras_compress._shared.checks import check_bool, check_int, type_error
 from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.state import Phase
 from keras_compress.engines.strip import strip
 from keras_compress.fit.loop import Loop, enter_phase_of_next
 from keras_compress.fit.run import Run
+from keras_compress.frameworks.both import BothKeras
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import KerasModel, Method
 from keras_compress.reports.fit import Report
@@ -36,28 +35,14 @@ POSITION_OF_CALLBACKS = 5
 """In the arguments of `fit` of both Keras, without `self`."""
 
 
-class _Member(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
-    """A callback of Keras 3 that tf_keras takes too, and that takes part in a run."""
+class _Member(BothKeras):
+    """A callback that takes part in a run."""
 
     export: Export | None = None
     partial = False
     reset_best = True
     verbose = 1
     _run: Run
-
-    # tf_keras asks for these before it calls a batch hook, and hands tensors to callbacks that say
-    # they take them.
-    _supports_tf_logs = True
-    _chief_worker_only = None
-
-    def _implements_train_batch_hooks(self) -> bool:
-        return True
-
-    def _implements_test_batch_hooks(self) -> bool:
-        return False
-
-    def _implements_predict_batch_hooks(self) -> bool:
-        return False
 
     def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
         self._run.epoch_begin(epoch)

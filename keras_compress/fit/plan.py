@@ -88,10 +88,10 @@ def _zeros_at_the_end(engine: Engine, target: Target) -> float:
     """
     if engine.pruner is None:
         return 0.0
-    before = target.kept()
+    before = target.noted()
     try:
         end = engine.timetable.reached_at(target.schedule)
         engine.pruner.update(target, tf.constant(end, tf.int64))
         return 1 - float(target.kept().mean())
     finally:
-        target.keep(before)
+        target.put_back(before)

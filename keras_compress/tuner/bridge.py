@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import keras_tuner
 import numpy as np
 
 from keras_compress.fit.callback import Compress
+from keras_compress.fit.summaries import CompressionSummaries
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.protocols import KerasModel, Method
 from keras_compress.tuner.protocols import KerasTunerTrial, Objective, Saver, Tuner
@@ -135,6 +137,18 @@ def check_stood_for(trial: CurrentTrial, model: KerasModel) -> None:
         )
 
 
+def give_own_logs(callbacks: Sequence[object], trial: CurrentTrial, folder: Path) -> None:
+    """Let our summaries, copies made for this fit, write into a folder of their own, in that where
+    KerasTuner lets a TensorBoard and the hyperparameters of the trial be written. `folder`: of the
+    trial, or of its later execution.
+    """
+    execution = "execution0" if folder == trial.folder else folder.name.replace("_", "")
+    for each in callbacks:
+        if isinstance(each, CompressionSummaries):
+            own = (trial.trial.trial_id, execution, "compression")
+            each.log_dir = os.path.join(each.log_dir, *own)
+
+
 def callbacks_for_tf_keras(
     adapter: Adapter, trial: CurrentTrial, callbacks: Sequence[object]
 ) -> list[object]:
@@ -153,7 +167,11 @@ def callbacks_for_tf_keras(
         def on_epoch_end(self, epoch: int, logs: object = None) -> None:
             trial.tuner.on_epoch_end(trial.trial, self.model, epoch, logs=logs)
 
-    taken = [each for each in callbacks if isinstance(each, own.Callback | Compress)]
+    taken = [
+        each
+        for each in callbacks
+        if isinstance(each, own.Callback | Compress | CompressionSummaries)
+    ]
     others = {
         f"{type(each).__module__.partition('.')[0]}.{type(each).__name__}"
         for each in callbacks

@@ -186,6 +186,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
             bridge.check_stood_for(trial, model)
             given = bridge.callbacks_for_tf_keras(adapter, trial, given)
         folder = self._folder(trial)
+        bridge.give_own_logs(given, trial, folder)
         floats: dict[str, float] = {}
         if self.float_epochs or self.trained:
             floats = baseline.bring(

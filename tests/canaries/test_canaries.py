@@ -722,7 +722,7 @@ def test_tf_keras_the_callback_list_keeps_its_progress_bar():
 
 
 def test_tf_keras_takes_a_callback_of_keras_3_that_answers_these_questions():
-    # fit/callback.py: tf_keras asks each of them before it calls a batch hook.
+    # fit/callback.py, frameworks/both.py: tf_keras asks each of them before it calls a batch hook.
     called = []
 
     class Both(keras3.callbacks.Callback):

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import pickle
 import re
 
 import numpy as np
@@ -146,11 +147,39 @@ def test_a_copy_keeps_every_argument(tmp_path):
         "partial": True,
         "reset_best": False,
         "verbose": 0,
+        "on_export": print,
     }
     assert set(given) == set(inspect.signature(kc.Compress).parameters)
     own = kc.Compress(**given)
-    for copied in (copy.deepcopy(own), kc.Compress.from_config(own.get_config())):
+    for copied in (copy.deepcopy(own), pickle.loads(pickle.dumps(own))):
         assert {name: getattr(copied, name) for name in given} == given
+    written = kc.Compress.from_config(own.get_config())  # a function is no plain value
+    assert {name: getattr(written, name) for name in given} == {**given, "on_export": None}
+
+
+def test_one_that_has_been_through_a_fit_can_be_sent_to_another_process(keras, data, tmp_path):
+    callback = kc.Compress(
+        pruning=PRUNING,
+        quantization=QUANTIZATION,
+        export=kc.Export(tmp_path / "net.tflite"),
+        verbose=0,
+    )
+    run = train(keras, data, callback)
+    copied = pickle.loads(pickle.dumps(callback))
+    assert copied.report == callback.report
+    assert copied.get_config() == callback.get_config()
+    assert copied.stripped_model is None
+    assert kc.compression_of(run.model) is callback
+    assert train(keras, data, copied).model is not run.model  # it works there
+    assert copied.report.export.written
+
+
+def test_two_with_a_spec_each_are_told_to_be_one(keras, data):
+    one, two = kc.Compress(pruning=PRUNING), kc.Compress(quantization=QUANTIZATION)
+    with pytest.raises(
+        ValueError, match=r"write `Compress\(pruning=\.\.\., quantization=\.\.\.\)`"
+    ):
+        train(keras, data, one, [two])
 
 
 def test_the_original_goes_on_with_another_model(keras, data, reference):

@@ -68,6 +68,7 @@ class Searched:
     models: list  # weak references to these models
     graphs: list  # how many of TensorFlow's graphs there were at each `build`
     begun: list  # updates of the optimizer when the user's callback saw a training begin
+    logs: Path  # where the summaries write
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +91,10 @@ def searched(keras, data, tmp_path_factory):
 
     hypermodel = CompressionHyperModel(noted, float_epochs=4, latency=True, weight_bits=[8, 4])
     tuner = keras_tuner.RandomSearch(hypermodel, BEST_FILE, TRIALS, seed=3, directory=str(folder))
-    tuner.search(**data, epochs=2, callbacks=[Noting()])
+    summaries = kc.CompressionSummaries(folder / "logs")
+    tuner.search(**data, epochs=2, callbacks=[Noting(), summaries])
     begun = list(map(int, (folder / "begun").read_text().split()))
-    return Searched(tuner, hypermodel, fits, models[:], graphs[:], begun)
+    return Searched(tuner, hypermodel, fits, models[:], graphs[:], begun, folder / "logs")
 
 
 def test_the_score_is_that_of_the_file_in_an_independent_run(searched, data):
@@ -158,6 +160,18 @@ def test_what_two_models_must_share_to_share_a_float_training(keras):
 def test_every_trial_begins_with_a_new_optimizer(searched):
     """And callbacks of the user see the trials, not the float training."""
     assert searched.begun == [0] * TRIALS
+
+
+def test_every_trial_has_summaries_of_its_own(searched):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trials = searched.tuner.oracle.trials
+    assert {path.name for path in searched.logs.iterdir()} == set(trials)
+    for name, trial in trials.items():
+        events = EventAccumulator(str(searched.logs / name / "execution0" / "compression"))
+        events.Reload()
+        last = tf.make_ndarray(events.Tensors("sparsity")[-1].tensor_proto)
+        assert float(last) == pytest.approx(metrics_of(trial)["sparsity"], abs=1e-6)
 
 
 def test_the_models_of_finished_trials_are_let_go(searched):

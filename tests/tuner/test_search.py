@@ -14,7 +14,7 @@ from helpers.digit_search import builder, run_by_litert
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.tuner import SparsitySearch, question
-from keras_compress.tuner.trials import Trial, as_table, dominates
+from keras_compress.tuner.trials import Trial, Trials, dominates
 
 pytestmark = pytest.mark.timeout(300)  # whole searches, one of them in a fixture
 
@@ -221,7 +221,7 @@ def test_a_table_of_many_layers_keeps_every_word(tmp_path):
     asked = question.Question(
         metric="accuracy", direction="max", max_accuracy_drop=0.1, max_bytes=None, max_epochs=None
     )
-    text = as_table([trial], asked)
+    text = str(Trials([trial], asked))
     for word in ("07", "feasible, pareto", *values, "0.9", "0.91", "5,123", "0.7"):
         assert f" {word} " in text
 
@@ -309,6 +309,29 @@ def test_hyperband_has_its_epochs_from_the_beginning(keras, data, tmp_path):
         make(keras, tmp_path, **{**HYPERBAND, "max_epochs": 9})
     with pytest.raises(ValueError, match="`max_epochs` must be 3, as in the search that stands in"):
         make(keras, tmp_path)
+
+
+def test_overwrite_begins_anew(keras, data, tmp_path):
+    search = make(keras, tmp_path, max_trials=1)
+    search.search(**data, epochs=1)
+    assert len(search.trials()) == 1
+    again = make(keras, tmp_path, max_trials=1, max_accuracy_drop=0.5, overwrite=True)
+    assert again.trials() == []
+    again.search(**data, epochs=1)
+    assert len(again.trials()) == 1
+    make(keras, tmp_path, max_trials=1, max_accuracy_drop=0.5)  # it is this question's now
+
+
+def test_the_search_and_its_trials_have_a_face(found):
+    trials = found.trials()
+    best = found.best_trial()
+    assert str(found) == (
+        f"{found.trials_table()}\nthe winner is trial {best.id}: {found.best_export()}"
+    )
+    assert str(trials) == found.trials_table()
+    assert found._repr_html_().count("<tr>") == 1 + len(trials)
+    assert repr(best).startswith(f"<Trial: {best.id}, feasible: ")
+    assert repr(trials).startswith("<Trials: limit: ")
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(keras, tmp_path):

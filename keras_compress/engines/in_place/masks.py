@@ -138,6 +138,14 @@ class MagnitudePruner(Pruner):
             kernel = tf.convert_to_tensor(target.kernel)
             target.kernel.assign(kernel * tf.cast(target.mask, kernel.dtype))  # faster than `where`
 
+    def threshold(self, target: Target) -> float | None:
+        """Of the weights as they are now: they have moved since the mask was made of them."""
+        if self.spec.sparsity_m_by_n is not None or self.spec.block_size != (1, 1):
+            return None
+        magnitudes = tf.abs(tf.cast(tf.convert_to_tensor(target.kernel), tf.float32))
+        kept = tf.convert_to_tensor(target.mask)
+        return float(tf.reduce_min(tf.where(kept, magnitudes, np.inf)))
+
     def update(self, target: Target, step: tf.Tensor) -> None:
         weights = tf.convert_to_tensor(target.kernel)
         sparsity = sparsity_at(target.schedule, step)

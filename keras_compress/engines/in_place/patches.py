@@ -429,6 +429,15 @@ class PatchedQuantizers(Quantizers):
             if quantizer.range is not None
         }
 
+    def paths_of_ranges(self) -> dict[str, str]:
+        paths = {plan.key: plan.path for plan in self.placement.operations}
+        found = {}
+        for key in self.ranges():
+            position, kind, *role = key.split("/")
+            path = paths.get(f"{position}/{kind}")
+            found[key] = key if path is None else "/".join((path, *role))
+        return found
+
     def write_to(self, state: State) -> None:
         state.ranges = self.ranges()
         state.kernels = tuple(self.kernels)

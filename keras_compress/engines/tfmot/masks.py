@@ -28,6 +28,10 @@ class TfmotTarget(Target):
     computing: Any = None
     """The `pruning_impl.Pruning` of this kernel's wrapper, or of the kernel alone."""
 
+    @property
+    def _changed(self) -> tuple[tf.Variable, ...]:
+        return (self.mask, self.threshold)
+
 
 class TfmotPruner(Pruner):
     """Masks by tfmot's own code."""
@@ -125,6 +129,12 @@ class TfmotPruner(Pruner):
             cast(TfmotTarget, target).computing.conditional_mask_update()
         finally:
             self._forced = None
+
+    def threshold(self, target: Target) -> float | None:
+        """tfmot's own, of when the mask was made; for blocks, of what was pooled."""
+        if self.spec.sparsity_m_by_n is not None:
+            return None
+        return float(cast(TfmotTarget, target).threshold.numpy())
 
     def apply(self) -> None:
         for target in self.targets:

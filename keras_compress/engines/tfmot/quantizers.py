@@ -226,6 +226,14 @@ class WrapperQuantizers(Quantizers):
     def ranges(self) -> dict[str, np.ndarray]:
         return {key: _limits(ranges) for key, ranges in self.activations.items()}
 
+    def paths_of_ranges(self) -> dict[str, str]:
+        paths = [path for path, _ in wrapped_layers(self._model)]
+        found = {}
+        for key in self.activations:
+            position, _, role = key.split("/", 2)
+            found[key] = f"{paths[int(position)]}/{role}"
+        return found
+
     def write_to(self, state: State) -> None:
         state.ranges = self.ranges()
         state.kernels = tuple(self.kernels)
