@@ -1,6 +1,6 @@
-"""`docs/kinds.md`, written from the cases that the tests run.
+"""`docs/reference/kinds.md`, written from the cases that the tests run.
 
-PYTHONPATH=tests python -m helpers.kinds_page > docs/kinds.md
+PYTHONPATH=tests python -m helpers.kinds_page > docs/reference/kinds.md
 """
 
 import itertools

@@ -6,7 +6,8 @@ import keras_compress
 
 ROOT = pathlib.Path(keras_compress.__file__).parent
 
-# The table of the README. What is in one room may import one another, though never in a circle.
+# The table of `docs/explanation/architecture.md`. What is in one room may import one another,
+# though never in a circle.
 FLOORS = {
     "_shared": 1,
     "frameworks": 2,

@@ -1,0 +1,20 @@
+"""Sessions for several Pythons: `nox -s tests-3.12`, `nox -s docs`."""
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+PYTHONS = ["3.11", "3.12", "3.13"]
+
+
+@nox.session(python=PYTHONS)
+def tests(session):
+    """The test command of the README."""
+    session.install("-e", ".[tests]")
+    session.run("python", "-m", "pytest", "-n", "auto", "--dist", "loadfile", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def docs(session):
+    """The site, in `site/`."""
+    session.install("-e", ".[docs]")
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
