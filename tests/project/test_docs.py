@@ -145,6 +145,24 @@ def check_microcontrollers(names, folder, printed):
     assert names["raw"].dtype == np.uint8
 
 
+def check_preview(names, folder, printed):
+    plan = names["plan"]
+    shown = blocks((DOCS / "how-to" / "preview.md").read_text())[1].source
+    assert shown.splitlines()[0] == plan.in_a_line()
+    assert str(plan) in printed
+    assert "which ends at update 188" in printed
+    assert all_integer(folder) == {"digits": True}
+
+
+def check_watch(names, folder, printed):
+    ((path, size, sparsity),) = names["logged"]
+    assert (path, size) == ("digits.tflite", (folder / path).stat().st_size)
+    assert sparsity == pytest.approx(0.5, abs=0.01)
+    assert list((folder / "logs").rglob("events.out.tfevents.*"))
+    assert (folder / "digits.html").read_text().count("<table") >= 5
+    assert all_integer(folder) == {"digits": True}
+
+
 def check_batch_job(names, folder, printed):
     assert names["again"].returncode == 0, names["again"].stderr
     assert "188 updates; quantized from update 151; 50.0%" in names["again"].stdout

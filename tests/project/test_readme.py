@@ -2,6 +2,8 @@
 
 import re
 
+import nbclient
+import nbformat
 import pytest
 from helpers.pages import ROOT, as_keras, blocks
 
@@ -17,12 +19,30 @@ def commands():
     return [line for line in block.source.splitlines() if line and not line.startswith("#")]
 
 
-@pytest.mark.sweep_if(when=lambda keras: keras == "tf_keras")
+def the_example():
+    (example,) = [block for block in blocks(README.read_text()) if block.language == "python"]
+    assert example.not_run is None
+    return example
+
+
+@pytest.mark.timeout(300)
+def test_the_python_of_the_readme_runs_in_a_notebook(tmp_path):
+    show = "compress.report"
+    cells = [nbformat.v4.new_code_cell(source) for source in (the_example().source, show)]
+    book = nbformat.v4.new_notebook(cells=cells)
+    nbclient.NotebookClient(book, timeout=240, resources={"metadata": {"path": tmp_path}}).execute()
+    printed = "".join(each["text"] for each in cells[0].outputs if each.get("name") == "stdout")
+    assert "┃ layer" in printed  # `print(report)` has its tables
+    (shown,) = cells[1].outputs
+    assert shown["data"]["text/html"].count("<table") == printed.count("┏━")
+    assert kc.inspect_tflite(tmp_path / "digits.tflite").all_integer
+
+
+@pytest.mark.sweep  # the notebook's is the suite's
 @pytest.mark.timeout(300)
 def test_the_python_of_the_readme_runs(keras, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (example,) = [block for block in blocks(README.read_text()) if block.language == "python"]
-    assert example.not_run is None
+    example = the_example()
     keras.utils.set_random_seed(0)
     names = {}
     exec(as_keras(example.source, keras), names)
