@@ -4,6 +4,7 @@ import inspect
 import math
 import numbers
 import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -230,11 +231,26 @@ def check_names(owner: str, layers: Iterable[object]) -> tuple[str, ...]:
     return tuple(names)
 
 
+class LayerName(str):
+    """The name of a Keras layer that was given itself, which may not be the only one of its name.
+    Copied or sent to another process it is a name like any other.
+    """
+
+    __slots__ = ("layer",)
+    layer: "weakref.ref[Any]"
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)
+
+
 def name_of(layer: object) -> object:
     """The name of a Keras layer; anything else as it is."""
     name = getattr(layer, "name", None)
-    is_layer = isinstance(name, str) and hasattr(layer, "trainable") and hasattr(layer, "call")
-    return name if is_layer else layer
+    if not (isinstance(name, str) and hasattr(layer, "trainable") and hasattr(layer, "call")):
+        return layer
+    found = LayerName(name)
+    found.layer = weakref.ref(layer)
+    return found
 
 
 def check_layers(owner: str, layers: object, also: str = "") -> Layers:

@@ -42,7 +42,8 @@ commands.add_command(convert)
     examples="""
     keras-compress report net.tflite.json
     keras-compress report net.tflite.json --html net.html
-    """
+    """,
+    words={"path": "--html"},
 )
 @click.argument("record", type=FILE)
 @click.option("--html", type=FILE, metavar="OUT.html", help="Write it there as one page too.")
@@ -56,22 +57,27 @@ def report(record: str, html: str | None) -> Answer:
     try:
         with open(record, encoding="utf-8") as file:
             values = json.load(file)
-        found = Report.from_dict(values["report"])
+        found, versions = Report.from_dict(values["report"]), dict(values["versions"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             "RECORD must be the .tflite.json that stands beside a file of this package "
             f"({type(error).__name__}: {error}). Received: {record}"
         ) from None
     if html is not None:
-        found.to_html(html, versions=values["versions"])
+        found.to_html(html, versions=versions)
     return Answer(values, found)
+
+
+OF_A_FILE = {"source": "FILE"}
+"""What the package calls the file of a command."""
 
 
 @commands.command(
     examples="""
     keras-compress inspect net.tflite
     keras-compress inspect net.tflite --json | jq .float_ops
-    """
+    """,
+    words=OF_A_FILE,
 )
 @click.argument("file", type=FILE)
 def inspect(file: str) -> Answer:
@@ -154,7 +160,9 @@ def _arrays(path: str, labels: Sequence[str]) -> tuple[Any, Any]:
     return x, found.get("", found or None)
 
 
-@commands.command(examples="keras-compress benchmark net.tflite --threads 4 --runs 200")
+@commands.command(
+    examples="keras-compress benchmark net.tflite --threads 4 --runs 200", words=OF_A_FILE
+)
 @click.argument("file", type=FILE)
 @click.option("--threads", type=AT_LEAST_1, default=1, show_default=True, help="Of LiteRT.")
 @click.option("--runs", type=AT_LEAST_1, default=50, show_default=True, help="That are measured.")

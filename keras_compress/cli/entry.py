@@ -102,8 +102,10 @@ def _quiet() -> Iterator[None]:
     """While inside, standard error is ours: what the native parts of TensorFlow and LiteRT print
     there, below Python, is dropped.
     """
-    for name in ("absl", "tensorflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -114,6 +116,8 @@ def _quiet() -> Iterator[None]:
                 warnings.simplefilter("ignore")
                 yield
         finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
             os.dup2(kept, 2)
             os.close(kept)
             os.close(nowhere)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
+from keras_compress._shared.checks import LayerName
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import Schedule
 
@@ -13,11 +14,17 @@ LEFT_BY_USER = "left out by `layers`"
 
 
 def resolve_name(owner: str, name: str, paths: Collection[str]) -> str:
-    """The path that `name` means: itself, or the only path that ends in it.
+    """The path that `name` means: itself, or the only path that ends in it; of a layer that was
+    given itself, where that is.
 
     Raises:
         ValueError: no layer, or more than one, bears the name.
     """
+    layer = name.layer() if isinstance(name, LayerName) else None
+    if layer is not None and isinstance(paths, Mapping):
+        for path, each in paths.items():
+            if each is layer:
+                return str(path)
     if name in paths:
         return name
     matches = [path for path in paths if path.rpartition("/")[2] == name]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -96,6 +97,18 @@ class Pruner(abc.ABC):
         """The fraction of zeros over all kernels under pruning, frozen ones included, as the logs
         show it.
         """
+
+    @contextlib.contextmanager
+    def trying(self) -> Iterator[None]:
+        """While inside, masks may be made anew; afterwards each is as it was. Of one wrapper's
+        kernels tfmot makes all masks at once.
+        """
+        noted = [target.noted() for target in self.targets]
+        try:
+            yield
+        finally:
+            for target, before in zip(self.targets, noted, strict=True):
+                target.put_back(before)
 
     @property
     def active(self) -> list[Target]:

@@ -109,10 +109,23 @@ class Timetable:
 
     def is_pruned_by(self, step: int) -> bool:
         """Whether every schedule has reached its end by `step`; False where nothing is pruned."""
+        return self.pruned_at is not None and step >= self.pruned_at
+
+    @property
+    def pruned_at(self) -> int | None:
+        """The update by which every schedule has reached its end; None where nothing is pruned, or
+        fractions are not yet resolved.
+        """
         schedules = self.schedules.values()
         if not schedules or any(schedule.has_fractions for schedule in schedules):
-            return False
-        return step >= max(map(self.reached_at, schedules))
+            return None
+        return max(map(self.reached_at, schedules))
+
+    def begun_at(self, schedule: Schedule) -> int:
+        """The update of a schedule's first mask."""
+        if self.pruning is not None and self.pruning.sparsity_m_by_n is not None:
+            return self.reached_at(schedule)  # made once
+        return schedule.first_step
 
     def reached_at(self, schedule: Schedule) -> int:
         """The update by which a schedule is at its target."""

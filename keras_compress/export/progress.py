@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 
+from keras_compress.reports.shown import printable
 from keras_compress.tflite import Progress
+
+
+def _in_a_kernel() -> bool:
+    """Whether this process is that of a notebook."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 @contextlib.contextmanager
 def progress_line(path: str) -> Iterator[Progress | None]:
     """While inside, a terminal shows what is being done for the file at `path`; it is gone
-    afterwards. Where standard error is no terminal there is none.
+    afterwards. A notebook gets one line that stays, a log none.
     """
     import rich.console
     import rich.progress
 
     console = rich.console.Console(stderr=True, force_jupyter=False)
     if not console.is_terminal:
+        if _in_a_kernel():
+            print(printable(f"{path}: converting it, and comparing it with the network ..."))
         yield None
         return
     columns = (

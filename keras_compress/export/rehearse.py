@@ -43,7 +43,7 @@ NOTHING_TRAINED = (
     "Nothing is trained yet: this was the rehearsal, which `rehearse=False` leaves out"
 )
 
-_passed: dict[bytes, int] = {}
+_passed: dict[bytes, int | None] = {}
 """What has been rehearsed in this process without an error, as `structure_of` describes it -> the
 bytes of its file.
 """
@@ -59,7 +59,7 @@ class Rehearsal:
         rounded_anyway: the layers that stay in float in the training and not in the file.
         known: whether it was left out, because a network of this structure has passed before; the
             fields above are empty then.
-        bytes: of the file; those of the trained network may differ by a little where it is sparse.
+        bytes: of the file; None of a sparse one, which depends on the zeros to come.
     """
 
     error: ConversionError | None = None
@@ -228,7 +228,7 @@ def _tried(
                 list(writing.guessed(function, how, contents, not how.calibrates))
     except ConversionError as error:
         return Rehearsal(error)
-    found = Rehearsal(bytes=len(data))
+    found = Rehearsal(bytes=None if export.sparse else len(data))
     layers = source.layers_of(contents.outputs, quantized)
     try:
         if export.mode in INTEGER_MODES:
@@ -243,7 +243,7 @@ def _tried(
             loaded(data, contents, layers, run=True)
     except ConversionError as error:
         return dataclasses.replace(found, error=error)
-    _passed[key] = len(data)
+    _passed[key] = found.bytes
     return found
 
 

@@ -78,7 +78,8 @@ class Compress(_Member):
             became of the file, and logs it all to the logger "keras_compress" at level INFO. 2
             prints the whole plan, as `preview` has it. 0: neither, but for warnings.
         on_export: called with the `Report` when the fit is through and its file exists, to hand
-            it on: `lambda report: mlflow.log_artifact(report.export.path)`.
+            it on: `lambda report: mlflow.log_artifact(report.export.path)`. An exception in it is
+            logged, with its traceback, and costs nothing.
 
     Attributes:
         report: what the last fit did; None before the first. With the metrics of every network that
@@ -232,8 +233,15 @@ class Compress(_Member):
             self.stripped_model = strip(self.model)
         except Exception as error:  # must not cost the training
             logger.warning("No stripped model: %s", error)
-        if self.on_export is not None and report.export is not None and report.export.written:
+
+    def handed_on(self, report: Report) -> None:
+        """Called by the run when every member has its report."""
+        if self.on_export is None or report.export is None or not report.export.written:
+            return
+        try:
             self.on_export(report)
+        except Exception:  # must not cost the training
+            logger.exception("`on_export` failed; the file stands at %s.", report.export.path)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compress:
         """The same specs, without the model and the fit: KerasTuner copies callbacks for every
@@ -282,10 +290,15 @@ class _Continue(_Member):
     """
 
     def on_train_begin(self, logs: object = None) -> None:
+        owner = compression_of(self.model)
+        self.verbose = 0 if owner is None else owner.verbose
         self._run = Run.of(self, self.model)
         self._run.join(self, drives=False)
 
     def finished(self, report: Report) -> None:
+        pass
+
+    def handed_on(self, report: Report) -> None:
         pass
 
 

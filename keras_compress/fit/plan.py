@@ -7,16 +7,17 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from keras_compress.engines.engine import Engine
-from keras_compress.engines.masks import Target
 from keras_compress.engines.reporting import compressed_kernels, report_on
 from keras_compress.fit.preflight import Checks
 from keras_compress.reports.preview import PlannedFile, PlannedLayer, Preview
 
 
-def plan_of(checks: Checks, epochs: int, problems: list[str] | None = None) -> Preview:
+def plan_of(
+    checks: Checks, first_epoch: int, last_epoch: int, problems: list[str] | None = None
+) -> Preview:
     """The plan that these checks were about, once its steps are resolved.
 
-    `epochs`: over which its updates are spread.
+    `first_epoch`, `last_epoch`: over which its updates are spread, counted from 1.
     """
     engine = checks.engine
     files = [PlannedFile(e.path, e.mode, checks.sizes.get(e.path)) for e in checks.exports]
@@ -26,7 +27,7 @@ def plan_of(checks: Checks, epochs: int, problems: list[str] | None = None) -> P
     if engine is not None:
         timetable = engine.timetable
         schedules = timetable.schedules.values()
-        masks = [each.first_step for each in schedules]
+        masks = [timetable.begun_at(each) for each in schedules]
         masks += [timetable.reached_at(each) for each in schedules]
         if engine.quantization is not None and timetable.delay is not None:
             quantized = timetable.delay + 1
@@ -37,7 +38,8 @@ def plan_of(checks: Checks, epochs: int, problems: list[str] | None = None) -> P
     return Preview(
         step=step,
         updates=checks.updates,
-        epochs=epochs,
+        first_epoch=first_epoch,
+        last_epoch=last_epoch,
         pruned_from=min(masks, default=None),
         pruned_by=max(masks, default=None),
         watched_from=watched,
@@ -55,18 +57,18 @@ def _layers(engine: Engine) -> Iterator[PlannedLayer]:
     quantizers = engine.quantizers
     ways = {} if quantizers is None else quantizers.rounded_by()
     rounded = {} if quantizers is None else {id(k): k for *_, k in quantizers.kernels_by_path()}
-    pruned = {} if engine.pruner is None else {id(t.kernel): t for t in engine.pruner.targets}
+    zeros = _zeros_at_the_end(engine)
     with_kernels = set()
     for path, name, kernel in compressed_kernels(engine):
         with_kernels.add(path)
-        target, bits = pruned.get(id(kernel)), None
+        bits = None
         if quantizers is not None and id(kernel) in rounded and engine.quantization is not None:
             bits = quantizers.kernel_bits(kernel) or engine.quantization.weight_bits
         yield PlannedLayer(
             path,
             name,
             tuple(kernel.shape),
-            None if target is None else _zeros_at_the_end(engine, target),
+            zeros.get(id(kernel)),
             bits,
             _way(path, ways) if bits is not None else None,
         )
@@ -82,16 +84,16 @@ def _way(path: str, ways: dict[str, str]) -> str | None:
     return ways.get(path)
 
 
-def _zeros_at_the_end(engine: Engine, target: Target) -> float:
-    """The share of zeros that the final mask of a kernel will have: it is made of the weights as
-    they are now, by the code that makes the real one, and taken back.
+def _zeros_at_the_end(engine: Engine) -> dict[int, float]:
+    """id of a kernel -> the share of zeros that its final mask will have: it is made of the weights
+    as they are now, by the code that makes the real one, and taken back. A frozen kernel has none.
     """
-    if engine.pruner is None:
-        return 0.0
-    before = target.noted()
-    try:
-        end = engine.timetable.reached_at(target.schedule)
-        engine.pruner.update(target, tf.constant(end, tf.int64))
-        return 1 - float(target.kept().mean())
-    finally:
-        target.put_back(before)
+    pruner, found = engine.pruner, {}
+    if pruner is not None:
+        with pruner.trying():
+            for target in pruner.targets:
+                if target.trainable or target.started:
+                    end = engine.timetable.reached_at(target.schedule)
+                    pruner.update(target, tf.constant(end, tf.int64))
+                    found[id(target.kernel)] = 1 - float(target.kept().mean())
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any, cast
 
-from keras_compress._shared.checks import check_int
+from keras_compress._shared.checks import check_bool, check_int
 from keras_compress.engines.engine import engine_of
 from keras_compress.fit import preflight
 from keras_compress.fit.callback import Compress
@@ -29,6 +29,7 @@ def preview(
     export: Export | None = None,
     steps: int | None = None,
     epochs: int = 1,
+    partial: bool = False,
 ) -> Preview:
     """What a `fit` with these specs would do to a model: layer by layer, and at which update.
 
@@ -47,6 +48,7 @@ def preview(
         pruning, quantization, export: as for `Compress`.
         steps: updates of the whole fit; None: nobody knows, and the specs have no fractions.
         epochs: over which they are spread.
+        partial: the fit is one of several of a plan, as for `Compress`.
 
     Returns:
         `Preview`; what a fit would refuse is in its `problems`.
@@ -67,14 +69,33 @@ def preview(
     if pruning is None and quantization is None and export is None and engine_of(model):
         member = engine_of(model).owner  # type: ignore[union-attr]  # it is there
     else:
-        member = Compress(pruning=pruning, quantization=quantization, export=export, verbose=0)
+        member = Compress(
+            pruning=pruning,
+            quantization=quantization,
+            export=export,
+            partial=check_bool("preview", "partial", partial),
+            verbose=0,
+        )
     params: dict[str, Any] = {"steps": steps, "epochs": 1}
     run = Run(model, adapter, cast(KerasCallbackList, NoCallbacks(params)))
+    with adapter.in_fit_state(model):
+        return _planned(run, member, pruning, quantization, steps, epochs)
+
+
+def _planned(
+    run: Run,
+    member: Compress,
+    pruning: Pruning | None,
+    quantization: Quantization | None,
+    steps: int | None,
+    epochs: int,
+) -> Preview:
     run.join(member, pruning, quantization)
-    engine = run.engine
+    model, engine = run.model, run.engine
     before = None if engine is None else engine.timetable.copy()
     exports = [] if member.export is None else [member.export]
-    checks = preflight.Checks(model, engine, exports, steps, True, lambda *_: None)
+    reach = not member.partial
+    checks = preflight.Checks(model, engine, exports, steps, reach, lambda *_: None)
     problems: list[str] = []
     try:
         if engine is not None:
@@ -92,7 +113,7 @@ def preview(
                 check()
             except (ValueError, TypeError, OSError, ConversionError) as error:
                 problems.append(" ".join(str(error).split()))
-        return plan_of(checks, epochs, problems)
+        return plan_of(checks, 1, epochs, problems)
     finally:
         if engine is not None and before is not None:
             engine.go_by(before)

@@ -51,7 +51,10 @@ class Member(Protocol):
     verbose: int
 
     def finished(self, report: Report) -> None:
-        """Called at the very end of the fit."""
+        """Called at the end of the fit."""
+
+    def handed_on(self, report: Report) -> None:
+        """Called at the very end, when everybody has his report."""
 
 
 class Run:
@@ -74,6 +77,7 @@ class Run:
         """Whether some member has specs of its own."""
         self._epoch_first: int | None = None
         self._edge: float = 0
+        self._first_epoch = 0
         self._begun_at: int | None = None
         """The update after which this fit began."""
         self._reached_before = False
@@ -239,6 +243,7 @@ class Run:
         for export in exports:
             preflight.check_export(engine, export)
         updates = self._updates(epoch)
+        self._first_epoch = epoch
         self._backup = Accompanied.begin(
             self.adapter, self.model, engine, self.callbacks, self._say
         )
@@ -292,7 +297,7 @@ class Run:
     def _announce(self, checks: preflight.Checks) -> None:
         """Print what this fit is going to do."""
         if self.drives and checks.updates != 0 and self._voice.verbose:
-            planned = plan_of(checks, self.callbacks.params["epochs"])
+            planned = plan_of(checks, self._first_epoch + 1, self.callbacks.params["epochs"])
             self._voice.say(str(planned) if self._voice.verbose > 1 else planned.in_a_line())
 
     @property
@@ -351,17 +356,24 @@ class Run:
             return
         self.engine.apply_masks()
         self._warn_of_broken(self.engine)
-        if not self._reached_before and self.engine.timetable.is_pruned_by(self.engine.step):
+        if self._note_pruned(self.engine):
             self._forget_due.append("the final sparsity is reached")
-            self._voice.later(
-                f"Update {self.engine.step}: pruned, {self.engine.sparsity:.1%} of the weights "
-                "are zeros."
-            )
         wanted = all(member.reset_best for member in self.members)
         for reason in self._forget_due if wanted else ():
             for who in self._best.forget():
                 self._say("%s: its best so far is forgotten, %s.", who, reason)
         self._forget_due.clear()
+
+    def _note_pruned(self, engine: Engine) -> bool:
+        """Whether the final sparsity has been reached since this was last asked."""
+        if self._reached_before or not engine.timetable.is_pruned_by(engine.step):
+            return False
+        self._reached_before = True
+        self._voice.later(
+            f"Update {engine.timetable.pruned_at}: pruned, {engine.sparsity:.1%} of the weights "
+            "are zeros."
+        )
+        return True
 
     def _warn_of_broken(self, engine: Engine) -> None:
         """Say once of each kernel that it has diverged, and so is not pruned any further."""
@@ -411,6 +423,9 @@ class Run:
                 phase = Phase.FROZEN  # as the fit has ended that this one resumes
             # A delay that ends with the fit: no update is rounded, the model is.
             self._enter(engine, phase, engine.step + 1)
+        if self.drives and engine is not None and self._started:
+            self._note_pruned(engine)  # in a loop that tells of no epoch
+        self._voice.flush()
         # Not kept: it holds the data, and this run lives as long as its members.
         outcome = Outcome(self.adapter, self.model, engine, self._plot_data, self.drives, self._say)
         failed = ["what was interrupted"]
@@ -428,6 +443,8 @@ class Run:
         for member, report in zip(self.members, reports, strict=True):
             self._voice.conclude(member, report)
             member.finished(report)
+        for member, report in zip(self.members, reports, strict=True):
+            member.handed_on(report)
 
     def _keep_for_export(self, missed: list[str]) -> None:
         """Back the end up, before a file is made of it: what EarlyStopping has put back, and masks

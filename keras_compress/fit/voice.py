@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from keras_compress.export.progress import progress_line
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.reports.fit import Report
+from keras_compress.reports.shown import printable
 from keras_compress.specs.export import Export
 from keras_compress.tflite import Progress
 
 if TYPE_CHECKING:
     pass
+
+logger = logging.getLogger("keras_compress")
 
 
 class Speaker(Protocol):
@@ -37,8 +41,11 @@ class Voice:
 
     def say(self, text: str) -> None:
         """Now: where no bar is in the middle of its line."""
-        if self.verbose and self._adapter.prints:
-            print(text, flush=True)
+        if not self.verbose or not self._adapter.prints:
+            return
+        # No line is worth a training: a terminal that is gone, or lacks a letter.
+        with contextlib.suppress(OSError, ValueError):
+            print(printable(text), flush=True)
 
     def later(self, text: str) -> None:
         """When the epoch is through, and its bar with it."""
@@ -60,5 +67,8 @@ class Voice:
 
     def conclude(self, member: Speaker, report: Report) -> None:
         """What became of the file."""
-        if member.verbose and report.export is not None:
+        if not member.verbose or report.export is None:
+            return
+        # Why there is none was logged, and where nobody handles that, Python has printed it.
+        if report.export.written or logger.hasHandlers():
             self.say(report.export.in_a_line())

@@ -391,6 +391,10 @@ class Adapter(abc.ABC):
                 return frame.f_locals
         return None
 
+    def in_fit_state(self, model: Any) -> contextlib.AbstractContextManager[Any]:
+        """While inside, what is frozen is so as a `fit` would have it."""
+        return contextlib.nullcontext()
+
     @property
     def prints(self) -> bool:
         """Whether this Keras prints what it does, or was told to log it."""

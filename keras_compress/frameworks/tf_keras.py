@@ -153,6 +153,11 @@ class TFKeras(Adapter):
         policy = tf_keras.mixed_precision.Policy("float32")
         return {"_dtype_policy": policy, "_compute_dtype_object": tf.float32}
 
+    def in_fit_state(self, model: Any) -> contextlib.AbstractContextManager[Any]:
+        # What was frozen when the model was compiled: its own `fit` and `evaluate` run inside this.
+        scope = tf_keras.src.engine.training_utils.RespectCompiledTrainableState(model)
+        return cast(contextlib.AbstractContextManager[Any], scope)
+
     def steps_per_execution(self, model: Any) -> int:
         # Private, and a variable, because the graph reads it; None before `compile`.
         steps = model._steps_per_execution

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import io
 import json
 import math
 import os
@@ -17,7 +15,7 @@ from keras_compress._shared.plain import plain
 from keras_compress._shared.versions import installed
 from keras_compress.reports.export import ExportReport
 from keras_compress.reports.plots import plot_report
-from keras_compress.reports.shown import Line, Part, Shown, Table, as_page
+from keras_compress.reports.shown import Line, Part, Shown, Table, as_page, png_of
 from keras_compress.reports.validation import ValidationReport
 
 if TYPE_CHECKING:
@@ -162,11 +160,7 @@ class Report(Shown):
         write_atomically(path, as_page(title, self._repr_html_(), boxes).encode())
 
     def _picture(self) -> bytes | None:
-        if not (self.history or self.layers) or importlib.util.find_spec("matplotlib") is None:
-            return None
-        picture = io.BytesIO()
-        self.plot().savefig(picture, format="png", dpi=90)
-        return picture.getvalue()
+        return png_of(self.plot) if self.history or self.layers else None
 
     def plot(
         self, path: str | os.PathLike[str] | None = None, *, kernels: Sequence[str] | None = None
@@ -191,6 +185,8 @@ class Report(Shown):
 
     def _parts(self) -> Iterator[Part]:
         yield Line(self._title(), "title")
+        for what in dict.fromkeys(map(_described, self.steps.get("schedules", {}).values())):
+            yield Line(f"pruned by {what}")
         if self.layers:
             columns = ("layer", "kernel", "shape", "sparsity", "bits", "scale")
             yield Table(columns, [_cells(layer) for layer in self.layers], left=2)
@@ -215,6 +211,16 @@ class Report(Shown):
         if self.specs.get("pruning", True) is not None:
             parts.append(f"{self.sparsity:.1%} of the pruned weights are zeros")
         return "; ".join(parts)
+
+
+def _described(schedule: dict[str, Any]) -> str:
+    """A schedule in a line, its steps resolved."""
+    end = schedule["end_step"]
+    steps = f"from update {schedule['begin_step']} on"
+    if end >= 0:
+        steps = f"in updates {schedule['begin_step']} to {end}"
+    target = schedule.get("final_sparsity", schedule.get("target_sparsity"))
+    return f"{schedule['kind']} to {target:.0%} {steps}, a mask every {schedule['frequency']}"
 
 
 def _cells(layer: LayerReport) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ class Preview(Shown):
     Attributes:
         step: updates done before it.
         updates: that it has; None where nobody knows.
-        epochs: in which it has them.
+        first_epoch, last_epoch: in which it has them, counted from 1.
         pruned_from, pruned_by: the updates of the first masks and of the final ones; None without
             pruning.
         watched_from: the first update that only moves the ranges; None where there is none.
@@ -73,7 +73,8 @@ class Preview(Shown):
 
     step: int
     updates: int | None
-    epochs: int
+    first_epoch: int
+    last_epoch: int
     pruned_from: int | None
     pruned_by: int | None
     watched_from: int | None
@@ -101,19 +102,9 @@ class Preview(Shown):
         """What happens when, in a sentence."""
         parts = []
         if self.pruned_from is not None and self.pruned_by is not None:
-            kernels = sum(each.sparsity is not None for each in self.layers)
-            when = f"in updates {self.pruned_from:,} to {self.pruned_by:,}"
-            if self.pruned_from == self.pruned_by:
-                when = f"at update {self.pruned_by:,}"
-            parts.append(
-                f"prunes {_counted(kernels, 'kernel')} to {self.sparsity:.0%} {when}"
-                f"{self._of_all(self.pruned_from, self.pruned_by)}"
-            )
+            parts.append(self._pruning(self.pruned_from, self.pruned_by))
         if self.quantized_from is not None:
-            at = f"update {self.quantized_from:,}{self._of_all(self.quantized_from)}"
-            if self.updates is not None and self.quantized_from > self.step + self.updates:
-                at = "the end"
-            parts.append(f"rounds to integers from {at}")
+            parts.append(self._rounding(self.quantized_from))
         for file in self.files:
             size = "" if file.bytes is None else f", about {file.bytes:,} bytes"
             parts.append(f"writes {file.path} ({file.mode}{size})")
@@ -122,16 +113,40 @@ class Preview(Shown):
             parts.append(f"leaves {_counted(len(left), 'layer')} in float")
         return f"Compress: {'; '.join(parts) or 'nothing to do'}."
 
+    @property
+    def _end(self) -> int | None:
+        """The last update of this fit."""
+        return None if self.updates is None else self.step + self.updates
+
+    def _pruning(self, begin: int, end: int) -> str:
+        kernels = _counted(sum(each.sparsity is not None for each in self.layers), "kernel")
+        if end <= self.step:
+            return f"keeps {kernels} pruned to {self.sparsity:.0%}"
+        if begin <= self.step:
+            when = f"until update {end:,}{self._of_all(end)}"
+            return f"goes on pruning {kernels} to {self.sparsity:.0%} {when}"
+        when = f"in updates {begin:,} to {end:,}" if begin < end else f"at update {end:,}"
+        return f"prunes {kernels} to {self.sparsity:.0%} {when}{self._of_all(begin, end)}"
+
+    def _rounding(self, begin: int) -> str:
+        if begin <= self.step:
+            return "rounds to integers"
+        if self._end is not None and begin == self._end + 1:
+            return "rounds to integers when it has ended"
+        return f"rounds to integers from update {begin:,}{self._of_all(begin)}"
+
     def _of_all(self, *updates: int) -> str:
         """` of 470 (epochs 2 to 6)`."""
-        if self.updates is None:
+        if self._end is None or not self.updates:
             return ""
-        total = f" of {self.step + self.updates:,}"
-        per_epoch = self.updates // self.epochs
-        if self.epochs == 1 or not per_epoch:
+        if updates[-1] > self._end:
+            return f" (this fit ends at {self._end:,})"
+        total = f" of {self._end:,}"
+        if self.first_epoch == self.last_epoch:
             return total
+        per_epoch = self.updates / (self.last_epoch - self.first_epoch + 1)
         first, last = (
-            min((at - self.step - 1) // per_epoch + 1, self.epochs)
+            self.first_epoch - 1 + math.ceil((at - self.step) / per_epoch)
             for at in (updates[0], updates[-1])
         )
         return (

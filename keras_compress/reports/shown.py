@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import importlib.util
 import io
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, TextIO
 
 if TYPE_CHECKING:
     import jinja2
     import rich.table
+    from matplotlib.figure import Figure
     from rich.console import Console, ConsoleOptions, RenderableType
 
 WIDTH = 100
 """Columns of a table where nobody knows how wide the terminal is; longer cells are folded."""
+
+NAME = 16
+"""Characters of a name that are left on one line, however narrow the terminal."""
+MAX = 10**9
 
 Weight = Literal["title", "warning", "error", ""]
 _STYLES: dict[Weight, str] = {"title": "bold", "warning": "yellow", "error": "red", "": ""}
@@ -52,34 +58,58 @@ class Table:
     def __str__(self) -> str:
         return as_text(iter([self]))
 
-    def __rich__(self) -> rich.table.Table:
+    @property
+    def narrowest(self) -> int:
+        """Columns of a terminal without which a number would be cut, or no name could be read."""
+        return 1 + sum(3 + width for width in self._widths(NAME))
+
+    def _widths(self, name: int) -> list[int]:
+        """Of the longest cell of each column, of names at most so much."""
+        columns = zip(self.columns, *self.rows, strict=True)
+        longest = [max(len(cell) for cell in cells) for cells in columns]
+        return [min(each, name) if i < self.left else each for i, each in enumerate(longest)]
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        import rich.text
+
+        if self.narrowest <= options.max_width:
+            yield self._drawn()
+        else:  # rich would cut it: its lines are folded as a whole, and nothing is lost
+            text = self.text(options.max_width, options.encoding)
+            yield rich.text.Text(text, overflow="fold", no_wrap=False)
+
+    def _drawn(self) -> rich.table.Table:
         import rich.table
 
         drawn = rich.table.Table(header_style="bold")
-        for position, heading in enumerate(self.columns):
-            name = position < self.left
+        for position, (heading, least) in enumerate(
+            zip(self.columns, self._widths(NAME), strict=True)
+        ):
             # A long name is folded, never cut: what stands there is what one would look for.
-            drawn.add_column(
-                heading, justify="left" if name else "right", overflow="fold", no_wrap=not name
-            )
+            justify: Literal["left", "right"] = "left" if position < self.left else "right"
+            drawn.add_column(heading, justify=justify, overflow="fold", min_width=least)
         for row in self.rows:
             drawn.add_row(*map(_literally, row))
         return drawn
 
     def text(self, width: int, encoding: str) -> str:
-        """Plain characters without colour, in lines of at most `width`."""
+        """Plain characters without colour, in lines of at most `width`, or as wide as numbers and
+        names need.
+        """
         import rich.console
 
+        width = max(width, self.narrowest)
         if self.unfolded:
             # Beside long names of layers nothing would be left of the other columns.
-            columns = zip(self.columns, *self.rows, strict=True)
-            width = max(width, 1 + sum(max(map(len, cells)) + 3 for cells in columns))
+            width = max(width, 1 + sum(3 + each for each in self._widths(MAX)))
         # In a notebook rich displays what it is told to print, to whatever file.
         console = rich.console.Console(
             file=_Page(encoding), width=width, color_system=None, force_jupyter=False
         )
         with console.capture() as captured:
-            console.print(self)
+            console.print(self._drawn())
         return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
 
 
@@ -125,7 +155,16 @@ def as_text(parts: Iterator[Part]) -> str:
     width = shutil.get_terminal_size((WIDTH, 0)).columns
     encoding = _encoding_of(sys.stdout)
     lines = (part.text(width, encoding) if isinstance(part, Table) else part.text for part in parts)
-    return writable("\n".join(lines), encoding)
+    return printable("\n".join(lines))
+
+
+def png_of(plot: Callable[[], Figure]) -> bytes | None:
+    """The picture that a result plots; None without matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return None
+    picture = io.BytesIO()
+    plot().savefig(picture, format="png", dpi=90)
+    return picture.getvalue()
 
 
 def as_html(parts: Iterator[Part], picture: bytes | None = None) -> str:
@@ -175,10 +214,11 @@ def _encoding_of(file: TextIO | None) -> str:
     return getattr(file, "encoding", None) or "utf-8"
 
 
-def writable(text: str, encoding: str) -> str:
-    """A text with `\\u2026` where the encoding lacks a character: better than to fail when all is
-    done.
+def printable(text: str) -> str:
+    """A text with an escape where standard output lacks a character: better than to fail when all
+    is done.
     """
+    encoding = _encoding_of(sys.stdout)
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 

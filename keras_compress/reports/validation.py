@@ -41,7 +41,9 @@ class ValidationReport(Shown):
             yield Line(f"no metrics of {name}: {why}", "warning")
 
 
-def _value(value: float | list[Any]) -> str:
+def _value(value: float | list[Any] | None) -> str:
+    if value is None:  # as a record has what was not finite
+        return "nan"
     if isinstance(value, list):
         return " ".join(map(_value, value))
     return f"{value:.4f}"

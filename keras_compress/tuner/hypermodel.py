@@ -83,7 +83,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
         export: arguments of `Export` other than the path, for every trial.
         latency: whether to measure how long LiteRT takes for one batch of the file (one input, if
             `export` does not say otherwise), on one thread.
-        verbose: of `Compress`: 1 logs what happens in a trial.
+        verbose: of `Compress`: 1 prints what happens in a trial.
         **space: the fields of `Space`, the search space: `final_sparsity=(0.3, 0.9)` and so on.
 
     Raises:

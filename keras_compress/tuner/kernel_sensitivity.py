@@ -16,7 +16,7 @@ from keras_compress.engines.in_place.masks import magnitude_mask
 from keras_compress.engines.prunable_kernels import plan_pruning
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import KerasModel
-from keras_compress.reports.shown import Line, Part, Shown, Table
+from keras_compress.reports.shown import Line, Part, Shown, Table, png_of
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import ConstantSparsity
 
@@ -85,6 +85,9 @@ class Sensitivity(Shown):
         title = f"{self.metric} with one layer pruned, without: {self.baseline:.4g}; worst first"
         yield Line(title, "title")
         yield Table(["layer", *heads], rows)
+
+    def _picture(self) -> bytes | None:
+        return png_of(self.plot) if self.values else None
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """A heat map of the drops: a row for each layer, the worst first, a column for each

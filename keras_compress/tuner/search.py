@@ -15,7 +15,7 @@ from keras_compress._shared.checks import check_choice, check_int, value_error
 from keras_compress._shared.files import check_writable
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasModel
-from keras_compress.reports.shown import Line, Part, Shown
+from keras_compress.reports.shown import Line, Part, Shown, png_of
 from keras_compress.tuner import trials
 from keras_compress.tuner.hypermodel import CompressionHyperModel
 from keras_compress.tuner.protocols import Build, HyperParameters, Tuner
@@ -159,10 +159,14 @@ class SparsitySearch(Shown):
     # --- results
 
     def _parts(self) -> Iterator[Part]:
-        yield from self.trials()._parts()
-        found = [trial for trial in self.trials() if trial.feasible]
-        if found:
-            yield Line(f"the winner is trial {self.best_trial().id}: {self.best_export()}")
+        found = self.trials()
+        yield from found._parts()
+        best = trials.winner(found, self.question)
+        if best is not None:
+            yield Line(f"the winner is trial {best.id}: {best.export}")
+
+    def _picture(self) -> bytes | None:
+        return png_of(self.plot) if any(trial.metrics for trial in self.trials()) else None
 
     @property
     def _project(self) -> Path:

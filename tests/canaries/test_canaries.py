@@ -595,6 +595,21 @@ def test_keras3_is_compiled_and_steps_per_execution():
 # --- tf_keras
 
 
+def test_tf_keras_a_fit_goes_by_what_was_frozen_at_compile():
+    model = net(tf_keras)
+    model.layers[0].trainable = False
+    seen = []
+
+    def trainable():
+        return model.layers[0].trainable
+
+    fit(model, callback(tf_keras, on_train_begin=lambda self, logs=None: seen.append(trainable())))
+    with tf_keras.src.engine.training_utils.RespectCompiledTrainableState(model):
+        seen.append(trainable())
+    assert seen == [True, True]
+    assert trainable() is False
+
+
 def test_tf_keras_a_functional_model_has_nodes_by_depth():
     inputs = tf_keras.Input((3,))
     hidden = tf_keras.layers.Dense(2, name="dense")(inputs)

@@ -157,7 +157,7 @@ def test_tflite_convert_makes_float_files_unless_told_otherwise(folder, monkeypa
         ("convert images.npz out.tflite --mode float32", 2, "a model or the path of a .keras"),
         ("convert net.keras out.tflite --mode float32 --timeout 0.01", 1, "took longer than 0.01"),
         ("inspect none.tflite", 2, "No such file or directory: 'none.tflite'"),
-        ("inspect images.npz", 2, "`source` must be a TFLite file"),
+        ("inspect images.npz", 2, "FILE must be a TFLite file"),
         ("benchmark float.tflite --runs 0", 2, "'--runs': 0 is not in the range x>=1"),
         ("compare float.tflite --data images.npz", 2, "A B ... must be two or more"),
         ("compare float.tflite float.tflite --data none.npz", 2, "none.npz"),

@@ -465,10 +465,17 @@ def test_several_inputs_by_name(keras, tmp_path):
     assert np.abs(file.predict(data) - expected).max() < 0.1 * np.abs(expected).max()
 
 
-def test_progress_is_shown_on_standard_error(plain, digits, tmp_path, capsys):
+@pytest.mark.parametrize(("terminal", "wanted"), [(True, True), (True, False), (False, True)])
+def test_progress_is_a_line_where_standard_error_is_a_terminal(
+    plain, digits, tmp_path, capsys, monkeypatch, terminal, wanted
+):
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for one
     export = export_of(tmp_path / "net.tflite", "int8", digits)
-    kc.export_tflite(plain, export, progress=True)
+    kc.export_tflite(plain, export, progress=wanted)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "calibrating" in err
-    assert "100%" in err
+    shown = terminal and wanted
+    for what in ("calibrating", "comparing with the network"):
+        assert (what in err) is shown
+    assert ("\x1b[2K" in err) is shown  # it is gone afterwards

@@ -7,6 +7,7 @@ import pytest
 from helpers.nets import small_net
 
 import keras_compress as kc
+from keras_compress.engines.engine import engine_of
 
 pytestmark = pytest.mark.by_turns
 
@@ -140,7 +141,6 @@ def test_a_model_on_its_way_is_previewed_from_where_it_is(keras, digits):
     found = kc.preview(model, steps=STEPS)  # it has its specs
     assert (found.step, found.pruned_from, found.pruned_by) == (40, 10, 60)
     assert found.problems == []
-    assert kc.preview(model, steps=10).problems  # not that far
     assert kc.compression_of(model) is compress
     assert all(map(np.array_equal, kept, model.get_weights()))
     fit(keras, digits, compress, model)
@@ -176,3 +176,134 @@ def test_what_is_quantized_op_by_op_is_called_so(keras):
     ways = {each.path: each.rounded_by for each in found.layers}
     assert ways["own/dense"] == "op by op"
     assert ways["re_lu"] == "as its kind"
+
+
+def test_a_frozen_kernel_is_not_said_to_be_pruned(keras, digits):
+    model = small_net(keras, jit_compile=False)
+    model.get_layer("dense1").trainable = False
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    found = kc.preview(model, pruning=kc.Pruning(0.5), steps=STEPS)
+    assert "dense1" in found.left_out["pruning"]
+    planned = {each.path: each.sparsity for each in found.layers}
+    assert planned["dense1"] is None
+    report = fit(keras, digits, kc.Compress(pruning=kc.Pruning(0.5), verbose=0), model)
+    assert {each.path: each.sparsity for each in report.layers} == {
+        path: pytest.approx(sparsity or 0.0, abs=1e-6) for path, sparsity in planned.items()
+    }
+
+
+@pytest.mark.by_turns(suite="tf_keras")
+def test_what_is_frozen_is_so_as_the_fit_has_it(keras, digits):
+    """tf_keras goes by what was frozen when the model was compiled."""
+    model = small_net(keras, jit_compile=False)
+    model.get_layer("dense1").trainable = False
+    found = kc.preview(model, pruning=kc.Pruning(0.5), steps=STEPS)
+    report = fit(keras, digits, kc.Compress(pruning=kc.Pruning(0.5), verbose=0), model)
+    assert found.left_out == report.left_out
+    planned = {each.path: each.sparsity or 0.0 for each in found.layers}
+    assert planned == {each.path: pytest.approx(each.sparsity) for each in report.layers}
+    assert model.get_layer("dense1").trainable is False
+
+
+@pytest.mark.by_turns(suite="tf_keras")
+def test_a_plan_leaves_every_mask_of_a_wrapped_layer_alone(keras, digits):
+    """tfmot makes the masks of all kernels of one wrapper at once."""
+    if keras.__name__ == "keras":
+        pytest.skip("tfmot's wrappers are of tf_keras")
+    x, y, *_ = digits
+
+    def trained(verbose):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.layers.Input((8, 8)), keras.layers.LSTM(6)])
+        model.add(keras.layers.Dense(10, activation="softmax"))
+        schedule = kc.PolynomialDecay(0, 0.5, 20, 40, frequency=10)
+        model = kc.wrap(model, pruning=kc.Pruning(schedule))
+        kc.compression_of(model).verbose = verbose
+        kc.compression_of(model).partial = True
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        if verbose:
+            kc.preview(model, steps=60)
+        model.fit(x[:64, ..., 0], y[:64], batch_size=16, verbose=0, shuffle=False)
+        return model
+
+    silent, told = trained(0), trained(1)
+    assert engine_of(told).sparsity == 0.0
+    for one, other in zip(silent.get_weights(), told.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_is_behind_is_not_announced(keras, digits):
+    pruning = kc.Pruning(kc.PolynomialDecay(0, 0.5, 10, 60, frequency=10))
+    model = small_net(keras, jit_compile=False)
+    compress = kc.Compress(
+        pruning=pruning, quantization=kc.Quantization(delay=20), partial=True, verbose=0
+    )
+    fit(keras, digits, compress, model)
+    line = kc.preview(model, steps=STEPS, epochs=EPOCHS).in_a_line()
+    assert "goes on pruning 3 kernels to 50% until update 60 of 80 (epoch 2)" in line
+    assert "; rounds to integers." in line
+    fit(keras, digits, compress, model)
+    assert "keeps 3 kernels pruned to 50%; rounds" in kc.preview(model, steps=STEPS).in_a_line()
+
+
+def plan(**values):
+    given = {"step": 0, "updates": 100, "first_epoch": 1, "last_epoch": 10, "layers": []}
+    ends = dict.fromkeys(
+        ("pruned_from", "pruned_by", "watched_from", "quantized_from", "frozen_from")
+    )
+    return kc.Preview(**{**given, **ends, "left_out": {}, "files": [], **values}).in_a_line()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"quantized_from": 10}, "from update 10 of 100 (epoch 1)"),
+        ({"quantized_from": 11}, "from update 11 of 100 (epoch 2)"),
+        ({"quantized_from": 100}, "from update 100 of 100 (epoch 10)"),
+        ({"quantized_from": 101}, "when it has ended"),
+        ({"quantized_from": 1001}, "from update 1,001 (this fit ends at 100)"),
+        # A fit that a backup has brought back to where its sixth epoch begins.
+        ({"step": 50, "updates": 50, "first_epoch": 6, "quantized_from": 91}, "100 (epoch 10)"),
+        ({"updates": 25, "last_epoch": 4, "quantized_from": 25}, "25 of 25 (epoch 4)"),
+        ({"updates": None, "quantized_from": 11}, "from update 11."),
+        ({"last_epoch": 1, "quantized_from": 11}, "from update 11 of 100."),
+    ],
+)
+def test_epochs_are_those_that_keras_counts(values, said):
+    assert said in plan(**values)
+
+
+def test_a_resumed_fit_tells_its_own_epochs(keras, digits, capsys):
+    x, y, *_ = digits
+    model = small_net(keras, jit_compile=False)
+    compress = kc.Compress(quantization=kc.Quantization(delay=35))
+    model.fit(
+        x[:ROWS],
+        y[:ROWS],
+        batch_size=BATCH,
+        initial_epoch=5,
+        epochs=9,
+        verbose=0,
+        callbacks=[compress],
+    )
+    assert "from update 36 of 40 (epoch 9)" in capsys.readouterr().out
+
+
+def test_a_plan_over_several_fits_is_no_problem(keras):
+    model = small_net(keras, jit_compile=False)
+    late = kc.Quantization(delay=1000)
+    assert kc.preview(model, quantization=late, steps=STEPS).problems
+    assert not kc.preview(model, quantization=late, steps=STEPS, partial=True).problems
+
+
+def test_m_by_n_is_done_once(keras):
+    pruning = kc.Pruning(kc.ConstantSparsity(0.5, 0), layers=["dense1"], sparsity_m_by_n=(2, 4))
+    found = kc.preview(small_net(keras, jit_compile=False), pruning=pruning, steps=STEPS)
+    assert (found.pruned_from, found.pruned_by) == (1, 1)
+
+
+def test_the_bytes_of_a_sparse_file_are_not_guessed(keras, tmp_path):
+    export = kc.Export(tmp_path / "net.tflite", mode="float32", sparse=True)
+    model = small_net(keras, jit_compile=False)
+    found = kc.preview(model, pruning=kc.Pruning(0.5), export=export, steps=STEPS)
+    assert [file.bytes for file in found.files] == [None]

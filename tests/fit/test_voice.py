@@ -1,9 +1,15 @@
 """What a fit prints, and that nothing of it stands in Keras' bar."""
 
+import contextlib
+import io
+import logging
+
 import pytest
+import tensorflow as tf
 from helpers.nets import small_net
 
 import keras_compress as kc
+from keras_compress.frameworks.own_traces import keep_quiet_about_them
 
 pytestmark = pytest.mark.by_turns
 
@@ -39,7 +45,7 @@ def test_a_fit_tells_its_plan_what_was_reached_and_what_became_of_the_file(
     assert "in updates 2 to 8 of 20 (epoch 1)" in plan
     assert "rounds to integers from update 14 of 20 (epoch 2)" in plan
     assert "writes net.tflite (int8, about" in plan
-    assert pruned == "Update 10: pruned, 50.0% of the weights are zeros."
+    assert pruned == "Update 8: pruned, 50.0% of the weights are zeros."
     assert rounds == "Update 14: from here on the network rounds to integers."
     report = compress.report.export
     assert file.startswith(f"net.tflite: int8, {report.bytes:,} bytes")
@@ -124,6 +130,7 @@ def test_the_hook_gets_the_report_once_the_file_exists(keras, digits, tmp_path):
         kc.Compress(export=export, on_export="mlflow")
 
 
+@pytest.mark.by_turns(suite="tf_keras")  # whose functions count as one for all models
 def test_no_warning_of_tensorflow_about_what_we_trace(keras, digits, caplog):
     """The networks of a fit are evaluated on its validation data: a few traces of few batches."""
     x, y, *_ = digits
@@ -135,3 +142,89 @@ def test_no_warning_of_tensorflow_about_what_we_trace(keras, digits, caplog):
             validation_data=(x[:16], y[:16]),
         )
     assert "retracing" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["TensorFlowTrainer._make", "Model.make_test_function"])
+def test_what_tensorflow_says_of_other_functions_is_heard(name, caplog):
+    logger = logging.getLogger("tensorflow")
+    warning = "5 out of the last 7 calls to <function %s> triggered tf.function retracing."
+    hear_again = keep_quiet_about_them()
+    try:
+        logger.warning(warning, name)
+        assert not caplog.records
+        logger.warning(warning, "the users own")
+        assert len(caplog.records) == 1
+    finally:
+        hear_again()
+    logger.warning(warning, name)
+    assert len(caplog.records) == 2
+
+
+def test_a_line_costs_no_training_whatever_the_terminal_lacks(
+    keras, digits, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    export = kc.Export("gr\u00fcn_\u2713.tflite", mode="float32")
+    page = io.TextIOWrapper(io.BytesIO(), "ascii")
+    with contextlib.redirect_stdout(page):
+        compress = kc.Compress(pruning=PRUNING, export=export)
+        fit(keras, digits, compress)
+    assert compress.report.export.written
+    page.seek(0)
+    assert "gr\\xfcn_\\u2713.tflite: float32" in page.read()
+    page.close()
+    with contextlib.redirect_stdout(page):  # a terminal that is gone
+        fit(keras, digits, compress)
+    assert compress.report.export.written
+
+
+def test_a_hook_that_fails_costs_nothing(keras, digits, tmp_path, caplog):
+    def hook(report):
+        raise ConnectionError("mlflow is down")
+
+    export = kc.Export(tmp_path / "net.tflite", mode="float32")
+    first = kc.Compress(pruning=PRUNING, export=export, on_export=hook, verbose=0)
+    second = kc.Compress(export=kc.Export(tmp_path / "b.tflite", mode="float32"), verbose=0)
+    fit(keras, digits, first, callbacks=[second])
+    assert first.report.export.written
+    assert second.report.export.written
+    assert "`on_export` failed" in caplog.text
+    assert "mlflow is down" in caplog.text
+
+
+def test_a_delay_that_ends_with_the_fit_is_told(keras, digits, capsys):
+    fit(keras, digits, kc.Compress(quantization=kc.Quantization(delay=20)))
+    plan, rounds = capsys.readouterr().out.splitlines()
+    assert plan == "Compress: rounds to integers when it has ended."
+    assert rounds == "Update 21: from here on the network rounds to integers."
+
+
+def test_a_bare_fit_is_as_silent_as_the_one_in_charge(keras, digits, capsys):
+    x, y, *_ = digits
+    compress = kc.Compress(pruning=PRUNING, partial=True, verbose=0)
+    model = small_net(keras, jit_compile=False)
+    arguments = {"batch_size": 16, "verbose": 0}
+    model.fit(x[:64], y[:64], callbacks=[compress], **arguments)
+    model.fit(x[:160], y[:160], **arguments)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_loop_of_ones_own_tells_each_thing_once(keras, digits, capsys):
+    x, y, *_ = digits
+    for epochs in (True, False):
+        model = small_net(keras, jit_compile=False)
+        optimizer = keras.optimizers.SGD(0.1)
+        loss = keras.losses.SparseCategoricalCrossentropy()
+        compress = kc.Compress(pruning=PRUNING)
+        compress.begin(model, steps=12, optimizer=optimizer)
+        for step in range(12):
+            rows = slice(16 * step, 16 * step + 16)
+            with compress.step(), tf.GradientTape() as tape:
+                value = loss(y[rows], model(x[rows], training=True))
+                gradients = tape.gradient(value, model.trainable_variables)
+                optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+            if epochs and step % 4 == 3:
+                compress.epoch_end()
+        compress.finish()
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.partition(":")[0] for line in lines] == ["Compress", "Update 8"]

@@ -44,7 +44,8 @@ def report():
     export.layers = [LayerAgreement("conv", "output", 1.0, 0.1)]
     export.outputs = {"digit": {"dtype": "int8", "shape": [1, 10], "scale": 0.5, "zero_point": 0}}
     report.export = export
-    report.validation = ValidationReport(297, {"float": {"loss": 0.4, "accuracy": 0.9}})
+    metrics = {"float": {"loss": 0.4, "accuracy": 0.9}, "tflite": {"loss": math.nan}}
+    report.validation = ValidationReport(297, metrics)
     report.history = [EpochReport(0, 235, {"loss": 1.0}), EpochReport(1, 470, {"loss": 0.5})]
     return report
 
@@ -66,14 +67,36 @@ def results(report):
 
 
 def test_a_report_prints_as_wide_as_the_terminal(report, monkeypatch):
-    for width in (60, 100, 160):
+    for width in (80, 100, 160):
         monkeypatch.setenv("COLUMNS", str(width))
         tables = [line for line in str(report).splitlines() if line[0] in "┏┃┡│└"]
         assert max(map(len, tables)) <= width
     # Nothing of a name is lost where it is folded.
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("COLUMNS", "80")
     cells = [line.split("│")[1].strip() for line in str(report).splitlines() if line[0] == "│"]
     assert NAMES[1] in "".join(cells)
+
+
+@pytest.mark.parametrize("width", [20, 40, 60])
+def test_no_number_is_cut_however_narrow_the_terminal(report, monkeypatch, width):
+    """Nor a name lost; the lines are longer then."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    for result in results(report):
+        wide = str(result)
+        for table in filter(lambda part: isinstance(part, Table), result._parts()):
+            for row in table.rows:
+                assert all(cell in wide for cell in row[table.left :])
+        console = rich.console.Console(file=io.StringIO(), width=width)
+        console.print(result)
+        assert max(map(len, console.file.getvalue().splitlines())) <= width
+        found = "".join(console.file.getvalue().split())
+        assert "8,648" in found or not isinstance(result, Report | ExportReport)
+
+
+def test_a_table_of_trials_keeps_its_width_in_print(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    table = Table(("a_very_long_name_of_a_layer", "b"), [("x" * 50, "1")], unfolded=True)
+    assert "x" * 50 in str(table)
 
 
 def test_markup_in_a_name_is_a_name(report):

@@ -117,6 +117,21 @@ def test_a_layer_stands_for_its_name(package):
         Quantization(layers=one)  # which could be called, as a function that chooses layers
 
 
+def test_of_two_layers_of_one_name_the_one_is_meant_that_was_given():
+    keras = pytest.importorskip("keras")
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="same")], name="inner")
+    model = keras.Sequential([keras.Input((4,)), inner, keras.layers.Dense(4, name="same")])
+    model.compile("sgd", "mse")
+    for layer, path in (
+        (inner.get_layer("same"), "inner/same"),
+        (model.get_layer("same"), "same"),
+    ):
+        spec = Pruning(0.5, layers=[layer])
+        found = keras_compress.preview(model, pruning=spec, steps=10)
+        assert [each.path for each in found.layers] == [path]
+        assert copy.deepcopy(spec) == pickle.loads(pickle.dumps(spec)) == spec
+
+
 def test_schedules_take_tfmots_positions():
     tfmot = pytest.importorskip("tensorflow_model_optimization").sparsity.keras
     for ours, theirs in (
