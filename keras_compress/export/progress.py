@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 
@@ -37,10 +38,11 @@ def progress_line(path: str) -> Iterator[Progress | None]:
         rich.progress.TimeElapsedColumn(),
     )
     with rich.progress.Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(f"{path}: converting", total=None)
+        name = os.path.basename(path)  # or a narrow terminal shows nothing else
+        task = progress.add_task(f"{name}: converting", total=None)
 
         def told(what: str, count: int | None, total: int | None) -> None:
-            description = f"{path}: {what}"
+            description = f"{name}: {what}"
             progress.update(task, description=description, completed=count or 0, total=total)
 
         yield told
