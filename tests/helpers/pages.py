@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 _FENCE = re.compile(
-    r"(?:^<!-- not run: (?P<reason>.*) -->\n)?"
+    r"(?:^<!-- not run: (?P<reason>[^\n]*) -->\n)?"
     r"^```(?P<language>\S*)(?: title=\"(?P<title>.*?)\")?\n(?P<source>.*?)^```$",
     flags=re.DOTALL | re.MULTILINE,
 )
