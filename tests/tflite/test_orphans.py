@@ -53,9 +53,11 @@ from keras_compress.tflite.conversion.process import Session
 with Session():
     print(worker_pid(), flush=True)
     import time
-    # It is watched from early on.
+    deadline = time.monotonic() + 10  # it is watched from early on
     while not open(f"/proc/{worker_pid()}/task/{worker_pid()}/children").read():
         time.sleep(0.01)
+        if time.monotonic() > deadline:
+            break
     os.kill(worker_pid(), 19)  # SIGSTOP: as deaf as in the converter, which holds Python's lock
     os.kill(os.getpid(), 9)
 """
