@@ -57,15 +57,20 @@ def data(number):
 
 
 class Trained:
-    """A model that was trained, and all that it left."""
+    """A model that was trained, and all that it left. `meet` is called when an epoch begins and
+    before the export.
+    """
 
-    def __init__(self, keras, number, path):
+    def __init__(self, keras, number, path, meet=lambda: None):
         schedule = kc.PolynomialDecay(final_sparsity=0.5 + 0.25 * number, begin_step=1, end_step=8)
         compress = kc.Compress(
             pruning=kc.Pruning(schedule),
             quantization=kc.Quantization(delay=5, calibration_steps=2),
             export=kc.Export(path),
             verbose=0,
+        )
+        meeting = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda *_: meet(), on_train_end=lambda *_: meet()
         )
         model, (x, y) = net(keras, number), data(number)
         model.fit(
@@ -76,7 +81,7 @@ class Trained:
             batch_size=BATCH,
             shuffle=False,
             verbose=0,
-            callbacks=[compress],
+            callbacks=[compress, meeting],
         )
         self.weights = model.get_weights()
         self.state = take(engine_of(model))
@@ -105,9 +110,7 @@ def check_two_threads(keras, tmp_path, monkeypatch):
     for path in paths:
         path.unlink()
     monkeypatch.setattr("keras_compress.export.rehearse._passed", {})
-    together = in_threads(
-        *(lambda number=number: Trained(keras, number, paths[number]) for number in range(2))
-    )
+    together = in_threads(lambda number, meet: Trained(keras, number, paths[number], meet))
     for mine, expected in zip(together, alone, strict=True):
         for weight, other in zip(mine.weights, expected.weights, strict=True):
             np.testing.assert_array_equal(weight, other)
@@ -123,19 +126,19 @@ def check_two_threads(keras, tmp_path, monkeypatch):
     assert together[0].file != together[1].file
 
 
-def in_threads(*calls):
-    """What calls that run at the same time return, switching often from one to another."""
-    results, errors = [None] * len(calls), []
-    together = threading.Barrier(len(calls))
+def in_threads(call):
+    """What two calls return that run at the same time, switching often from one to the other."""
+    results, errors = [None, None], []
+    barrier = threading.Barrier(2, timeout=100)
 
-    def run(position, call):
+    def run(number):
         try:
-            together.wait()
-            results[position] = call()
+            results[number] = call(number, barrier.wait)
         except BaseException as error:
             errors.append(error)
+            barrier.abort()
 
-    threads = [threading.Thread(target=run, args=each) for each in enumerate(calls)]
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     try:
