@@ -96,7 +96,7 @@ def test_the_folder_of_a_process_killed_with_all_its_children_is_removed_by_the_
 ):
     stop_worker()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    someones = tmp_path / "keras_compress_notes"  # none of ours
+    someones = tmp_path / "keras_compress_worker_notes"  # none of ours
     someones.mkdir()
     with Session() as session:
         living = session.folder.parent

@@ -18,7 +18,7 @@ from typing import IO
 if sys.platform != "win32":  # which has no such locks, nor anything removed
     import fcntl
 
-PREFIX = "keras_compress_"
+PREFIX = "keras_compress_worker_"
 CHATTER = "chatter"
 
 
