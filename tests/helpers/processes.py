@@ -10,11 +10,13 @@ from pathlib import Path
 
 
 def alive(pid):
+    """Whether a process runs; one that has ended, and that nobody has waited for yet, does not."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        stat = Path(f"/proc/{pid}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    return True
 
 
 def run_script(script, tmp_path, timeout=60):

@@ -19,31 +19,31 @@ from helpers.worker import worker_pid
 from keras_compress.tflite import Conversion, convert
 
 class Net(tf.Module):
-    def __init__(self, size):
-        self.kernels = [tf.Variable(tf.random.normal((size, size))) for _ in range(2)]
+    def __init__(self, depth):
+        self.kernels = [tf.Variable(tf.random.normal((16, 16))) for _ in range(depth)]
 
     def __call__(self, x):
         for kernel in self.kernels:
-            x = tf.matmul(x, kernel)
+            x = tf.nn.relu(tf.matmul(x, kernel))
         return {"y": x}
 
-def convert_net(size):
-    net = Net(size)
-    spec = tf.TensorSpec((1, size), name="x")
+def convert_net(depth):
+    net = Net(depth)
+    spec = tf.TensorSpec((1, 16), name="x")
     function = tf.function(net.__call__).get_concrete_function(spec)
     return convert(function, Conversion("dynamic"))
 
-convert_net(4)  # the worker has loaded TensorFlow
+convert_net(1)  # the worker has loaded TensorFlow
 print(worker_pid(), flush=True)
 
 def kill():
     while not list(pathlib.Path(tempfile.gettempdir()).glob("*/*/job.json")):
         time.sleep(0.01)
-    time.sleep(1.5)  # it has read the graph, and is within the converter
+    time.sleep(1)
     os.kill(os.getpid(), 9)
 
 threading.Thread(target=kill, daemon=True).start()
-convert_net(4096)
+convert_net(2000)  # which takes about ten seconds
 print("too late")
 """
 
