@@ -13,6 +13,7 @@ import functools
 import inspect
 import random
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
@@ -65,6 +66,10 @@ HARMLESS = frozenset(
     }
 )  # fmt: skip
 """What a class may define and still compute what its base computes."""
+
+
+_SEEDS = threading.RLock()
+"""Held by whoever has put the process' seeds aside."""
 
 
 class GraphCall(NamedTuple):
@@ -191,8 +196,14 @@ class Adapter(abc.ABC):
     @contextlib.contextmanager
     def seeds_kept(self) -> Iterator[None]:
         """While inside, whoever draws a seed or a random number leaves no trace: afterwards comes
-        what would have come.
+        what would have come. One thread at a time: two that overlap would put back each other's
+        stand-ins. What another thread draws meanwhile is drawn once more.
         """
+        with _SEEDS, self._seeds_kept():
+            yield
+
+    @contextlib.contextmanager
+    def _seeds_kept(self) -> Iterator[None]:
         generators = list(self.seed_generators())
         states = [generator.getstate() for generator in generators]
         numbers = np.random.get_state()

@@ -11,10 +11,10 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from helpers import resume_child
 from helpers.nets import small_net
+from helpers.resumed import assert_equal_states, assert_equal_weights, ended, files_in
 from helpers.untouched import untouched
 
 import keras_compress as kc
@@ -36,22 +36,6 @@ class StopError(Exception):
 
 def stop():
     raise StopError
-
-
-def assert_equal_states(state, expected, except_for=()):
-    for field in dataclasses.fields(State):
-        mine, theirs = getattr(state, field.name), getattr(expected, field.name)
-        if field.name in State._ARRAYS:
-            assert set(mine) == set(theirs), field.name
-            for key, array in theirs.items():
-                np.testing.assert_array_equal(mine[key], array, err_msg=key)
-        elif field.name not in {"weights", *except_for}:  # told by backups alone
-            assert mine == theirs, field.name
-
-
-def assert_equal_weights(weights, expected):
-    for mine, theirs in zip(weights, expected, strict=True):
-        np.testing.assert_array_equal(mine, theirs)
 
 
 # --- killed processes
@@ -85,12 +69,6 @@ def killed(keras, tmp_path_factory):
         return root
 
     return lambda name: root(name in IN_SUITE[kind])
-
-
-def ended(folder):
-    with np.load(folder / resume_child.ENDED) as file:
-        weights = [file[name] for name in file.files]
-    return weights, State.load(folder / resume_child.STATE)
 
 
 # Name -> the epochs that the last process trained.
@@ -524,11 +502,6 @@ def failing_export(error):
 
 def full_disk():
     return OSError(errno.ENOSPC, "No space left on device")
-
-
-def files_in(folder):
-    """Of a backup that is gone tf_keras leaves the folder."""
-    return [name for _, _, names in os.walk(folder) for name in names]
 
 
 def test_a_kill_during_the_export_is_resumed_at_the_export(keras, uninterrupted, tmp_path):

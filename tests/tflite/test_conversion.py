@@ -1,23 +1,20 @@
 """Conversion through the real worker process, of hand-made graphs with fake-quant ops."""
 
-import glob
 import os
 import pathlib
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
 import time
 import traceback
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.processes import alive, run_script, wait_until_gone
 from helpers.worker import worker_pid
 
 from keras_compress.tflite import (
@@ -341,7 +338,7 @@ def test_a_timeout_replaces_the_worker(quantized, tmp_path, monkeypatch):
     with pytest.raises(ConversionError, match=r"longer than 0\.4 seconds.*`timeout`"):
         convert(quantized, Conversion("int8", quantized=True, timeout=0.4))
     assert time.monotonic() - begin < 5
-    assert not _alive(first)
+    assert not alive(first)
     assert list(tmp_path.iterdir()) == []
     assert convert(quantized, Conversion("int8", quantized=True))
     assert worker_pid() != first
@@ -365,7 +362,7 @@ def test_control_c_ends_the_worker_and_goes_on(quantized, interruptible):
         convert(quantized, Conversion("int8", quantized=True))
     timer.join()
     assert worker_pid() is None
-    assert not _alive(first)
+    assert not alive(first)
     assert convert(quantized, Conversion("int8", quantized=True))
 
 
@@ -427,7 +424,7 @@ def test_thirty_conversions_leave_nothing_behind(quantized, tmp_path, monkeypatc
     stop_worker()
     assert len(os.listdir("/proc/self/fd")) == descriptors
     assert list(tmp_path.iterdir()) == []
-    assert not _alive(first)
+    assert not alive(first)
 
 
 def test_threads_take_turns(quantized):
@@ -464,39 +461,8 @@ def test_another_search_path_replaces_the_worker(quantized, tmp_path, monkeypatc
     stop_worker()
 
 
-def _alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _run_script(script, tmp_path):
-    """Runs a parent of its own worker, which prints the worker's pid; returns pid and result."""
-    paths = [str(Path(__file__).parents[n]) for n in (2, 1)]  # of the package and the helpers
-    text = f"import os, sys, tempfile\nsys.path[:0] = {paths!r}\n" + textwrap.dedent(script)
-    result = subprocess.run(
-        [sys.executable, "-c", text],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    return int(result.stdout.split()[0]), result
-
-
-def _wait_until_gone(pid, tmp_path):
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if not _alive(pid) and not glob.glob(f"{tmp_path}/keras_compress_*"):
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def test_the_worker_ends_with_its_parent(tmp_path):
-    pid, result = _run_script(
+    pid, result = run_script(
         """
         from helpers.worker import worker_pid
         from keras_compress.tflite.conversion.process import Session
@@ -507,7 +473,7 @@ def test_the_worker_ends_with_its_parent(tmp_path):
     )
     assert result.returncode == 0
     assert result.stderr == ""
-    assert not _alive(pid)
+    assert not alive(pid)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -550,7 +516,7 @@ def test_a_worker_without_memory_says_so():
 
 
 def test_the_worker_ends_when_its_parent_is_killed(tmp_path):
-    pid, result = _run_script(
+    pid, result = run_script(
         """
         from helpers.worker import worker_pid
         from keras_compress.tflite.conversion.process import Session
@@ -561,11 +527,11 @@ def test_the_worker_ends_when_its_parent_is_killed(tmp_path):
         tmp_path,
     )
     assert result.returncode == -signal.SIGKILL
-    assert _wait_until_gone(pid, tmp_path)
+    assert wait_until_gone([pid], tmp_path)
 
 
 def test_a_fork_starts_its_own_worker_and_leaves_the_parents_alone(tmp_path):
-    _, result = _run_script(
+    _, result = run_script(
         """
         from helpers.worker import worker_pid
         from keras_compress.tflite.conversion.process import Session

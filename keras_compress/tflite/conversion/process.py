@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from keras_compress.tflite.child_process import Child, Keeper, child_environment
+from keras_compress.tflite.conversion.folder import CHATTER, new_folder, remove_of_the_dead
 
 CHILD = "keras_compress.tflite.conversion.worker"
 DONE = "done\n"
@@ -41,14 +42,10 @@ class Worker(Child):
     """A running child with a folder of its own for the jobs and for what it prints."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="keras_compress_"))
-        self._log = self.folder / "chatter"
-        try:
-            with self._log.open("wb") as log:
-                super().__init__(CHILD, str(self.folder), text=True, stderr=log)
-        except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            raise
+        remove_of_the_dead()
+        with new_folder() as (self.folder, chatter):
+            self._log = self.folder / CHATTER
+            super().__init__(CHILD, str(self.folder), text=True, stderr=chatter)
 
     def usable(self) -> bool:
         """Whether it runs, with the environment that a new one would get, and its folder stands:

@@ -4,8 +4,8 @@ It reads the names of job folders from standard input, one per line, and answers
 standard output with a last line when the job's folder holds either what was asked for
 (`model.tflite`, or `sizes.json` of a file that nobody wants) or `error.json`; lines before it are
 numbers, of the batches calibrated so far. What TensorFlow and the converter print goes to standard
-error, which the parent made a file. When the parent closes its end, or dies, the child removes
-FOLDER and leaves.
+error, which the parent made a file. When the parent closes its end, or dies, the child leaves, and
+`watch.py` removes FOLDER; in the middle of a job it ends the child.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
-import queue
-import shutil
+import subprocess
 import sys
-import threading
 from pathlib import Path
 
 from keras_compress.reports.inspection import zipped_size
@@ -24,11 +22,16 @@ from keras_compress.tflite.conversion.job import convert_job
 from keras_compress.tflite.conversion.process import DONE
 
 
-def _read_jobs(jobs: queue.SimpleQueue[str], folder: str) -> None:
-    for line in sys.stdin:
-        jobs.put(line.rstrip("\n"))
-    shutil.rmtree(folder, ignore_errors=True)
-    os._exit(0)  # even in the middle of a conversion: nobody waits for it
+def _be_watched(folder: str) -> subprocess.Popen[bytes]:
+    """Starts what ends this process when its parent is gone. It lets go of the pipe for the answers
+    and of the locked file of FOLDER.
+    """
+    watch = str(Path(__file__).with_name("watch.py"))
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", watch, str(os.getpid()), folder],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def main() -> None:
@@ -40,14 +43,13 @@ def main() -> None:
         answers.write(line)
         answers.flush()
 
-    jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_read_jobs, args=(jobs, sys.argv[1]), daemon=True).start()
+    watched = _be_watched(sys.argv[1])
     import tensorflow  # noqa: F401  (while the parent still writes)
 
-    while True:
-        folder = Path(jobs.get())
-        # The converter may hold the interpreter's lock, so that an orphan would not notice; this
-        # watchdog does not need the lock.
+    while line := sys.stdin.readline():
+        folder = Path(line.rstrip("\n"))
+        # The converter may hold the interpreter's lock, so that nothing here would notice what goes
+        # on too long; this watchdog does not need the lock.
         job = json.loads((folder / "job.json").read_text())
         faulthandler.dump_traceback_later(job["timeout"] + 30, exit=True)
         try:
@@ -63,6 +65,7 @@ def main() -> None:
             (folder / "error.json").write_text(json.dumps(report))
         faulthandler.cancel_dump_traceback_later()
         answer(DONE)
+    watched.wait()  # which kills this process: the folder's lock goes when all is through
 
 
 if __name__ == "__main__":

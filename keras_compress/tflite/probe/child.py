@@ -8,8 +8,10 @@ import contextlib
 import json
 import os
 import resource
+import select
 import signal
 import sys
+import time
 from typing import Any
 
 # Imported before the forks, so that none of them has to.
@@ -57,6 +59,16 @@ def _ending(status: int, request: dict[str, Any]) -> str:
     return f"it crashes: {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
 
 
+def _hung_up(*descriptors: int) -> list[int]:
+    """Those of some pipes to be read from whose other end nobody holds, once there is one."""
+    waiting = select.poll()
+    for each in descriptors:
+        waiting.register(each, select.POLLHUP)
+    while not (found := [each for each, event in waiting.poll() if event & select.POLLHUP]):
+        time.sleep(0.01)  # where the system tells of what is to be read, though not asked for
+    return found
+
+
 def main() -> None:
     """Serves until standard input ends."""
     answers = os.dup(1)
@@ -66,10 +78,16 @@ def main() -> None:
     while line := sys.stdin.buffer.readline():
         request = json.loads(line)
         data = sys.stdin.buffer.read(request["size"])
+        ended, end_of_copy = os.pipe()  # nobody writes: it hangs up when the copy is gone
         copy = os.fork()
         if not copy:
             answer(answers, _work(request, data))
             os._exit(0)
+        os.close(end_of_copy)
+        if 0 in _hung_up(0, ended):
+            os.kill(copy, signal.SIGKILL)
+            return  # nobody waits for the answer
+        os.close(ended)
         _, status = os.waitpid(copy, 0)
         if status:
             answer(answers, _ending(status, request))
