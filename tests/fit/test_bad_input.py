@@ -476,9 +476,9 @@ def test_the_second_of_two_that_differ_leaves_no_trace_of_the_first(keras):
     model = dense_net(keras)
     other = kc.Compress(pruning=PRUNING, quantization=QUANTIZATION)
     message = (
-        "Compress: `quantization` must equal that of the Compress already in charge of this model, "
-        "which has None; `strip` the model to begin anew. "
-        f"Received: quantization={QUANTIZATION!r}"
+        "Compress: one callback must have all specs; write `Compress(pruning=..., "
+        f"quantization=...)` in the place of two. Received: quantization={QUANTIZATION!r} in a "
+        "list with another Compress"
     )
     with untouched(model), pytest.raises(ValueError, match=is_exactly(message)):
         train(model, kc.Compress(pruning=PRUNING), other)
