@@ -64,10 +64,14 @@ class Table:
         return 1 + sum(3 + width for width in self._widths(NAME))
 
     def _widths(self, name: int) -> list[int]:
-        """Of the longest cell of each column, of names at most so much."""
-        columns = zip(self.columns, *self.rows, strict=True)
-        longest = [max(len(cell) for cell in cells) for cells in columns]
-        return [min(each, name) if i < self.left else each for i, each in enumerate(longest)]
+        """Of the longest cell of each column; of names and headings, which can be folded, at most
+        so much.
+        """
+        widths = [min(len(heading), name) for heading in self.columns]
+        for row in self.rows:
+            for i, cell in enumerate(row):
+                widths[i] = max(widths[i], min(len(cell), name) if i < self.left else len(cell))
+        return widths
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions

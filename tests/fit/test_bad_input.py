@@ -112,7 +112,7 @@ MADE_WRONG = [
     (
         {"export": "net.tflite"},
         TypeError,
-        "Compress: `export` must be a Export or None. Received: export='net.tflite'",
+        "Compress: `export` must be an Export or None. Received: export='net.tflite'",
     ),
     (
         {"pruning": PRUNING, "partial": 1},
