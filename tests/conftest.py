@@ -73,7 +73,7 @@ def _seconds_allowed(item):
 
 # --- what keeps a long run short
 
-FORGET_EVERY = 50  # tests
+FORGET_EVERY = 100  # tests
 torn_down = itertools.count(1)
 
 

@@ -171,7 +171,9 @@ def test_what_is_quantized_op_by_op_is_called_so(keras):
         def call(self, x):
             return self.dense(x) * 2.0
 
-    model = keras.Sequential([keras.layers.Input((8,)), Own(name="own"), keras.layers.ReLU()])
+    model = keras.Sequential(
+        [keras.layers.Input((8,)), Own(name="own"), keras.layers.ReLU(name="re_lu")]
+    )
     found = kc.preview(model, quantization=kc.Quantization(), steps=4)
     ways = {each.path: each.rounded_by for each in found.layers}
     assert ways["own/dense"] == "op by op"

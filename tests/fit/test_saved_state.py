@@ -24,7 +24,7 @@ from keras_compress.engines.state import Phase, State
 
 pytestmark = [
     pytest.mark.timeout(300),  # the first test with `saved` waits for every training
-    pytest.mark.by_turns,
+    pytest.mark.by_turns(suite="keras3"),  # `saved` is nine trainings for each
 ]
 
 STEPS, BATCH = 4, 16  # updates of an epoch, and what makes them of the data
@@ -363,7 +363,6 @@ def loaded_elsewhere(keras, saved, request):
     return root
 
 
-@pytest.mark.by_turns(suite="keras3")  # a process for each Keras
 @pytest.mark.parametrize("case", CASES)
 def test_another_process_gives_the_same_number(saved, loaded_elsewhere, case):
     wanted = saved[case]

@@ -27,6 +27,7 @@ from keras_compress.tflite import load_tflite, stop_worker
 pytestmark = [pytest.mark.timeout(400), pytest.mark.by_turns]
 
 
+@pytest.mark.sweep  # SIGKILL, which ends as it does, is in the suite
 def test_a_terminated_process_is_resumed_in_the_fit_and_at_the_export(keras, tmp_path):
     kind = "keras3" if keras.__name__ == "keras" else "tf_keras"
     paths = [str(Path(__file__).parents[n]) for n in (2, 1)]  # of the package and the helpers
@@ -79,6 +80,7 @@ def answers_of(path):
     return load_tflite(path).predict(resume_child.data()[0])
 
 
+@pytest.mark.sweep_if(when=lambda told_by: told_by != "control-c")
 @pytest.mark.parametrize("told_by", ["control-c", "a handler of SIGTERM"], indirect=True)
 def test_an_exception_during_the_export_costs_nothing_but_the_file(
     keras, told_by, tmp_path, monkeypatch

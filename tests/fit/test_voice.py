@@ -130,7 +130,7 @@ def test_the_hook_gets_the_report_once_the_file_exists(keras, digits, tmp_path):
         kc.Compress(export=export, on_export="mlflow")
 
 
-@pytest.mark.by_turns(suite="tf_keras")  # whose functions count as one for all models
+@pytest.mark.sweep  # three fits, until tf_keras, whose functions count as one, would warn
 def test_no_warning_of_tensorflow_about_what_we_trace(keras, digits, caplog):
     """The networks of a fit are evaluated on its validation data: a few traces of few batches."""
     x, y, *_ = digits

@@ -182,7 +182,11 @@ def test_every_page_with_a_script_has_a_check():
     assert list(CHECKS) == SCRIPTS
 
 
-@pytest.mark.sweep_if(when=lambda keras: keras == "tf_keras")
+LONG = ("how-to/shell.md", "how-to/batch_job.md", "how-to/compare.md")
+"""Pages that wait for processes."""
+
+
+@pytest.mark.sweep_if(when=lambda keras, name: keras == "tf_keras" or name in LONG)
 @pytest.mark.timeout(300)  # each page is a script with a fit in it
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_python_of_a_page_runs(keras, name, tmp_path, monkeypatch, capsys):
@@ -253,6 +257,7 @@ def test_a_block_is_found_with_what_is_said_of_it():
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.sweep_if(when=lambda path: path.stem != "lenet")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_in_a_kernel(path, tmp_path):
     done = subprocess.run(

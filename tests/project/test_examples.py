@@ -60,6 +60,7 @@ def sizes(cells):
     return [int(cell.replace(",", "")) for cell in cells]
 
 
+@pytest.mark.sweep  # the suite has the README and a notebook of it
 @both(suite="2")
 def test_lenet_prints_its_table(which, tmp_path):
     printed, rows = run("lenet.py", which, tmp_path, "--epochs", "2")

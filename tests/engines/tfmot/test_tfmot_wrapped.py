@@ -749,6 +749,7 @@ def test_saving_as_keras_is_refused_with_what_to_do(specs, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["weights.h5"]
 
 
+@pytest.mark.sweep_if(when=lambda ending: ending == "")
 @pytest.mark.parametrize("ending", [".h5", ""], ids=["h5", "SavedModel"])
 def test_other_formats_hold_the_model_as_it_answers(ending, tmp_path):
     import tensorflow_model_optimization as tfmot
