@@ -79,4 +79,4 @@ if not TYPE_CHECKING:  # or a type checker would take any name for one of ours
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*__all__, "tuner"})

@@ -65,6 +65,7 @@ def report(record: str, html: str | None) -> Answer:
         ) from None
     if html is not None:
         found.to_html(html, versions=versions)
+        click.echo(f"wrote {html}", err=True)
     return Answer(values, found)
 
 

@@ -51,6 +51,8 @@ def _old_option(name: str, **given: Any) -> Callable[[Any], Any]:
     """,
     words={
         "path": "OUT",
+        "source": "MODEL",
+        "quantization": "--state",
         "quantized_input_stats": "--mean and --std",
         "default_ranges_stats": "--default-ranges-min and --default-ranges-max",
     },

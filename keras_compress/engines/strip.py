@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,6 +16,9 @@ from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.frameworks.reviving import follow_trainable, known_classes
+
+OF_EVERY_LAYER = ("name", "trainable", "dtype")
+"""What every layer's config has, whether its class takes it or not."""
 
 logger = logging.getLogger("keras_compress")
 
@@ -59,7 +63,7 @@ def strip(model: KerasModel) -> KerasModel:
 def _copy(adapter: Adapter, model: KerasModel) -> KerasModel:
     """A new model of the same class and config, with new weights."""
     try:
-        plain = type(model).from_config(model.get_config())
+        plain = _made_again(model)
     except Exception as error:  # a user's own `from_config` may raise anything
         raise ValueError(
             "strip: `model` must be Sequential, functional, or subclassed with a `get_config` "
@@ -69,6 +73,20 @@ def _copy(adapter: Adapter, model: KerasModel) -> KerasModel:
     if not plain.built:
         adapter.build_as(plain, model)
     follow_trainable(adapter, plain, model)
+    return plain
+
+
+def _made_again(model: KerasModel) -> KerasModel:
+    """A model of the same class, from its config."""
+    config, kind = model.get_config(), type(model)
+    own = {name: value for name, value in config.items() if name not in OF_EVERY_LAYER}
+    takes = inspect.signature(kind.__init__).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in takes.values()) or own.keys() == config.keys():
+        return kind.from_config(config)
+    # A subclass with arguments of its own alone: what Keras adds to its config it does not take.
+    plain = kind.from_config({**own, **{name: config[name] for name in config if name in takes}})
+    if "name" not in takes:
+        plain.name = model.name  # type: ignore[misc]  # what it was made with, then
     return plain
 
 

@@ -28,6 +28,9 @@ def rounded_anyway(contents: FileReport, layers_of: LayersOf, left_out: set[str]
     floats = {op.tensor for op in contents.float_ops}
     computing = [op for op in contents.ops if op.name not in MOVING and op.output not in floats]
     found = {layer for op in computing for layer in layers_of(op.output)}
+    real = [op for op in contents.float_ops if not (op.converts or op.moves)]
+    # Of a layer with float ops in it, as a loop, a part is no whole.
+    found -= {layer for op in real for layer in layers_of(op.tensor)}
     yield from sorted(left_out & found)
 
 

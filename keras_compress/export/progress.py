@@ -25,12 +25,15 @@ def progress_line(path: str) -> Iterator[Progress | None]:
     import rich.console
     import rich.progress
 
-    console = rich.console.Console(stderr=True, force_jupyter=False)
-    if not console.is_terminal:
-        if _in_a_kernel():
-            print(printable(f"{path}: converting it, and comparing it with the network ..."))
+    if _in_a_kernel():
+        print(printable(f"{path}: converting it, and comparing it with the network ..."))
         yield None
         return
+    # Not what rich takes for one: notebooks and CI say FORCE_COLOR, and have no line to go back to.
+    if not sys.stderr.isatty():
+        yield None
+        return
+    console = rich.console.Console(stderr=True, force_terminal=True, force_jupyter=False)
     columns = (
         rich.progress.SpinnerColumn(),
         rich.progress.TextColumn("{task.description}", markup=False),
@@ -43,6 +46,8 @@ def progress_line(path: str) -> Iterator[Progress | None]:
 
         def told(what: str, count: int | None, total: int | None) -> None:
             description = f"{name}: {what}"
-            progress.update(task, description=description, completed=count or 0, total=total)
+            progress.update(
+                task, description=description, completed=count or 0, total=total, refresh=True
+            )
 
         yield told

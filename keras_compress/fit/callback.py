@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any, cast
 
-from keras_compress._shared.checks import check_bool, check_int, type_error
+from keras_compress._shared.checks import check_bool, check_fraction, check_int, type_error
 from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.state import Phase
 from keras_compress.engines.strip import strip
@@ -130,6 +130,11 @@ class Compress(_Member):
         self.stripped_model: KerasModel | None = None
         self._loop: Loop | None = None
 
+    def __repr__(self) -> str:
+        specs = {name: getattr(self, name) for name in SPECS}
+        given = ", ".join(f"{name}={spec!r}" for name, spec in specs.items() if spec is not None)
+        return f"Compress({given})"
+
     @classmethod
     def int8(cls, path: str | os.PathLike[str], sparsity: float | None = None) -> Compress:
         """The usual case: float for 80 % of the fit, then integers, and an int8 file at `path`;
@@ -138,7 +143,9 @@ class Compress(_Member):
         The same as `Compress(pruning=Pruning(sparsity), quantization=Quantization(delay=0.8),
         export=Export(path))`.
         """
-        pruning = None if sparsity is None else Pruning(sparsity)
+        pruning = None
+        if sparsity is not None:
+            pruning = Pruning(check_fraction("Compress.int8", "sparsity", sparsity))
         return cls(pruning=pruning, quantization=Quantization(delay=0.8), export=Export(path))
 
     def on_train_begin(self, logs: object = None) -> None:

@@ -62,13 +62,13 @@ class Outcome:
         self._plot_data.write(report, self._engine)
         if export is not None:
             report.export = _written(source, missed, export, progress)
-        if progress is not None and self._validates:
-            progress("evaluating on the validation data", None, None)
-        report.validation = self._validate(report.export)
+        report.validation = self._validate(report.export, progress)
         write_record(report, self._adapter.keras)
         return report
 
-    def _validate(self, export: ExportReport | None) -> ValidationReport | None:
+    def _validate(
+        self, export: ExportReport | None, progress: Progress | None
+    ) -> ValidationReport | None:
         if not self._validates:
             return None
         if self._validation is None:
@@ -76,6 +76,8 @@ class Outcome:
             if data is None:
                 return None
             self._say("Evaluating what the fit has made on its validation data.")
+            if progress is not None:
+                progress("evaluating on the validation data", None, None)
             rounds = self._engine is not None and self._engine.phase.rounds
             self._validation = Validation(self._adapter, self._model, data, rounds)
         return self._validation.report(export.path if export and export.written else None)

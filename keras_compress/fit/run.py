@@ -341,7 +341,7 @@ class Run:
             return
         self._say("Update %d: quantization %s -> %s.", update, engine.phase, phase)
         if phase.rounds and not engine.phase.rounds:
-            self._voice.later(f"Update {update}: from here on the network rounds to integers.")
+            self._voice.later(update, "from here on the network rounds to integers.")
         engine.enter(phase, update)
 
     # --- epoch end
@@ -369,10 +369,8 @@ class Run:
         if self._reached_before or not engine.timetable.is_pruned_by(engine.step):
             return False
         self._reached_before = True
-        self._voice.later(
-            f"Update {engine.timetable.pruned_at}: pruned, {engine.sparsity:.1%} of the weights "
-            "are zeros."
-        )
+        at = engine.timetable.pruned_at or engine.step
+        self._voice.later(at, f"pruned, {engine.sparsity:.1%} of the weights are zeros.")
         return True
 
     def _warn_of_broken(self, engine: Engine) -> None:

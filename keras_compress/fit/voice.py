@@ -32,7 +32,7 @@ class Voice:
     def __init__(self, adapter: Adapter, members: Sequence[Speaker]):
         self._adapter = adapter
         self._members = members
-        self._waiting: list[str] = []
+        self._waiting: list[tuple[int, str]] = []
 
     @property
     def verbose(self) -> int:
@@ -47,14 +47,14 @@ class Voice:
         with contextlib.suppress(OSError, ValueError):
             print(printable(text), flush=True)
 
-    def later(self, text: str) -> None:
-        """When the epoch is through, and its bar with it."""
-        self._waiting.append(text)
+    def later(self, update: int, text: str) -> None:
+        """What happened at an update: when the epoch is through, and its bar with it."""
+        self._waiting.append((update, text))
 
     def flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for text in waiting:
-            self.say(text)
+        for update, text in sorted(waiting):
+            self.say(f"Update {update:,}: {text}")
 
     @contextlib.contextmanager
     def progress(self, export: Export | None) -> Iterator[Progress | None]:

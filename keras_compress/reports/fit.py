@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -15,7 +16,16 @@ from keras_compress._shared.plain import plain
 from keras_compress._shared.versions import installed
 from keras_compress.reports.export import ExportReport
 from keras_compress.reports.plots import plot_report
-from keras_compress.reports.shown import Line, Part, Shown, Table, as_page, png_of
+from keras_compress.reports.shown import (
+    Line,
+    Part,
+    Shown,
+    Table,
+    as_html,
+    as_page,
+    left_out_lines,
+    png_of,
+)
 from keras_compress.reports.validation import ValidationReport
 
 if TYPE_CHECKING:
@@ -157,7 +167,10 @@ class Report(Shown):
             "versions": json.dumps(versions or installed(), indent=2),
         }
         title = "compressed" if self.export is None else self.export.path
-        write_atomically(path, as_page(title, self._repr_html_(), boxes).encode())
+        html, can = self._repr_html_(), importlib.util.find_spec("matplotlib") is not None
+        if not can:
+            html += as_html(iter([Line("no picture: matplotlib is not installed", "warning")]))
+        write_atomically(path, as_page(title, html, boxes).encode())
 
     def _picture(self) -> bytes | None:
         return png_of(self.plot) if self.history or self.layers else None
@@ -190,9 +203,7 @@ class Report(Shown):
         if self.layers:
             columns = ("layer", "kernel", "shape", "sparsity", "bits", "scale")
             yield Table(columns, [_cells(layer) for layer in self.layers], left=2)
-        for what, reasons in self.left_out.items():
-            for path, why in reasons.items():
-                yield Line(f"left out of {what}: {path} ({why})")
+        yield from left_out_lines(self.left_out)
         for what in self.missed:
             yield Line(f"missed: {what}", "warning")
         for part in (self.export, self.validation):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_compress._shared.plain import plain
-from keras_compress.reports.shown import Line, Part, Shown, Table
+from keras_compress.reports.shown import Line, Part, Shown, Table, left_out_lines
 
 LISTED_LAYERS = 60
 """How many layers are printed; `to_dict` has all of them."""
@@ -132,7 +132,7 @@ class Preview(Shown):
         if begin <= self.step:
             return "rounds to integers"
         if self._end is not None and begin == self._end + 1:
-            return "rounds to integers when it has ended"
+            return f"rounds to integers after its last update, {self._end:,}"
         return f"rounds to integers from update {begin:,}{self._of_all(begin)}"
 
     def _of_all(self, *updates: int) -> str:
@@ -164,9 +164,7 @@ class Preview(Shown):
             yield Table(columns, [_cells(each) for each in self.layers[:LISTED_LAYERS]], left=2)
         if len(self.layers) > LISTED_LAYERS:
             yield Line(f"and {len(self.layers) - LISTED_LAYERS} more layers, which `.layers` lists")
-        for what, reasons in self.left_out.items():
-            for path, why in reasons.items():
-                yield Line(f"left out of {what}: {path} ({why})")
+        yield from left_out_lines(self.left_out)
         for problem in self.problems:
             yield Line(f"problem: {problem}", "error")
 

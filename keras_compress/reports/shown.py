@@ -154,6 +154,14 @@ class Shown:
         return as_html(self._parts(), self._picture())
 
 
+def left_out_lines(left_out: dict[str, dict[str, str]]) -> Iterator[Line]:
+    """Per spec: the layers that one reason leaves out, in a line."""
+    for what, reasons in left_out.items():
+        for why in dict.fromkeys(reasons.values()):
+            paths = ", ".join(path for path, each in reasons.items() if each == why)
+            yield Line(f"left out of {what}: {paths} ({why})")
+
+
 def as_text(parts: Iterator[Part]) -> str:
     """Parts as `print` writes them: as wide as the terminal, in characters that it has."""
     width = shutil.get_terminal_size((WIDTH, 0)).columns

@@ -37,8 +37,9 @@ class ValidationReport(Shown):
                 for network, each in self.metrics.items()
             ]
             yield Table(("network", *names), rows)
-        for name, why in self.reasons.items():
-            yield Line(f"no metrics of {name}: {why}", "warning")
+        for why in dict.fromkeys(self.reasons.values()):
+            networks = ", ".join(name for name, each in self.reasons.items() if each == why)
+            yield Line(f"no metrics of {networks}: {why}", "warning")
 
 
 def _value(value: float | list[Any] | None) -> str:

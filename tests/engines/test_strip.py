@@ -715,3 +715,32 @@ def test_saved_it_loads_where_we_are_not_installed(keras, compressed, tmp_path):
         value = value if isinstance(value, dict) else {"x": value}
         with np.load(tmp_path / f"{kind}.found.npz") as found:
             assert_same_answers(value, dict(found))
+
+
+def test_a_subclass_that_takes_none_of_keras_own_arguments(keras):
+    """What most people write: no `**kwargs`, no `get_config`."""
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.hidden = keras.layers.Dense(4, activation="relu", name="hidden")
+            self.head = keras.layers.Dense(2, name="head")
+
+        def call(self, x):
+            return self.head(self.hidden(x))
+
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype("float32")
+    y = np.zeros((16, 2), "float32")
+    model = Own()
+    model.compile("sgd", "mse", metrics=["mae"])
+    compress = kc.Compress(quantization=kc.Quantization(delay=1), verbose=0)
+    model.fit(x, y, batch_size=8, validation_data=(x, y), callbacks=[compress], verbose=0)
+    plain = kc.strip(model)
+    assert type(plain) is Own
+    if keras.__name__ == "keras":  # tf_keras has no name in the config of such a class
+        assert plain.name == model.name
+    for mine, theirs in zip(plain.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert compress.report.validation.reasons == {}
+    assert set(compress.report.validation.metrics) == {"float", "fake-quantized"}
+    assert compress.stripped_model is not None

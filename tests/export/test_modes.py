@@ -1,6 +1,7 @@
 """Every mode of conversion, checked by LiteRT on the digits."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -470,7 +471,9 @@ def test_progress_is_a_line_where_standard_error_is_a_terminal(
     plain, digits, tmp_path, capsys, monkeypatch, terminal, wanted
 ):
     if terminal:
-        monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for one
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    else:
+        monkeypatch.setenv("FORCE_COLOR", "1")  # as CI does, which is none
     export = export_of(tmp_path / "net.tflite", "int8", digits)
     kc.export_tflite(plain, export, progress=wanted)
     out, err = capsys.readouterr()

@@ -262,7 +262,7 @@ def plan(**values):
         ({"quantized_from": 10}, "from update 10 of 100 (epoch 1)"),
         ({"quantized_from": 11}, "from update 11 of 100 (epoch 2)"),
         ({"quantized_from": 100}, "from update 100 of 100 (epoch 10)"),
-        ({"quantized_from": 101}, "when it has ended"),
+        ({"quantized_from": 101}, "after its last update, 100"),
         ({"quantized_from": 1001}, "from update 1,001 (this fit ends at 100)"),
         # A fit that a backup has brought back to where its sixth epoch begins.
         ({"step": 50, "updates": 50, "first_epoch": 6, "quantized_from": 91}, "100 (epoch 10)"),

@@ -195,8 +195,19 @@ def test_a_hook_that_fails_costs_nothing(keras, digits, tmp_path, caplog):
 def test_a_delay_that_ends_with_the_fit_is_told(keras, digits, capsys):
     fit(keras, digits, kc.Compress(quantization=kc.Quantization(delay=20)))
     plan, rounds = capsys.readouterr().out.splitlines()
-    assert plan == "Compress: rounds to integers when it has ended."
+    assert plan == "Compress: rounds to integers after its last update, 20."
     assert rounds == "Update 21: from here on the network rounds to integers."
+
+
+def test_what_happened_is_told_in_its_order(keras, digits, capsys):
+    late = kc.Pruning(kc.PolynomialDecay(0, 0.5, 2, 9))
+    compress = kc.Compress(pruning=late, quantization=kc.Quantization(delay=4))
+    fit(keras, digits, compress)
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "Compress",
+        "Update 5",
+        "Update 9",
+    ]
 
 
 def test_a_bare_fit_is_as_silent_as_the_one_in_charge(keras, digits, capsys):

@@ -361,7 +361,9 @@ def test_the_report_that_is_shown_is_one_that_is_printed():
     metrics = {"float": {"accuracy": 0.8788, "loss": 0.4078}}
     metrics |= {"fake-quantized": rounded, "tflite": rounded}
     validation = ValidationReport(297, metrics)
-    report = Report(470, "on", 377, 0.5, layers, {}, {}, export=export, validation=validation)
+    schedule = kc.PolynomialDecay(0, 0.5, 94, 282, frequency=10).get_config()
+    steps = {"schedules": {"conv2d": schedule, "digit": schedule}}
+    report = Report(470, "on", 377, 0.5, layers, {}, steps, export=export, validation=validation)
     assert shown.splitlines() == [line.rstrip() for line in str(report).splitlines()]
 
 
