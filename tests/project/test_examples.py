@@ -124,7 +124,7 @@ def test_finetune_prunes_what_was_frozen(which, tmp_path):
 @pytest.mark.sweep
 @both(suite="3")
 def test_sparsity_search_finds_a_file(which, tmp_path):
-    printed, _, rows = run("sparsity_search.py", which, tmp_path, "--quick")
+    printed, rows = run("sparsity_search.py", which, tmp_path, "--quick")
     assert "accuracy with one layer pruned" in printed
     assert "Trial 2 Complete" in printed  # KerasTuner's own progress
     with open(tmp_path / "sparsity_search.csv", newline="") as file:
