@@ -148,8 +148,9 @@ def check_microcontrollers(names, folder, printed):
 def check_preview(names, folder, printed):
     plan = names["plan"]
     shown = blocks((DOCS / "how-to" / "preview.md").read_text())[1].source
-    assert shown == f"{plan}\n"
-    assert shown in printed
+    size = r"about [\d,]+ bytes"  # of tf_keras' file, whose tensors have other names, a little less
+    assert re.sub(size, "", shown) == re.sub(size, "", f"{plan}\n")
+    assert f"{plan}\n" in printed
     assert "which ends at update 188" in printed
     assert all_integer(folder) == {"digits": True}
 
