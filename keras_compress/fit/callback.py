@@ -42,6 +42,7 @@ class _Member(BothKeras):
     partial = False
     reset_best = True
     verbose = 1
+    shows_progress = False
     _run: Run
 
     def on_epoch_begin(self, epoch: int, logs: object = None) -> None:

@@ -49,6 +49,7 @@ class Member(Protocol):
     partial: bool
     reset_best: bool
     verbose: int
+    shows_progress: bool
 
     def finished(self, report: Report) -> None:
         """Called at the end of the fit."""

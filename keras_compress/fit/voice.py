@@ -24,6 +24,8 @@ class Speaker(Protocol):
     """Who wants to be heard: a `Compress`."""
 
     verbose: int
+    shows_progress: bool
+    """Whether the line of a file that is made is wanted, though nothing is to be printed."""
 
 
 class Voice:
@@ -59,7 +61,8 @@ class Voice:
     @contextlib.contextmanager
     def progress(self, export: Export | None) -> Iterator[Progress | None]:
         """While a file is made and checked, which may take its time after the last epoch."""
-        if export is None or not self.verbose or not self._adapter.prints:
+        wanted = self.verbose or any(member.shows_progress for member in self._members)
+        if export is None or not wanted or not self._adapter.prints:
             yield None
             return
         with progress_line(export.path) as told:

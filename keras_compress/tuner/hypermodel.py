@@ -209,6 +209,8 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
             export=Export(str(folder / TFLITE_FILE), **self.export),
             verbose=self.verbose,
         )
+        # KerasTuner tells of the trials, and nobody of the files in them.
+        compress.shows_progress = kwargs.get("verbose", "auto") != 0
         try:
             model.fit(*args, **kwargs, callbacks=[*given, compress])
         except ConversionError as error:  # of the rehearsal, once for trials of one structure

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import sys
 
 import pytest
 import tensorflow as tf
@@ -208,6 +209,20 @@ def test_what_happened_is_told_in_its_order(keras, digits, capsys):
         "Update 5",
         "Update 9",
     ]
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_in_a_search_the_line_of_a_file_is_all_that_shows(
+    keras, digits, tmp_path, capsys, monkeypatch, wanted
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    export = kc.Export(tmp_path / "net.tflite", mode="float32")
+    compress = kc.Compress(pruning=PRUNING, export=export, verbose=0)
+    compress.shows_progress = wanted
+    fit(keras, digits, compress)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("net.tflite: comparing with the network" in err) is wanted
 
 
 def test_a_bare_fit_is_as_silent_as_the_one_in_charge(keras, digits, capsys):
