@@ -23,6 +23,12 @@ def keras(request):
     return keras
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    """Tables are as wide as the terminal of whoever runs the tests, or of what ran before."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 @pytest.fixture(scope="session")
 def tfmot():
     import tensorflow_model_optimization

@@ -25,7 +25,7 @@ WIDTH = 100
 
 NAME = 16
 """Characters of a name that are left on one line, however narrow the terminal."""
-MAX = 10**9
+WIDEST = 10_000
 
 Weight = Literal["title", "warning", "error", ""]
 _STYLES: dict[Weight, str] = {"title": "bold", "warning": "yellow", "error": "red", "": ""}
@@ -107,13 +107,16 @@ class Table:
         width = max(width, self.narrowest)
         if self.unfolded:
             # Beside long names of layers nothing would be left of the other columns.
-            width = max(width, 1 + sum(3 + each for each in self._widths(MAX)))
+            width = max(width, 1 + sum(3 + each for each in self._widths(WIDEST)))
         # In a notebook rich displays what it is told to print, to whatever file.
         console = rich.console.Console(
-            file=_Page(encoding), width=width, color_system=None, force_jupyter=False
+            file=_Page(encoding), width=WIDEST, color_system=None, force_jupyter=False
         )
+        drawn = self._drawn()
+        if console.measure(drawn).maximum > width:
+            drawn.width = width  # of the table: what does not fit a console is cut
         with console.capture() as captured:
-            console.print(self._drawn())
+            console.print(drawn)
         return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
 
 

@@ -363,6 +363,7 @@ def loaded_elsewhere(keras, saved, request):
     return root
 
 
+@pytest.mark.sweep  # a process of its own; those of `test_resume.py` load states too
 @pytest.mark.parametrize("case", CASES)
 def test_another_process_gives_the_same_number(saved, loaded_elsewhere, case):
     wanted = saved[case]

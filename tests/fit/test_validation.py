@@ -208,7 +208,7 @@ def test_a_generator_was_read_to_its_end(model, data):
     assert report.metrics == {}
     assert report.rows is None
     assert report.reasons == dict.fromkeys(NETWORKS[:2], why)
-    assert f"no metrics of fake-quantized: {why}" in str(report)
+    assert f"no metrics of float, fake-quantized: {why}" in str(report)
 
 
 def test_without_validation_data_there_is_no_report_of_it(model, data):

@@ -183,8 +183,8 @@ def test_every_page_with_a_script_has_a_check():
     assert list(CHECKS) == SCRIPTS
 
 
-LONG = ("how-to/shell.md", "how-to/batch_job.md", "how-to/compare.md")
-"""Pages that wait for processes."""
+LONG = ("how-to/shell.md", "how-to/batch_job.md", "how-to/compare.md", "how-to/search.md")
+"""Pages that wait for processes or train many times."""
 
 
 @pytest.mark.sweep_if(when=lambda keras, name: keras == "tf_keras" or name in LONG)

@@ -263,7 +263,9 @@ def test_the_text_of_a_plain_model(runs):
     assert str(runs["plain"][0]).startswith("not compressed\n")
 
 
-def test_every_line_fits_and_no_name_is_cut():
+@pytest.mark.parametrize("columns", [40, 80, 100])
+def test_every_line_fits_and_no_name_is_cut(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
     path = "backbone/" + "a_deeply_nested_block/" * 4 + "depthwise_convolution"
     layers = [
         LayerReport(path, "depthwise_kernel", (3, 3, 1280, 1), 0.123, 8, (1.23456e-5, 2.34567e-4))

@@ -398,6 +398,7 @@ def test_any_task_and_several_outputs(keras, tmp_path):
         assert found[f"float_{name}"] != found[f"val_{name}"]
 
 
+@pytest.mark.sweep
 def test_several_objectives_are_summed_as_kerastuner_does(keras3, data, tmp_path):
     """And every execution of a trial keeps its own file."""
     objectives = [BEST_FILE, keras_tuner.Objective("tflite_zipped_bytes", "min")]
