@@ -183,7 +183,13 @@ def test_every_page_with_a_script_has_a_check():
     assert list(CHECKS) == SCRIPTS
 
 
-LONG = ("how-to/shell.md", "how-to/batch_job.md", "how-to/compare.md", "how-to/search.md")
+LONG = (
+    "how-to/batch_job.md",
+    "how-to/compare.md",
+    "how-to/export.md",
+    "how-to/search.md",
+    "how-to/shell.md",
+)
 """Pages that wait for processes or train many times."""
 
 
@@ -258,7 +264,6 @@ def test_a_block_is_found_with_what_is_said_of_it():
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.sweep_if(when=lambda path: path.stem != "lenet")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_in_a_kernel(path, tmp_path):
     done = subprocess.run(
