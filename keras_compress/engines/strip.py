@@ -79,12 +79,15 @@ def _copy(adapter: Adapter, model: KerasModel) -> KerasModel:
 def _made_again(model: KerasModel) -> KerasModel:
     """A model of the same class, from its config."""
     config, kind = model.get_config(), type(model)
-    own = {name: value for name, value in config.items() if name not in OF_EVERY_LAYER}
-    takes = inspect.signature(kind.__init__).parameters
-    if any(each.kind is each.VAR_KEYWORD for each in takes.values()) or own.keys() == config.keys():
+    try:
         return kind.from_config(config)
-    # A subclass with arguments of its own alone: what Keras adds to its config it does not take.
-    plain = kind.from_config({**own, **{name: config[name] for name in config if name in takes}})
+    except TypeError:
+        # A subclass with arguments of its own alone does not take what Keras adds to its config.
+        takes = inspect.signature(kind.__init__).parameters
+        own = {n: value for n, value in config.items() if n in takes or n not in OF_EVERY_LAYER}
+        if own.keys() == config.keys():
+            raise
+    plain = kind.from_config(own)
     if "name" not in takes:
         plain.name = model.name  # type: ignore[misc]  # what it was made with, then
     return plain

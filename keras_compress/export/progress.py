@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Iterator
 
-from keras_compress.reports.shown import printable
-from keras_compress.tflite import Progress
+from keras_compress.reports.shown import say
+from keras_compress.tflite import Progress, silently
 
 
 def _in_a_kernel() -> bool:
@@ -17,37 +17,54 @@ def _in_a_kernel() -> bool:
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
-@contextlib.contextmanager
-def progress_line(path: str) -> Iterator[Progress | None]:
-    """While inside, a terminal shows what is being done for the file at `path`; it is gone
-    afterwards. A notebook gets one line that stays, a log none.
+def _has_a_terminal() -> bool:
+    """Whether standard error is one. Not what rich takes for one: notebooks and CI say FORCE_COLOR,
+    and have no line to go back to.
     """
+    with contextlib.suppress(AttributeError, ValueError):  # there is none, or it is closed
+        return sys.stderr.isatty()
+    return False
+
+
+@contextlib.contextmanager
+def progress_line(path: str) -> Iterator[Progress]:
+    """While inside, a terminal shows what is being done for the file at `path`; it is gone
+    afterwards. A notebook gets one line that stays, a log none. A terminal that is gone costs the
+    line and nothing else.
+    """
+    if _in_a_kernel():
+        say(f"{path}: converting it, and comparing it with the network ...")
+        yield silently
+        return
+    if not _has_a_terminal():
+        yield silently
+        return
     import rich.console
     import rich.progress
 
-    if _in_a_kernel():
-        print(printable(f"{path}: converting it, and comparing it with the network ..."))
-        yield None
-        return
-    # Not what rich takes for one: notebooks and CI say FORCE_COLOR, and have no line to go back to.
-    if not sys.stderr.isatty():
-        yield None
-        return
-    console = rich.console.Console(stderr=True, force_terminal=True, force_jupyter=False)
     columns = (
         rich.progress.SpinnerColumn(),
         rich.progress.TextColumn("{task.description}", markup=False),
         rich.progress.BarColumn(),
         rich.progress.TimeElapsedColumn(),
     )
-    with rich.progress.Progress(*columns, console=console, transient=True) as progress:
-        name = os.path.basename(path)  # or a narrow terminal shows nothing else
-        task = progress.add_task(f"{name}: converting", total=None)
+    console = rich.console.Console(stderr=True, force_terminal=True, force_jupyter=False)
+    progress = rich.progress.Progress(*columns, console=console, transient=True)
+    name = os.path.basename(path)  # or a narrow terminal shows nothing else
+    task = progress.add_task(f"{name}: converting", total=None)
+    gone = contextlib.suppress(OSError, ValueError)
 
-        def told(what: str, count: int | None, total: int | None) -> None:
+    def told(what: str, count: int | None, total: int | None) -> None:
+        with gone:
             description = f"{name}: {what}"
             progress.update(
                 task, description=description, completed=count or 0, total=total, refresh=True
             )
 
+    with gone:
+        progress.start()
+    try:
         yield told
+    finally:
+        with gone:
+            progress.stop()

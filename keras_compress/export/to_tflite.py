@@ -16,6 +16,7 @@ from keras_compress.export.record import write_record
 from keras_compress.export.source import report_before_export
 from keras_compress.reports.export import ExportReport
 from keras_compress.specs.export import Export
+from keras_compress.tflite import silently
 
 
 def export_tflite(
@@ -70,7 +71,7 @@ def export_tflite(
             if value is not None:
                 raise value_error(OWNER, name, value, "None for a model, which has its own")
         network = ModelSource(source, export.input_shape)
-    line = progress_line(export.path) if progress else contextlib.nullcontext()
+    line = progress_line(export.path) if progress else contextlib.nullcontext(silently)
     with network.masked(), line as told:
         written = writing.write_file(network, export, told)
         report = report_before_export(network, export)

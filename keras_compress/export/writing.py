@@ -30,6 +30,7 @@ from keras_compress.tflite import (
     convert,
     inspect_tflite,
     measure,
+    silently,
     write_c_array,
 )
 from keras_compress.tflite.file.flatbuffer import custom_ops, unpack
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("keras_compress")
 
 
-def write_file(source: Source, export: Export, progress: Progress | None = None) -> ExportReport:
+def write_file(source: Source, export: Export, progress: Progress = silently) -> ExportReport:
     """Write the network, as it answers now, to `export.path`, and say how well the file agrees with
     it. The record is not written.
 
@@ -72,21 +73,16 @@ def write_file(source: Source, export: Export, progress: Progress | None = None)
         if export.sparse:
             check_sparse(data, export)
         contents = inspect_tflite(data)
-        told = progress or _silently
-        told("comparing with the network", None, None)
+        progress("comparing with the network", None, None)
         report = _measured(export, data, contents)
         report.guessed = tuple(guessed(function, how, contents, rows is not None))
         if export.mode in INTEGER_MODES:
             _check_float_ops(report, export, source, contents, quantized)
         _verify(report, export, source, function, data, contents, ranges, quantized)
-        told("measuring the float file", None, None)
+        progress("measuring the float file", None, None)
         _measure_float(report, export, source)
         _put_down(report, export, data)
     return report
-
-
-def _silently(what: str, count: int | None, total: int | None) -> None:
-    """A `Progress` that nobody sees."""
 
 
 def conversion(

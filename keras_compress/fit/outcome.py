@@ -50,9 +50,7 @@ class Outcome:
         self._validation: Validation | None = None
         """Made once: the networks are the same for every member."""
 
-    def report(
-        self, missed: Sequence[str], export: Export | None, progress: Progress | None = None
-    ) -> Report:
+    def report(self, missed: Sequence[str], export: Export | None, progress: Progress) -> Report:
         """The report for a member with this export, whose file is written unless `missed` says what
         the fit ended before.
         """
@@ -66,9 +64,7 @@ class Outcome:
         write_record(report, self._adapter.keras)
         return report
 
-    def _validate(
-        self, export: ExportReport | None, progress: Progress | None
-    ) -> ValidationReport | None:
+    def _validate(self, export: ExportReport | None, progress: Progress) -> ValidationReport | None:
         if not self._validates:
             return None
         if self._validation is None:
@@ -76,15 +72,14 @@ class Outcome:
             if data is None:
                 return None
             self._say("Evaluating what the fit has made on its validation data.")
-            if progress is not None:
-                progress("evaluating on the validation data", None, None)
+            progress("evaluating on the validation data", None, None)
             rounds = self._engine is not None and self._engine.phase.rounds
             self._validation = Validation(self._adapter, self._model, data, rounds)
         return self._validation.report(export.path if export and export.written else None)
 
 
 def _written(
-    source: ModelSource, missed: Sequence[str], export: Export, progress: Progress | None
+    source: ModelSource, missed: Sequence[str], export: Export, progress: Progress
 ) -> ExportReport:
     why = f"the fit ended before {' and '.join(missed)}" if missed else None
     if source.engine is not None and not source.engine.is_chief:

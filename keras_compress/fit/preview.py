@@ -66,6 +66,7 @@ def preview(
     if steps is not None:
         steps = check_int("preview", "steps", steps, minimum=1)
     epochs = check_int("preview", "epochs", epochs, minimum=1)
+    partial = check_bool("preview", "partial", partial)
     if pruning is None and quantization is None and export is None and engine_of(model):
         member = engine_of(model).owner  # type: ignore[union-attr]  # it is there
     else:
@@ -73,29 +74,25 @@ def preview(
             pruning=pruning,
             quantization=quantization,
             export=export,
-            partial=check_bool("preview", "partial", partial),
+            partial=partial,
             verbose=0,
         )
     params: dict[str, Any] = {"steps": steps, "epochs": 1}
     run = Run(model, adapter, cast(KerasCallbackList, NoCallbacks(params)))
     with adapter.in_fit_state(model):
-        return _planned(run, member, pruning, quantization, steps, epochs)
+        run.join(member, pruning, quantization)
+        return _planned(run, member.export, steps, epochs, partial or member.partial)
 
 
 def _planned(
-    run: Run,
-    member: Compress,
-    pruning: Pruning | None,
-    quantization: Quantization | None,
-    steps: int | None,
-    epochs: int,
+    run: Run, export: Export | None, steps: int | None, epochs: int, partial: bool
 ) -> Preview:
-    run.join(member, pruning, quantization)
     model, engine = run.model, run.engine
+    if engine is not None:
+        engine.place_if_built()  # of a model that was wrapped before it had shapes
     before = None if engine is None else engine.timetable.copy()
-    exports = [] if member.export is None else [member.export]
-    reach = not member.partial
-    checks = preflight.Checks(model, engine, exports, steps, reach, lambda *_: None)
+    exports = [] if export is None else [export]
+    checks = preflight.Checks(model, engine, exports, steps, not partial, lambda *_: None)
     problems: list[str] = []
     try:
         if engine is not None:

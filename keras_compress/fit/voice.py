@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from keras_compress.export.progress import progress_line
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.reports.fit import Report
-from keras_compress.reports.shown import printable
+from keras_compress.reports.shown import say
 from keras_compress.specs.export import Export
-from keras_compress.tflite import Progress
-
-if TYPE_CHECKING:
-    pass
+from keras_compress.tflite import Progress, silently
 
 logger = logging.getLogger("keras_compress")
 
@@ -43,11 +40,8 @@ class Voice:
 
     def say(self, text: str) -> None:
         """Now: where no bar is in the middle of its line."""
-        if not self.verbose or not self._adapter.prints:
-            return
-        # No line is worth a training: a terminal that is gone, or lacks a letter.
-        with contextlib.suppress(OSError, ValueError):
-            print(printable(text), flush=True)
+        if self.verbose and self._adapter.prints:
+            say(text)
 
     def later(self, update: int, text: str) -> None:
         """What happened at an update: when the epoch is through, and its bar with it."""
@@ -59,11 +53,11 @@ class Voice:
             self.say(f"Update {update:,}: {text}")
 
     @contextlib.contextmanager
-    def progress(self, export: Export | None) -> Iterator[Progress | None]:
+    def progress(self, export: Export | None) -> Iterator[Progress]:
         """While a file is made and checked, which may take its time after the last epoch."""
         wanted = self.verbose or any(member.shows_progress for member in self._members)
         if export is None or not wanted or not self._adapter.prints:
-            yield None
+            yield silently
             return
         with progress_line(export.path) as told:
             yield told

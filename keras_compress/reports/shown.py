@@ -6,13 +6,14 @@ A result is a few lines and tables, in order; each face is made of the same ones
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import importlib.util
 import io
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import jinja2
@@ -168,14 +169,19 @@ def left_out_lines(left_out: dict[str, dict[str, str]]) -> Iterator[Line]:
 def as_text(parts: Iterator[Part]) -> str:
     """Parts as `print` writes them: as wide as the terminal, in characters that it has."""
     width = shutil.get_terminal_size((WIDTH, 0)).columns
-    encoding = _encoding_of(sys.stdout)
+    encoding = _encoding()
     lines = (part.text(width, encoding) if isinstance(part, Table) else part.text for part in parts)
     return printable("\n".join(lines))
 
 
+def can_plot() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def png_of(plot: Callable[[], Figure]) -> bytes | None:
     """The picture that a result plots; None without matplotlib."""
-    if importlib.util.find_spec("matplotlib") is None:
+    if not can_plot():
         return None
     picture = io.BytesIO()
     plot().savefig(picture, format="png", dpi=90)
@@ -225,16 +231,23 @@ class _Page(io.StringIO):
         return self._encoding
 
 
-def _encoding_of(file: TextIO | None) -> str:
-    return getattr(file, "encoding", None) or "utf-8"
+def _encoding() -> str:
+    """That of standard output."""
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
 def printable(text: str) -> str:
     """A text with an escape where standard output lacks a character: better than to fail when all
     is done.
     """
-    encoding = _encoding_of(sys.stdout)
+    encoding = _encoding()
     return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def say(text: str) -> None:
+    """Print a line that is worth no training: not where the terminal is gone, or lacks a letter."""
+    with contextlib.suppress(OSError, ValueError):
+        print(printable(text), flush=True)
 
 
 def _literally(cell: str) -> RenderableType:

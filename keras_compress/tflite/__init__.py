@@ -16,6 +16,7 @@ from keras_compress.tflite.conversion.convert import (
     Progress,
     convert,
     measure,
+    silently,
 )
 from keras_compress.tflite.conversion.errors import ConversionError
 from keras_compress.tflite.conversion.process import stop_worker
@@ -51,6 +52,7 @@ __all__ = [
     "load_tflite",
     "measure",
     "measure_latency",
+    "silently",
     "stop_worker",
     "trust",
     "write_c_array",

@@ -67,6 +67,11 @@ class Sensitivity(Shown):
                 found[layer] = (low, high)
         return found
 
+    @property
+    def tried(self) -> list[float]:
+        """The sparsities, from the lowest on."""
+        return sorted({at for values in self.values.values() for at in values})
+
     def worst_first(self) -> list[str]:
         """The layers, by their largest drop; a metric that is no number is worse than any."""
 
@@ -78,10 +83,11 @@ class Sensitivity(Shown):
         return sorted(self.values, key=largest, reverse=True)
 
     def _parts(self) -> Iterator[Part]:
-        tried = sorted(next(iter(self.values.values())))
-        worst = self.worst_first()
-        rows = [[layer, *(f"{self.values[layer][at]:.4g}" for at in tried)] for layer in worst]
-        heads = [f"{100 * at:g} %" for at in tried]
+        rows = [
+            [layer, *(f"{self.values[layer].get(at, math.nan):.4g}" for at in self.tried)]
+            for layer in self.worst_first()
+        ]
+        heads = [f"{100 * at:g} %" for at in self.tried]
         title = f"{self.metric} with one layer pruned, without: {self.baseline:.4g}; worst first"
         yield Line(title, "title")
         yield Table(["layer", *heads], rows)

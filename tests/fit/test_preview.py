@@ -147,6 +147,17 @@ def test_a_model_on_its_way_is_previewed_from_where_it_is(keras, digits):
     assert compress.report.sparsity == pytest.approx(found.sparsity, abs=1e-6)
 
 
+def test_a_model_that_was_wrapped_before_it_had_shapes(keras):
+    layers = [keras.layers.Dense(4, name="a"), keras.layers.Dense(2, name="b")]
+    model = kc.wrap(keras.Sequential(layers), pruning=kc.Pruning(0.5), engine="in_place")
+    model(np.ones((2, 3), "float32"))
+    found = kc.preview(model, steps=STEPS)
+    assert [(each.path, each.sparsity) for each in found.layers] == [("a", 0.5), ("b", 0.5)]
+    assert (found.pruned_from, found.pruned_by) == (8, 24)
+    with pytest.raises(TypeError, match="`partial` must be True or False"):
+        kc.preview(model, steps=STEPS, partial="no")
+
+
 def test_steps_are_told_in_updates_and_epochs(keras):
     model = small_net(keras, jit_compile=False)
     found = kc.preview(

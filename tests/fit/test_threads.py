@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.nets import compile_net
 
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
@@ -41,13 +42,7 @@ def net(keras, number):
         ],
         name=f"net{number}",
     )
-    model.compile(
-        keras.optimizers.Adam(0.01),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        jit_compile=False,
-    )
-    return model
+    return compile_net(keras, model)
 
 
 def data(number):

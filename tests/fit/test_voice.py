@@ -1,6 +1,7 @@
 """What a fit prints, and that nothing of it stands in Keras' bar."""
 
 import contextlib
+import errno
 import io
 import logging
 import sys
@@ -181,6 +182,40 @@ def test_a_line_costs_no_training_whatever_the_terminal_lacks(
     with contextlib.redirect_stdout(page):  # a terminal that is gone
         fit(keras, digits, compress)
     assert compress.report.export.written
+
+
+class Gone(io.StringIO):
+    """A terminal whose other end was closed."""
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        raise OSError(errno.EIO, "Input/output error")
+
+    flush = write
+
+
+@pytest.mark.parametrize("error", [None, Gone(), io.StringIO()], ids=["none", "gone", "closed"])
+def test_without_a_terminal_the_file_is_written_all_the_same(
+    keras, digits, tmp_path, monkeypatch, error
+):
+    if not isinstance(error, Gone | None):
+        error.close()
+    compress = kc.Compress(
+        pruning=PRUNING, export=kc.Export(tmp_path / "net.tflite", mode="float32")
+    )
+    model = small_net(keras, jit_compile=False)
+    x, y, *_ = digits
+    monkeypatch.setattr(sys, "stderr", error)
+    try:
+        model.fit(x[:160], y[:160], batch_size=16, verbose=0, callbacks=[compress])
+        out = sys.stdout
+    finally:
+        monkeypatch.undo()
+    assert compress.report.export.written
+    assert (tmp_path / "net.tflite").exists()
+    assert out is sys.stdout  # rich has taken its own place back
 
 
 def test_a_hook_that_fails_costs_nothing(keras, digits, tmp_path, caplog):

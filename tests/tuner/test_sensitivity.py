@@ -121,3 +121,10 @@ def test_a_model_that_is_not_compiled_is_refused(keras):
     model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
     with pytest.raises(ValueError, match="`model` must be built and compiled"):
         sensitivity(model, np.zeros((1, 2)))
+
+
+def test_of_no_layer_there_is_a_face_too():
+    found = Sensitivity("accuracy", "max", 0.5, {})
+    assert repr(found).startswith("<Sensitivity: accuracy with one layer pruned")
+    assert "layer" in str(found)
+    assert "<table" in found._repr_html_()

@@ -27,6 +27,10 @@ Progress = Callable[[str, int | None, int | None], None]
 """Told what is being done, and of what can be counted how much of how much."""
 
 
+def silently(what: str, count: int | None, total: int | None) -> None:
+    """A `Progress` that nobody sees."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Conversion:
     """How a function becomes a file.
@@ -84,7 +88,7 @@ def convert(
     how: Conversion,
     *,
     representative: Iterable[Mapping[str, np.ndarray]] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silently,
 ) -> bytes:
     """Converts a ConcreteFunction in a child process.
 
@@ -128,7 +132,7 @@ def _run(
     how: Conversion,
     result: str,
     representative: Iterable[Mapping[str, np.ndarray]] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silently,
 ) -> bytes:
     """The bytes of the file `result` that the child makes."""
     inputs, outputs = _signature_ends(function)
@@ -165,8 +169,7 @@ def _run(
             ) from error
 
         def told(count: int) -> None:
-            if progress is not None:
-                progress("calibrating", count, job["samples"])
+            progress("calibrating", count, job["samples"])
 
         try:
             session.run(how.timeout, told)
