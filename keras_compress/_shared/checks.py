@@ -269,12 +269,18 @@ def check_layers(owner: str, layers: object, also: str = "") -> Layers:
     raise type_error(owner, "layers", layers, rule, hint=hint)
 
 
-def check_path(owner: str, name: str, path: object, suffix: str) -> str:
-    """`path`, a string or PathLike that ends in `suffix`, as a string."""
-    rule = f"the path of a file that ends in {suffix!r}"
+def as_text_path(owner: str, name: str, path: object, rule: str) -> str:
+    """`path`, a string or PathLike, as a string."""
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
         raise type_error(owner, name, path, rule)
+    return text
+
+
+def check_path(owner: str, name: str, path: object, suffix: str) -> str:
+    """`path`, a string or PathLike that ends in `suffix`, as a string."""
+    rule = f"the path of a file that ends in {suffix!r}"
+    text = as_text_path(owner, name, path, rule)
     if not text.endswith(suffix):
         raise value_error(owner, name, text, rule)
     return text

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        code, message = _explained(error, commands.commands.get(arguments[0] if arguments else ""))
+        code, message = _explained(error, commands.commands.get(arguments[0]))
         if as_json:
             about = {"type": type(error).__name__, "message": message, "exit_code": code}
             _show(json.dumps({"error": about}))

@@ -32,17 +32,22 @@ def report_on(engine: Engine) -> Report:
     timetable = engine.timetable
     steps: dict[str, Any] = {"delay": timetable.delay, "freeze_step": timetable.freeze_step}
     steps["schedules"] = {path: s.get_config() for path, s in timetable.schedules.items()}
-    left_out = {**engine.left_out, "pruning": {**engine.left_out["pruning"], **_frozen(engine)}}
     return Report(
         step=engine.step,
         phase=str(engine.phase),
         switched_at=engine.switched_at,
         sparsity=engine.sparsity,
         layers=_layers(engine),
-        left_out={what: dict(reasons) for what, reasons in left_out.items() if reasons},
+        left_out=left_out(engine),
         steps=steps,
         specs=specs,
     )
+
+
+def left_out(engine: Engine) -> dict[str, dict[str, str]]:
+    """Per spec that leaves something alone: path -> reason, frozen kernels too."""
+    found = {**engine.left_out, "pruning": {**engine.left_out["pruning"], **_frozen(engine)}}
+    return {what: dict(reasons) for what, reasons in found.items() if reasons}
 
 
 def _frozen(engine: Engine) -> dict[str, str]:

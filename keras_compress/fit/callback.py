@@ -8,7 +8,7 @@ import functools
 import inspect
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from keras_compress._shared.checks import check_bool, check_fraction, check_int, type_error
@@ -131,9 +131,13 @@ class Compress(_Member):
         self.stripped_model: KerasModel | None = None
         self._loop: Loop | None = None
 
+    def _given(self, names: Sequence[str]) -> dict[str, Any]:
+        """Arguments, by their names."""
+        return {name: getattr(self, name) for name in names}
+
     def __repr__(self) -> str:
-        specs = {name: getattr(self, name) for name in SPECS}
-        given = ", ".join(f"{name}={spec!r}" for name, spec in specs.items() if spec is not None)
+        specs = self._given(SPECS).items()
+        given = ", ".join(f"{name}={spec!r}" for name, spec in specs if spec is not None)
         return f"Compress({given})"
 
     @classmethod
@@ -235,7 +239,7 @@ class Compress(_Member):
     # --- the end of both
 
     def finished(self, report: Report) -> None:
-        """Called by the run at the very end."""
+        """Called by the run at the end."""
         self.report = report
         try:
             self.stripped_model = strip(self.model)
@@ -255,15 +259,12 @@ class Compress(_Member):
         """The same specs, without the model and the fit: KerasTuner copies callbacks for every
         trial.
         """
-        specs = {name: copy.deepcopy(getattr(self, name), memo) for name in SPECS}
-        own = {name: getattr(self, name) for name in OWN}
-        return type(self)(**specs, **own, on_export=self.on_export)
+        specs = copy.deepcopy(self._given(SPECS), memo)
+        return type(self)(**specs, **self._given(OWN), on_export=self.on_export)
 
     def __getstate__(self) -> dict[str, Any]:
         """Specs and report: a model, and the fit that is over, belong to their process."""
-        specs = {name: getattr(self, name) for name in SPECS}
-        own = {name: getattr(self, name) for name in OWN}
-        return {**specs, **own, "on_export": self.on_export, "report": self.report}
+        return self._given([*SPECS, *OWN, "on_export", "report"])
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         report = state.pop("report")
@@ -274,16 +275,14 @@ class Compress(_Member):
         """A plain dict of plain values that `from_config` reads back; data and `on_export` are no
         part of it.
         """
-        specs = {name: getattr(self, name) for name in SPECS}
-        config = {name: spec and spec.get_config() for name, spec in specs.items()}
-        return {**config, **{name: getattr(self, name) for name in OWN}}
+        specs = self._given(SPECS).items()
+        config = {name: spec and spec.get_config() for name, spec in specs}
+        return {**config, **self._given(OWN)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Compress:
         """The callback that `get_config` described."""
-        pruning, quantization, export = (
-            config[name] for name in ("pruning", "quantization", "export")
-        )
+        pruning, quantization, export = (config[name] for name in SPECS)
         specs = {
             "pruning": pruning and Pruning.from_config(pruning),
             "quantization": quantization and Quantization.from_config(quantization),

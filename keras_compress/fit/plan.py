@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from keras_compress.engines.engine import Engine
-from keras_compress.engines.reporting import compressed_kernels, report_on
+from keras_compress.engines.reporting import compressed_kernels, left_out
 from keras_compress.fit.preflight import Checks
 from keras_compress.reports.preview import PlannedFile, PlannedLayer, Preview
 
@@ -46,7 +46,7 @@ def plan_of(
         quantized_from=quantized,
         frozen_from=frozen,
         layers=[] if engine is None else list(_layers(engine)),
-        left_out={} if engine is None else report_on(engine).left_out,
+        left_out={} if engine is None else left_out(engine),
         files=files,
         problems=problems or [],
     )
@@ -58,9 +58,9 @@ def _layers(engine: Engine) -> Iterator[PlannedLayer]:
     ways = {} if quantizers is None else quantizers.rounded_by()
     rounded = {} if quantizers is None else {id(k): k for *_, k in quantizers.kernels_by_path()}
     zeros = _zeros_at_the_end(engine)
-    with_kernels = set()
+    with_kernels: set[str] = set()
     for path, name, kernel in compressed_kernels(engine):
-        with_kernels.add(path)
+        with_kernels.update(_up_from(path))
         bits = None
         if quantizers is not None and id(kernel) in rounded and engine.quantization is not None:
             bits = quantizers.kernel_bits(kernel) or engine.quantization.weight_bits
@@ -70,18 +70,18 @@ def _layers(engine: Engine) -> Iterator[PlannedLayer]:
             tuple(kernel.shape),
             zeros.get(id(kernel)),
             bits,
-            _way(path, ways) if bits is not None else None,
+            None if bits is None else next(filter(None, map(ways.get, _up_from(path))), None),
         )
     for path, way in ways.items():
-        if not any(each == path or each.startswith(f"{path}/") for each in with_kernels):
+        if path not in with_kernels:
             yield PlannedLayer(path, None, None, None, None, way)
 
 
-def _way(path: str, ways: dict[str, str]) -> str | None:
-    """What rounds a layer, which may stand inside of one that is quantized by its ops."""
-    while path not in ways and "/" in path:
+def _up_from(path: str) -> Iterator[str]:
+    """A layer, and those that it stands inside of: one of these may be quantized by its ops."""
+    while path:
+        yield path
         path = path.rpartition("/")[0]
-    return ways.get(path)
 
 
 def _zeros_at_the_end(engine: Engine) -> dict[int, float]:

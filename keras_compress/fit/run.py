@@ -78,7 +78,6 @@ class Run:
         """Whether some member has specs of its own."""
         self._epoch_first: int | None = None
         self._edge: float = 0
-        self._first_epoch = 0
         self._begun_at: int | None = None
         """The update after which this fit began."""
         self._reached_before = False
@@ -244,7 +243,6 @@ class Run:
         for export in exports:
             preflight.check_export(engine, export)
         updates = self._updates(epoch)
-        self._first_epoch = epoch
         self._backup = Accompanied.begin(
             self.adapter, self.model, engine, self.callbacks, self._say
         )
@@ -256,7 +254,7 @@ class Run:
         checks = preflight.Checks(self.model, engine, exports, updates, must_reach, self._say)
         if engine is None:
             checks.run()
-            self._announce(checks)
+            self._announce(checks, epoch)
             return
         saving: list[Any] = [
             each
@@ -280,7 +278,7 @@ class Run:
         def check() -> None:
             checks.run()
             self._plot_data.begin(engine)
-            self._announce(checks)
+            self._announce(checks, epoch)
 
         self._begun_at = engine.step
         preflight.check_ranges_are_set(engine)
@@ -295,10 +293,10 @@ class Run:
                 engine.phase,
             )
 
-    def _announce(self, checks: preflight.Checks) -> None:
-        """Print what this fit is going to do."""
+    def _announce(self, checks: preflight.Checks, epoch: int) -> None:
+        """Print what this fit is going to do, which begins with that epoch."""
         if self.drives and checks.updates != 0 and self._voice.verbose:
-            planned = plan_of(checks, self._first_epoch + 1, self.callbacks.params["epochs"])
+            planned = plan_of(checks, epoch + 1, self.callbacks.params["epochs"])
             self._voice.say(str(planned) if self._voice.verbose > 1 else planned.in_a_line())
 
     @property

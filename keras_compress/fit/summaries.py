@@ -8,7 +8,14 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras_compress._shared.checks import check_bool, is_int, meant_int, type_error, value_error
+from keras_compress._shared.checks import (
+    as_text_path,
+    check_bool,
+    is_int,
+    meant_int,
+    type_error,
+    value_error,
+)
 from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.state import Phase
 from keras_compress.fit.event_file import EventFile
@@ -209,9 +216,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | 
 
 def _check_folder(log_dir: object) -> str:
     rule = "the path of a folder"
-    text = os.fspath(log_dir) if isinstance(log_dir, os.PathLike) else log_dir
-    if not isinstance(text, str):
-        raise type_error(OWNER, "log_dir", log_dir, rule)
+    text = as_text_path(OWNER, "log_dir", log_dir, rule)
     if not text:
         raise value_error(OWNER, "log_dir", text, rule)
     return text

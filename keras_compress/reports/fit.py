@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import math
 import os
@@ -23,6 +22,7 @@ from keras_compress.reports.shown import (
     Table,
     as_html,
     as_page,
+    can_plot,
     left_out_lines,
     png_of,
 )
@@ -167,8 +167,8 @@ class Report(Shown):
             "versions": json.dumps(versions or installed(), indent=2),
         }
         title = "compressed" if self.export is None else self.export.path
-        html, can = self._repr_html_(), importlib.util.find_spec("matplotlib") is not None
-        if not can:
+        html = self._repr_html_()
+        if not can_plot():
             html += as_html(iter([Line("no picture: matplotlib is not installed", "warning")]))
         write_atomically(path, as_page(title, html, boxes).encode())
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from keras_compress._shared.checks import listing, type_error, value_error
+from keras_compress._shared.checks import as_text_path, listing, value_error
 from keras_compress._shared.extras import require
 from keras_compress._shared.files import write_atomically
 
@@ -90,9 +90,7 @@ def check_picture(owner: str, path: object) -> str | None:
         return None
     endings = _matplotlib().ENDINGS
     rule = f"None or the path of a file that ends in {listing(endings)}"
-    text = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if not isinstance(text, str):
-        raise type_error(owner, "path", path, rule)
+    text = as_text_path(owner, "path", path, rule)
     if _ending(text) not in endings:
         raise value_error(owner, "path", text, rule)
     return text

@@ -21,7 +21,7 @@ from keras_compress.reports.plots import (
 )
 from keras_compress.tuner.point_labels import label_points
 from keras_compress.tuner.question import Question
-from keras_compress.tuner.trials import Trial, front, winner
+from keras_compress.tuner.trials import Trial, comparable, front, winner
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,11 +47,7 @@ def plot_search(
     """See `SparsitySearch.plot`."""
     owner = "SparsitySearch.plot"
     path = check_picture(owner, path)
-    drawn = [
-        trial
-        for trial in trials
-        if trial.metrics and all(map(math.isfinite, question.point(trial.metrics)))
-    ]
+    drawn = comparable(trials, question)
     left_out = _told([trial for trial in trials if trial not in drawn])
     if not drawn:
         raise ValueError(
@@ -143,7 +139,7 @@ def plot_sensitivity(found: Sensitivity, path: str | os.PathLike[str] | None = N
     if not layers:
         raise ValueError(f"{owner}: there must be layers to draw. Received: values={{}}")
     shown = layers[:ROWS_SHOWN]
-    tried = sorted({at for values in found.values.values() for at in values})
+    tried = found.tried
     drops = np.array([[found.drops(layer).get(at, math.nan) for at in tried] for layer in shown])
     labels = shortened(shown, _LABEL)
     cell = min(max(_CELL, 3 / len(tried)), _WIDEST / len(tried))

@@ -166,7 +166,7 @@ class SparsitySearch(Shown):
             yield Line(f"the winner is trial {best.id}: {best.export}")
 
     def _picture(self) -> bytes | None:
-        return png_of(self.plot) if any(trial.metrics for trial in self.trials()) else None
+        return png_of(self.plot) if trials.comparable(self.trials(), self.question) else None
 
     @property
     def _project(self) -> Path:

@@ -136,10 +136,15 @@ def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
 
 
+def comparable(trials: Sequence[Trial], question: Question) -> list[Trial]:
+    """The completed trials whose metric and bytes are numbers."""
+    completed = [trial for trial in trials if trial.metrics]
+    return [t for t in completed if all(map(math.isfinite, question.point(t.metrics)))]
+
+
 def front(trials: Sequence[Trial], question: Question) -> list[Trial]:
     """The trials that no other beats in metric and zipped bytes at once, smallest first."""
-    finished = [(question.point(trial.metrics), trial) for trial in trials if trial.metrics]
-    finished = [(point, trial) for point, trial in finished if all(map(math.isfinite, point))]
+    finished = [(question.point(t.metrics), t) for t in comparable(trials, question)]
     kept = [
         (point, trial)
         for point, trial in finished
@@ -165,7 +170,7 @@ def _table(trials: Sequence[Trial], question: Question) -> Table:
         [
             trial.id,
             _verdict(trial, trial.id in on_front),
-            *(_cell(_values(trial).get(name)) for name in names),
+            *(_cell(trial.values.get(name)) for name in names),
             *(_cell(trial.metrics.get(name)) for name in shown),
         ]
         for trial in trials
