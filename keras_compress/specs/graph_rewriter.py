@@ -28,7 +28,7 @@ _FIELDS = {
 _OPENING, _CLOSING = "{<[", "}>]"
 
 
-def read_graph_rewriter(text_or_path: str | os.PathLike[str]) -> dict[str, int | bool]:
+def read_graph_rewriter(text_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     """The four fields of the block's `quantization`, what it leaves out by its defaults.
 
     Raises:
@@ -83,7 +83,8 @@ def _blocks(text: str) -> Iterator[str]:
     from google.protobuf import text_format
 
     tokens = text_format.Tokenizer(text.splitlines())
-    open_brackets, inside, name = 0, None, ""
+    inside: list[str] | None = None
+    open_brackets, name = 0, ""
     while not tokens.AtEnd():
         token = tokens.token
         if token in _CLOSING:
@@ -108,7 +109,7 @@ def _blocks(text: str) -> Iterator[str]:
 
 @functools.cache
 def _message_class() -> Any:
-    """`message { optional GraphRewriter graph_rewriter }`, made without a compiler of protobuf's."""
+    """`message { optional GraphRewriter graph_rewriter }`, made without protobuf's compiler."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     kinds = descriptor_pb2.FieldDescriptorProto

@@ -105,9 +105,9 @@ def test_a_file_is_named_by_its_path(tmp_path):
     path.write_text("train_config { }\n")
     with pytest.raises(ValueError, match=re.escape(repr(str(path)))):
         read(path)
-    with pytest.raises(FileNotFoundError, match="nowhere.config"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.config"):
         read("nowhere.config")
-    with pytest.raises(TypeError, match="the path of one. Received: text_or_path=7"):
+    with pytest.raises(TypeError, match=r"the path of one\. Received: text_or_path=7"):
         read(7)
 
 
