@@ -46,8 +46,9 @@ def targets(boxes, classes, number, centered):
     """What the heads should say of an image: (boxes [N, 5], scores [N, classes + 1]).
 
     An anchor stands for the box that it overlaps most, from `MATCH` on, and every box has at least
-    the anchor that overlaps it most, or the next one where that is another's. The last column of `boxes` is 1 for those, that of `scores`
-    0 for anchors that overlap a box too little to stand for it and too much for the background.
+    the anchor that overlaps it most, or the next one where that is another's. The last column of
+    `boxes` is 1 for those, that of `scores` 0 for anchors that overlap a box too little to stand
+    for it and too much for the background.
 
     Args:
         boxes: (ymin, xmin, ymax, xmax), [n, 4].
