@@ -50,6 +50,14 @@ def build(keras, pixels, classes, alpha):
     return model, anchors.anchors(grids)
 
 
+def backbone_kernels(model):
+    """The names of the layers that have nearly all of the weights: the convolutions over channels
+    in MobileNetV2's blocks. The first convolution and the heads are small, and much hangs on them.
+    """
+    names = [layer.name for layer in model.layers]
+    return [name for name in names if name.endswith(("_expand", "_project"))]
+
+
 def box_loss(truth, boxes):
     """Huber's loss of the anchors that stand for a box, in each of the four numbers, a mean."""
     mask = truth[..., 4:]
