@@ -34,7 +34,6 @@ from ssd import coco, measure, network, picture, shapes
 
 import keras_compress as kc
 
-ALPHA = 0.35  # MobileNetV2's width
 TEST_SEED = 10**6
 STATS = (128, 128)  # --mean_values=128 --std_dev_values=128
 
@@ -74,7 +73,7 @@ def run(keras, train, test, arguments, seed, told):
         """The same first weights, images and order of them for every network of a seed."""
         keras.backend.clear_session()
         keras.utils.set_random_seed(seed)
-        model, anchors = network.build(keras, arguments.pixels, classes, ALPHA)
+        model, anchors = network.build(keras, arguments.pixels, classes, arguments.alpha)
         network.compile_model(keras, model, updates)
         data = network.dataset(
             images, coco.boxes(annotations), classes, anchors, arguments.batch, seed
@@ -88,7 +87,7 @@ def run(keras, train, test, arguments, seed, told):
         )
         return model
 
-    model, anchors = network.build(keras, arguments.pixels, classes, ALPHA)
+    model, anchors = network.build(keras, arguments.pixels, classes, arguments.alpha)
     op = kc.DetectionPostProcess(
         anchors,
         max_detections=30,
@@ -181,6 +180,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="the first one")
     parser.add_argument("--seeds", type=int, default=1, help="how many, counted from --seed")
     parser.add_argument("--pixels", type=int, default=64, help="of the network's square images")
+    parser.add_argument("--alpha", type=float, default=0.5, help="MobileNetV2's width")
     parser.add_argument("--images", type=int, default=8000, help="to train on, at most")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch", type=int, default=32)
@@ -216,7 +216,10 @@ def main():
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         rows, paths = run(keras, train, test, arguments, seed, told)
         runs.append(rows)
-        title = f"{len(train[0])} images of {name}, {arguments.epochs} epochs, {len(runs)} seed(s)"
+        title = (
+            f"MobileNetV2 {arguments.alpha}, {len(train[0])} images of {name}, "
+            f"{arguments.epochs} epoch(s), {len(runs)} seed(s)"
+        )
         console.print(table(f"{title}, {keras.__name__} {keras.__version__}", runs))
         picture.save(
             arguments.folder / "ssd.png",
