@@ -9,11 +9,11 @@
 The job of the TF1 tutorials: a MobileNetV2 with an SSD's heads, `graph_rewriter { quantization {
 delay: ... } }`, and a file for `--inference_type=QUANTIZED_UINT8 --mean_values=128
 --std_dev_values=128` with the four outputs of `TFLite_Detection_PostProcess`. And what they leave
-out: what is lost on the way. Three networks are trained alike, from the same first weights on the
-same images: one in float, one with `Compress(quantization=...)`, one with `pruning=` besides. The
-table compares the files of the first, as they are and quantized after training, with the files of
-the others, in mAP as COCO counts it. Every file takes its own way through LiteRT, non-maximum
-suppression included.
+out: what is lost on the way. A float network is trained, and three go on from it alike, as the
+tutorials do from their `fine_tune_checkpoint`: one in float, one with `Compress(quantization=...)`,
+one with `pruning=` besides. The table compares the files of the first, as they are and quantized
+after training, with the files of the others, in mAP as COCO counts it. Every file takes its own way
+through LiteRT, non-maximum suppression included.
 
 The images are drawn: shapes of five kinds on textures. `--train` and `--test` take data of your own
 in COCO's form, a JSON and the folder of its images. On two idle cores it takes less than a quarter
@@ -35,6 +35,7 @@ from ssd import coco, measure, network, picture, shapes
 import keras_compress as kc
 
 TEST_SEED = 10**6
+RATE, RATE_ON = 2e-2, 5e-3  # the highest learning rates, of the first fit and of those behind it
 STATS = (128, 128)  # --mean_values=128 --std_dev_values=128
 
 
@@ -63,27 +64,29 @@ def clock(seconds):
 
 
 def run(keras, train, test, arguments, seed, told):
-    """Train three networks and export six files: {row of the table: its columns}, and the paths."""
+    """Train four networks and export seven files: {row of the table: its columns}, the paths."""
     images, annotations = train
     classes = len(coco.names(annotations))
-    updates = arguments.epochs * (len(images) // arguments.batch)
     folder = arguments.folder
 
-    def fit(title, *callbacks):
-        """The same first weights, images and order of them for every network of a seed."""
+    def fit(title, epochs, rate, *callbacks, weights=None):
+        """The same weights, images and order of them for every network that goes on."""
         keras.backend.clear_session()
         keras.utils.set_random_seed(seed)
         model, anchors = network.build(keras, arguments.pixels, classes, arguments.alpha)
-        network.compile_model(keras, model, updates)
+        if weights is not None:
+            model.set_weights(weights)
+        network.compile_model(keras, model, epochs * (len(images) // arguments.batch), rate)
+        order = seed if weights is None else seed + 1
         data = network.dataset(
-            images, coco.boxes(annotations), classes, anchors, arguments.batch, seed
+            images, coco.boxes(annotations), classes, anchors, arguments.batch, order
         )
         model.fit(
             data,
-            epochs=arguments.epochs,
+            epochs=epochs,
             shuffle=False,  # the data are shuffled already
             verbose=0,
-            callbacks=[*callbacks, told.callback(keras, title, arguments.epochs)],
+            callbacks=[*callbacks, told.callback(keras, f"seed {seed}, {title}", epochs)],
         )
         return model
 
@@ -102,11 +105,11 @@ def run(keras, train, test, arguments, seed, told):
     integers = {"inference_input_type": "uint8", "quantized_input_stats": STATS}
     verify = network.as_input(test[0][:64]).numpy()
 
-    # Half of the backbone's weights go between 5 and 45 % of the fit, while the learning rate can
-    # still repair the damage; from 75 % on the network computes as the file will. For the last
-    # tenth ranges and batch norms stand still.
-    quantization = kc.Quantization(delay=0.75, freeze_step=0.9)
-    half = kc.PolynomialDecay(final_sparsity=0.5, begin_step=0.05, end_step=0.45, frequency=20)
+    # Half of the backbone's weights go in the first third, while the learning rate can still repair
+    # the damage; from 70 % of the fit on the network computes as the file will. For the last tenth
+    # ranges and batch norms stand still.
+    quantization = kc.Quantization(delay=0.7, freeze_step=0.9)
+    half = kc.PolynomialDecay(final_sparsity=0.5, begin_step=0.0, end_step=0.35, frequency=10)
     pruning = kc.Pruning(half, layers=network.backbone_kernels(model))
     quantized, pruned = (
         kc.Compress(
@@ -116,15 +119,18 @@ def run(keras, train, test, arguments, seed, told):
         )
         for name, chosen in (("int8", None), ("pruned_int8", pruning))
     )
-    plain = fit(f"seed {seed}, float")
-    fit(f"seed {seed}, quantized", quantized)
-    model = fit(f"seed {seed}, pruned and quantized", pruned)
+    before = fit("float", arguments.epochs, RATE)
+    more = {"weights": before.get_weights()}
+    plain = fit("float, on", arguments.more, RATE_ON, **more)
+    fit("quantized", arguments.more, RATE_ON, quantized, **more)
+    model = fit("pruned and quantized", arguments.more, RATE_ON, pruned, **more)
     for compress in (quantized, pruned):
         if not compress.report.export.written:  # a failing export never costs the training
             raise SystemExit(str(compress.report.export))
 
     some = network.as_input(images[:256]).numpy()
     reports = {
+        "float, before": kc.export_tflite(before, export("before", mode="float32")),
         "float": kc.export_tflite(plain, export("float", mode="float32")),
         "float16": kc.export_tflite(plain, export("float16", mode="float16")),
         "dynamic": kc.export_tflite(plain, export("dynamic", mode="dynamic")),
@@ -183,6 +189,7 @@ def main():
     parser.add_argument("--alpha", type=float, default=0.5, help="MobileNetV2's width")
     parser.add_argument("--images", type=int, default=8000, help="to train on, at most")
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--more", type=int, default=4, help="epochs of the fits that go on")
     parser.add_argument("--batch", type=int, default=32)
     for name in ("--train", "--test"):
         what = "data in COCO's form: its JSON, and the folder of its images"
@@ -194,7 +201,8 @@ def main():
         parser.error("--train and --test come together")
     tested = 500
     if arguments.quick:
-        arguments.images, arguments.epochs, arguments.batch, tested = 160, 1, 8, 24
+        arguments.images, arguments.batch, tested = 160, 8, 24
+        arguments.epochs = arguments.more = 1
 
     # What Compress does and when is printed.
     if arguments.keras == 3:
@@ -210,7 +218,7 @@ def main():
         name = arguments.train[0]
         train = coco.load(*arguments.train, arguments.pixels, arguments.images)
         test = coco.load(*arguments.test, arguments.pixels)
-    told = Clock(3 * arguments.epochs * arguments.seeds)
+    told = Clock((arguments.epochs + 3 * arguments.more) * arguments.seeds)
     console = rich.console.Console(width=100)
     runs = []
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
@@ -218,7 +226,7 @@ def main():
         runs.append(rows)
         title = (
             f"MobileNetV2 {arguments.alpha}, {len(train[0])} images of {name}, "
-            f"{arguments.epochs} epoch(s), {len(runs)} seed(s)"
+            f"{arguments.epochs} + {arguments.more} epochs, {len(runs)} seed(s)"
         )
         console.print(table(f"{title}, {keras.__name__} {keras.__version__}", runs))
         picture.save(

@@ -80,7 +80,7 @@ def score_loss(truth, scores):
     return tf.reduce_sum(focal * counts) / tf.maximum(1.0, tf.reduce_sum(target))
 
 
-def compile_model(keras, model, updates, rate=2e-2):
+def compile_model(keras, model, updates, rate):
     """Adam, whose rate rises for a twentieth of the updates and then falls to a hundredth.
 
     Without XLA, which Keras 3 would use: on a CPU it compiles this net for a minute, again for each

@@ -165,6 +165,7 @@ def test_the_detector_prints_its_table(which, tmp_path):
     assert "pruned and quantized: epoch 1 of 1" in printed
     assert "50.0% of the weights are zeros" in printed
     files = {
+        "float, before": "before",
         "float": "float",
         "float16": "float16",
         "dynamic": "dynamic",
