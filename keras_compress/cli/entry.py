@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -75,10 +76,17 @@ def _explained(error: BaseException, command: click.Command | None) -> tuple[int
 def _in_words(message: str, words: Mapping[str, str]) -> str:
     """A message of the package, which names arguments, with the options in their place."""
     for name, word in words.items():
-        if f"`{name}`" in message:
+        one = rf"{name}(\[[^\]`]*\])?"  # one of several, as of an input by its name
+        if re.search(f"`{one}`", message):
             message = re.sub(r"^\w+(\.\w+)*: ", "", message)
-            message = message.replace(f"`{name}`", word).replace(f"{name}=", f"{word} ")
+            for before, after in (("`", "`"), ("", "=")):
+                instead = functools.partial(_word, word, " " if after == "=" else "")
+                message = re.sub(f"{before}{one}{after}", instead, message)
     return message
+
+
+def _word(word: str, behind: str, found: re.Match[str]) -> str:
+    return f"{word} of {found[1][1:-1]}{behind}" if found[1] else f"{word}{behind}"
 
 
 def _line(message: str) -> str:

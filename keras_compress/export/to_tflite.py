@@ -26,6 +26,8 @@ def export_tflite(
     state: str | os.PathLike[str] | None = None,
     inputs: ChosenInputs = None,
     outputs: Sequence[str] | None = None,
+    signature: str | None = None,
+    tags: Sequence[str] | None = None,
     progress: bool = True,
 ) -> ExportReport:
     """Write a network, as it answers now, to `export.path`, and say how well the file agrees with
@@ -51,6 +53,9 @@ def export_tflite(
         inputs: of a frozen graph or SavedModel, the names of its inputs, or a dict of name -> shape
             where the graph leaves more open than the batch; None is all placeholders.
         outputs: of one, the names of its outputs; None is all that nothing reads.
+        signature: of a SavedModel, which of its signatures; None is "serving_default", or its only
+            one.
+        tags: of a SavedModel with several graphs, the tags of one.
         progress: tell what is being done in a line on standard error, where that is a terminal.
 
     Raises:
@@ -64,10 +69,20 @@ def export_tflite(
     export.check_data_files()
     if isinstance(source, str | os.PathLike):
         network = source_of_file(
-            source, state=state, inputs=inputs, outputs=outputs, input_shape=export.input_shape
+            source,
+            state=state,
+            inputs=inputs,
+            outputs=outputs,
+            signature=signature,
+            tags=tags,
+            input_shape=export.input_shape,
         )
     else:
-        for name, value in (("state", state), ("inputs", inputs), ("outputs", outputs)):
+        of_files = {
+            "state": state, "inputs": inputs, "outputs": outputs, "signature": signature,
+            "tags": tags,
+        }  # fmt: skip
+        for name, value in of_files.items():
             if value is not None:
                 raise value_error(OWNER, name, value, "None for a model, which has its own")
         network = ModelSource(source, export.input_shape)
