@@ -7,18 +7,24 @@ import dataclasses
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_compress._shared.files import write_atomically
+from keras_compress.export.detections import check_heads, check_same_heads, detecting
 from keras_compress.export.float_ops import named, refuse, rounded_anyway
 from keras_compress.export.input_ranges import check_calibrated, input_ranges
 from keras_compress.export.record import forget_record
-from keras_compress.export.rows import CALIBRATION_SAMPLES, read_rows, specs_of
+from keras_compress.export.rows import (
+    CALIBRATION_SAMPLES,
+    read_rows,
+    rows_to_compare,
+    specs_of,
+)
 from keras_compress.export.source import Range, Source
-from keras_compress.export.verify import verify
+from keras_compress.export.verify import described, verify
 from keras_compress.ranges import quantization_of_range
 from keras_compress.reports.export import ExportReport
 from keras_compress.specs.export import INTEGER_MODES, Export
@@ -27,6 +33,7 @@ from keras_compress.tflite import (
     ConversionError,
     FileReport,
     Progress,
+    TFLiteModel,
     convert,
     inspect_tflite,
     measure,
@@ -67,6 +74,7 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
     ranges = input_ranges(source.specs(export.batch_size), export)
     with source.rounding_inputs(ranges) if quantized and ranges else contextlib.nullcontext():
         function = source.function(export.batch_size, quantized=quantized)
+        check_heads(export, function)
         how = conversion(export, function, quantized, ranges)
         rows = calibration_rows(export, function, how)
         data = convert(function, how, representative=rows, progress=progress)
@@ -81,6 +89,9 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
         _verify(report, export, source, function, data, contents, ranges, quantized)
         progress("measuring the float file", None, None)
         _measure_float(report, export, source)
+        if export.postprocess is not None:
+            drawn = drawn_ranges(source, ranges, function)
+            data = _with_detections(report, export, function, data, drawn)
         _put_down(report, export, data)
     return report
 
@@ -181,12 +192,40 @@ def _verify(
         return
     if quantized:
         function = source.function(export.batch_size, quantized=True, for_file=False)
-    drawn = [source.input_range(i) or ranges.get(i) for i in range(len(specs_of(function)))]
+    drawn = drawn_ranges(source, ranges, function)
     engine = source.engine if quantized else None
     layers = source.layers_of(contents.outputs, quantized)
     # A graph has none, and of a model that rounds a float file is another network.
     predict = source.predict if source.keras is not None and source.rounds == quantized else None
     verify(report, export, function, data, contents, drawn, engine, layers, predict)
+
+
+def drawn_ranges(
+    source: Source, ranges: Mapping[int, Range], function: ConcreteFunction
+) -> list[Range | None]:
+    """The ranges from which inputs are drawn to compare on; None where nobody knows one."""
+    return [source.input_range(i) or ranges.get(i) for i in range(len(specs_of(function)))]
+
+
+def _with_detections(
+    report: ExportReport,
+    export: Export,
+    function: ConcreteFunction,
+    raw: bytes,
+    drawn: Sequence[Range | None],
+) -> bytes:
+    """The file with the op behind the heads that have been compared with the network's own.
+
+    Raises:
+        ConversionError: LiteRT cannot run it, or computes the heads otherwise.
+    """
+    data = detecting(export, function, raw)
+    check_same_heads(raw, data, rows_to_compare(export, function, drawn)[0])
+    final = _measured(export, data, inspect_tflite(data))
+    report.bytes, report.zipped_bytes = final.bytes, final.zipped_bytes
+    report.sha256 = final.sha256
+    report.outputs = described(TFLiteModel(data).outputs)
+    return data
 
 
 def _put_down(report: ExportReport, export: Export, data: bytes) -> None:

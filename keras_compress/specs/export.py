@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from keras_compress._shared import checks
 from keras_compress._shared.files import check_writable
+from keras_compress.specs.detection import DetectionPostProcess
 from keras_compress.specs.fields import read_config, set_field
 
 END_TYPES = {
@@ -43,7 +44,7 @@ class Export:
         inference_input_type: type of the file's inputs, as a string or a dtype. None is int8 in
             mode "int8", where "uint8" and "float32" are possible too, int16 or "float32" in
             "int16x8", and float32 in the others.
-        inference_output_type: type of its outputs, likewise.
+        inference_output_type: type of its outputs, likewise; "float32" with a `postprocess`.
         representative_dataset: inputs to calibrate ranges with where training has none: array(s),
             `tf.data.Dataset`, the path of a `.npz` file, or a callable without arguments that
             returns an iterable. A generator object can be neither copied nor read twice: refused.
@@ -68,6 +69,9 @@ class Export:
             as `(None, None, 3)`: a dict of input name -> shape, or one shape for a single input. It
             has to fit what the model does fix. Everything done for the file (verification too) is
             done with it.
+        postprocess: what turns the boxes and scores of a detector into detections, in the file: its
+            outputs are then the four of that op, in float32. What the op is given is verified as
+            every output is. None: the model's own outputs.
         rehearse: convert the network once before the first step of a `fit`, as it will be at its
             end, and let LiteRT run it, so that what cannot become a file is an error before the
             training and not a line in its report. It costs a conversion, seconds mostly, and is
@@ -96,6 +100,7 @@ class Export:
     c_array: bool = False
     batch_size: int = 1
     input_shape: InputShape = dataclasses.field(default=None, hash=False)
+    postprocess: DetectionPostProcess | None = None
     rehearse: bool = True
     timeout: int | float = 600
 
@@ -118,6 +123,7 @@ class Export:
             c_array: bool = False,
             batch_size: int = 1,
             input_shape: InputShape = None,
+            postprocess: DetectionPostProcess | None = None,
             rehearse: bool = True,
             timeout: float = 600,
         ) -> None: ...
@@ -140,6 +146,7 @@ class Export:
         batch_size = checks.check_int(owner, "batch_size", self.batch_size, minimum=1)
         set_field(self, "batch_size", batch_size)
         set_field(self, "input_shape", _check_shapes(owner, self.input_shape))
+        _check_postprocess(owner, self)
         seconds = checks.check_positive(owner, "timeout", self.timeout, what="seconds")
         set_field(self, "timeout", seconds)
 
@@ -155,7 +162,8 @@ class Export:
     @property
     def output_type(self) -> str:
         """The type of the file's outputs, the mode's default filled in."""
-        return self.inference_output_type or END_TYPES[self.mode][0]
+        usual = END_TYPES[self.mode][0] if self.postprocess is None else "float32"
+        return self.inference_output_type or usual
 
     def check_folder(self) -> None:
         """Raise now what would otherwise fail after the training: can a file be written at `path`?
@@ -205,6 +213,8 @@ class Export:
                 config[name] = {key: list(pair) for key, pair in value.items()}
             elif isinstance(value, tuple):
                 config[name] = list(value)
+        if self.postprocess is not None:
+            config["postprocess"] = self.postprocess.get_config()
         return config
 
     @classmethod
@@ -214,7 +224,10 @@ class Export:
         Raises:
             ValueError: if a key is missing or unknown, or a value is out of its range.
         """
-        return cls(**read_config(cls, config, without=_DATA_FIELDS))
+        arguments = read_config(cls, config, without=_DATA_FIELDS)
+        if arguments["postprocess"] is not None:
+            arguments["postprocess"] = DetectionPostProcess.from_config(arguments["postprocess"])
+        return cls(**arguments)
 
 
 def _check_stats(owner: str, export: Export) -> InputStats:
@@ -238,6 +251,22 @@ def _stats(owner: str, name: str, value: object) -> tuple[float, float]:
         rule = "(mean, std) with a mean in [0, 255] and a std above 0"
         raise checks.value_error(owner, name, value, rule)
     return mean, std
+
+
+def _check_postprocess(owner: str, export: Export) -> None:
+    """Refuse what does not go with the op that makes detections."""
+    value = export.postprocess
+    if value is None:
+        return
+    if not isinstance(value, DetectionPostProcess):
+        raise checks.type_error(owner, "postprocess", value, "a DetectionPostProcess or None")
+    if export.batch_size != 1:
+        rule = "1 with `postprocess`, whose op takes one image at a time"
+        raise checks.value_error(owner, "batch_size", export.batch_size, rule)
+    if export.inference_output_type not in (None, "float32"):
+        rule = "'float32' with `postprocess`, whose op gives real numbers"
+        name = "inference_output_type"
+        raise checks.value_error(owner, name, export.inference_output_type, rule)
 
 
 def _check_shapes(owner: str, value: object) -> InputShape:
