@@ -120,6 +120,11 @@ def _without_effect(function: Decorated) -> Decorated:
 @click.option("--allow-float-ops", is_flag=True, help="Write an integer file that has some.")
 @click.option("--allow-custom-ops", is_flag=True, help="Keep ops that TFLite does not know.")
 @click.option("--c-array", is_flag=True, help="Write OUT as C source too, for microcontrollers.")
+@click.option(
+    "--per-channel-dense/--no-per-channel-dense",
+    default=True,
+    help="One scale for each unit of a Dense layer, or one for all.",
+)
 @click.option("--sparse", is_flag=True, help="Store only what is not zero.")
 @_old_option("--input-arrays", metavar="A,B", help="Of a graph: the names of its inputs.")
 @_old_option("--input-shapes", metavar="1,28,28,1:1,3", help="Likewise, their shapes.")
@@ -163,7 +168,7 @@ def convert(paths: tuple[str, ...], **given: Any) -> Answer:
         name: given[name]
         for name in (
             "representative_dataset", "verify_data", "timeout", "allow_float_ops",
-            "allow_custom_ops", "c_array", "sparse",
+            "allow_custom_ops", "c_array", "sparse", "per_channel_dense",
         )
     }  # fmt: skip
     inputs: list[str] | dict[str, list[int]] | None = names if sizes is None else sizes

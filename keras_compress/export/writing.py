@@ -93,6 +93,8 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
             drawn = drawn_ranges(source, ranges, function)
             data = _with_detections(report, export, function, data, drawn)
         _put_down(report, export, data)
+        if export.c_array:
+            _warn_of_scales(export, contents)
     return report
 
 
@@ -109,6 +111,7 @@ def conversion(
         input_ranges={} if quantized else {specs[i].name: each for i, each in ranges.items()},
         default_range=export.default_ranges_stats,
         sparse=export.sparse,
+        per_channel_dense=export.per_channel_dense,
         allow_custom_ops=export.allow_custom_ops,
         timeout=export.timeout,
     )
@@ -238,6 +241,21 @@ def _put_down(report: ExportReport, export: Export, data: bytes) -> None:
         export.check_folder()  # says it better, if the folder has gone since it was asked
         raise
     forget_record(export.path)
+
+
+def _warn_of_scales(export: Export, contents: FileReport) -> None:
+    """Say that dense kernels have a scale for each unit, which not all firmware can compute."""
+    # Of kernels of rank 2 they are the only ones.
+    dense = [each for each in contents.tensors if each.kernel and len(each.shape) == 2]
+    several = [each.name for each in dense if len(each.scales) > 1]
+    if several:
+        logger.warning(
+            "The C files of %s have dense layers with one scale for each unit (%s), which TFLite "
+            "Micro before autumn 2024, NNAPI and older NPUs refuse or compute wrongly: "
+            "`Export(per_channel_dense=False)` gives each layer one.",
+            export.path,
+            ", ".join(several[:3]) + (", ..." if len(several) > 3 else ""),
+        )
 
 
 def guessed(

@@ -43,6 +43,7 @@ class Conversion:
             for, in mode "int8" without `quantized`; others are calibrated.
         default_range: (minimum, maximum) for every tensor whose range nobody knows, in mode "int8".
         sparse: store only what is not zero.
+        per_channel_dense: one scale for each unit of a dense layer whose weights are rounded here.
         allow_custom_ops: leave ops that TFLite does not know in the file, by their names.
         timeout: in seconds, for all that the child does.
 
@@ -58,6 +59,7 @@ class Conversion:
     input_ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     default_range: tuple[float, float] | None = None
     sparse: bool = False
+    per_channel_dense: bool = True
     allow_custom_ops: bool = False
     timeout: float = 600.0
 
@@ -148,6 +150,7 @@ def _run(
         "input_ranges": [how.input_ranges.get(end["name"]) for end in inputs],
         "default_range": how.default_range,
         "sparse": how.sparse,
+        "per_channel_dense": how.per_channel_dense,
         "allow_custom_ops": how.allow_custom_ops,
         "sizes_only": result == "sizes.json",
         "timeout": how.timeout,

@@ -47,6 +47,10 @@ def convert_job(folder: Path, job: Job, progress: Callable[[int], None]) -> byte
     lite._get_debug_info = lambda *_: None
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
     converter.allow_custom_ops = job["allow_custom_ops"]
+    # Private, as it is called experimental; a test of the file would notice.
+    converter._experimental_disable_per_channel_quantization_for_dense_layers = not job[
+        "per_channel_dense"
+    ]
     _set_mode(converter, job)
     if job["samples"]:
         converter.representative_dataset = lambda: _samples(folder, job, progress)
@@ -58,7 +62,7 @@ def convert_job(folder: Path, job: Job, progress: Callable[[int], None]) -> byte
         data = converter.convert()
     model = unpack(data, "worker")
     if job["mode"] == "dynamic":
-        quantize_small_kernels(model)
+        quantize_small_kernels(model, job["per_channel_dense"])
     missing = undefined_tensors(model)
     if missing:
         raise RuntimeError(f"the file would read the tensor {missing[0]!r}, which nothing defines")
