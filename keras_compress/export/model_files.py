@@ -14,12 +14,13 @@ import tensorflow as tf
 from keras_compress._shared.checks import type_error, value_error
 from keras_compress.engines.attaching import attach_state
 from keras_compress.engines.state import State
+from keras_compress.export.graph_detections import detections_of
 from keras_compress.export.graph_source import GraphSource
 from keras_compress.export.model_source import ModelSource
 from keras_compress.export.source import Source
 from keras_compress.frameworks.inference import Shapes
 from keras_compress.frameworks.protocols import KerasModel
-from keras_compress.tflite.conversion.graph_defs import node_of
+from keras_compress.tflite.conversion.graph_defs import keep_needed, node_of
 from keras_compress.tflite.conversion.job import frozen
 from keras_compress.tflite.data import read_npz
 from keras_compress.tflite.file.flatbuffer import SIGNATURE
@@ -247,13 +248,20 @@ def _frozen_graph(path: Path, inputs: ChosenInputs, outputs: Sequence[str] | Non
     ends = [node.name for node in graph.node if node.name not in read and node.op not in idle]
     known = {node.name for node in graph.node}
     given = {name: _tensor(name) for name in (holders if inputs is None else inputs)}
-    taken = {name: _tensor(name) for name in (ends if outputs is None else outputs)}
+    if outputs is None:
+        outputs = ends
+    taken = {name: _tensor(name) for name in outputs}
     for field, names, usual in (("inputs", given, holders), ("outputs", taken, ends)):
         missing = [name for name in names if node_of(name) not in known]
         if missing or not names:
             rule = f"names of nodes of the graph, as {usual[:5]}"
             raise value_error(OWNER, field, missing, rule)
-    return GraphSource(graph, given, taken, _shapes(inputs))
+    detections = None
+    found = detections_of(graph, outputs)
+    if found is not None:
+        detections, taken = found
+    keep_needed(graph, map(node_of, [*given.values(), *taken.values()]))
+    return GraphSource(graph, given, taken, _shapes(inputs), detections)
 
 
 def _tensor(name: str) -> str:

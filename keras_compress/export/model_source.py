@@ -29,6 +29,9 @@ class ModelSource:
         owner: whom to name in an error.
     """
 
+    asymmetric = False
+    detections = None
+
     def __init__(
         self,
         model: KerasModel,

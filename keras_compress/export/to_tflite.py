@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from keras_compress.export.progress import progress_line
 from keras_compress.export.record import write_record
 from keras_compress.export.source import report_before_export
 from keras_compress.reports.export import ExportReport
+from keras_compress.specs.detection import OP, DetectionPostProcess
 from keras_compress.specs.export import Export
 from keras_compress.tflite import silently
 
@@ -86,6 +88,8 @@ def export_tflite(
             if value is not None:
                 raise value_error(OWNER, name, value, "None for a model, which has its own")
         network = ModelSource(source, export.input_shape)
+    if network.detections is not None:
+        export = _with_own_detections(export, network.detections)
     line = progress_line(export.path) if progress else contextlib.nullcontext(silently)
     with network.masked(), line as told:
         written = writing.write_file(network, export, told)
@@ -93,3 +97,11 @@ def export_tflite(
     report.export = written
     write_record(report, network.keras)
     return written
+
+
+def _with_own_detections(export: Export, op: DetectionPostProcess) -> Export:
+    """The export of a graph that has the op, whose outputs are real numbers."""
+    if export.postprocess is not None:
+        rule = f"None for a graph with a {OP} of its own"
+        raise value_error("Export", "postprocess", export.postprocess, rule)
+    return dataclasses.replace(export, postprocess=op, inference_output_type=None)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_compress._shared.checks import value_error
 from keras_compress._shared.files import write_atomically
 from keras_compress.export.detections import check_heads, check_same_heads, detecting
 from keras_compress.export.float_ops import named, refuse, rounded_anyway
@@ -44,6 +45,7 @@ from keras_compress.tflite.file.flatbuffer import custom_ops, unpack
 from keras_compress.tflite.probe.probing import check_harmless
 
 if TYPE_CHECKING:
+    from tensorflow import TensorSpec
     from tensorflow.types.experimental import ConcreteFunction
 
 logger = logging.getLogger("keras_compress")
@@ -76,6 +78,8 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
         function = source.function(export.batch_size, quantized=quantized)
         check_heads(export, function)
         how = conversion(export, function, quantized, ranges)
+        if quantized and source.asymmetric:
+            how = _asymmetric(how, export, source, function)
         rows = calibration_rows(export, function, how)
         data = convert(function, how, representative=rows, progress=progress)
         if export.sparse:
@@ -117,6 +121,34 @@ def conversion(
     )
 
 
+def _asymmetric(
+    how: Conversion, export: Export, source: Source, function: ConcreteFunction
+) -> Conversion:
+    """The same for a graph with kernels that only uint8 has.
+
+    Raises:
+        ValueError: nobody knows the range of an input.
+    """
+    specs = specs_of(function)
+    if export.default_ranges_stats is None:
+        _check_input_ranges(source, specs)
+    ranges = (source.input_range(i) or export.default_ranges_stats for i in range(len(specs)))
+    known = {spec.name: each for spec, each in zip(specs, ranges, strict=True) if each is not None}
+    return dataclasses.replace(how, asymmetric=True, input_ranges=known)
+
+
+def _check_input_ranges(source: Source, specs: Sequence[TensorSpec]) -> None:
+    """Refuse a graph that rounds, but not what comes in, where no statistics say how.
+
+    Raises:
+        ValueError: naming the input.
+    """
+    for position, spec in enumerate(specs):
+        if spec.dtype.is_floating and source.input_range(position) is None:
+            rule = f"given for the input {spec.name!r}, which the graph does not round"
+            raise value_error("Export", "quantized_input_stats", None, rule)
+
+
 def calibration_rows(
     export: Export, function: ConcreteFunction, how: Conversion
 ) -> Iterator[dict[str, np.ndarray]] | None:
@@ -154,6 +186,8 @@ def _check_float_ops(
     report.float_ops = tuple(named(contents.float_ops, layers))
     report.rounded_anyway = tuple(rounded_anyway(contents, layers, left_out))
     if not export.allow_float_ops:
+        if contents.float_ops and quantized and source.keras is None:
+            _check_input_ranges(source, source.specs(export.batch_size))
         by_choice = set() if engine is None else engine.float_by_choice()
         refuse(contents.float_ops, layers, by_choice, chooses=engine is not None)
 
