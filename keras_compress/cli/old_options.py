@@ -270,7 +270,7 @@ def with_values(arguments: list[str]) -> list[str]:
     """A command's arguments with their truth values in one form.
 
     They took `--x`, `--x=true` and `--x true` alike: whether the word after an option is its value
-    only the table tells.
+    only the table tells. And a name that was cut off.
     """
     own = {each.parameter for each in OPTIONS if each.becomes == OPTION}
     found: list[str] = []
@@ -278,6 +278,8 @@ def with_values(arguments: list[str]) -> list[str]:
     while rest:
         argument = rest.pop(0)
         name, given, value = argument.partition("=")
+        name = _whole(name)
+        argument = f"{name}{given}{value}"
         parameter = name.removeprefix("--").replace("-", "_").lower()
         if not name.startswith("--") or parameter not in BOOLEANS:
             found.append(argument)
@@ -292,6 +294,20 @@ def with_values(arguments: list[str]) -> list[str]:
         elif truth != "false":
             found.append(argument)  # which is then refused
     return found
+
+
+def _whole(name: str) -> str:
+    """tflite_convert took the beginning of a name too, where it is that of one option."""
+    written = name.replace("-", "_").lower()
+    names = [each.name for each in OPTIONS]
+    if not name.startswith("--") or written in (each.replace("-", "_") for each in names):
+        return name
+    found = [
+        option.name
+        for option in OPTIONS
+        if option.commands != "toco" and option.name.replace("-", "_").startswith(written)
+    ]
+    return found[0] if len(found) == 1 and len(written) > len("__in") else name
 
 
 _TRUTH = {"true": "true", "false": "false", "1": "true", "0": "false"}

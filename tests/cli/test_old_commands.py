@@ -1,12 +1,16 @@
 """The commands of tflite_convert and toco as they are typed: each option, and whole commands."""
 
 import os
+import re
+import shlex
 import types
 from pathlib import Path
 
 import pytest
+from helpers import tf1_graphs
 from helpers.options_page import page
 
+import keras_compress as kc
 from keras_compress.cli import main
 from keras_compress.cli.convert_command import convert
 from keras_compress.cli.old_options import NOTED, OPTION, OPTIONS, REFUSED
@@ -224,3 +228,188 @@ def test_a_file_may_have_any_name(asked, capfd):
     )
     assert Path("foo.cc").read_bytes() == b"a file"
     assert sorted(os.listdir()) == ["foo.cc", "net", "net.h5", "net.pb"]
+
+
+def test_the_beginning_of_a_name_is_enough_where_it_is_of_one_option(asked, capfd):
+    assert (
+        main(["convert", "--graph_def", "net.pb", "--output_file", "o.tflite", "--allow_custom_op"])
+        == 0
+    )
+    assert asked[0].source == "net.pb"
+    assert asked[0].export.allow_custom_ops
+    assert main(["convert", "net.pb", "o.tflite", "--saved_model", "x"]) == 2  # of three
+    assert "No such option" in capfd.readouterr().err
+    assert (
+        main(["convert", "net.pb", "o.tflite", "--mode", "float32", "--batch", "3"]) == 2
+    )  # no old one
+
+
+# --- as they stand in public, on small graphs of the same kind
+
+DETECTIONS = ",".join(f"'{name}'" for name in tf1_graphs.OUTPUTS)
+IMAGE = "--input_shapes=1,16,16,3 --input_arrays=normalized_input_image_tensor"
+PUBLIC = {
+    "tensorflow/tensorflow#15122": (
+        "--input_format=TENSORFLOW_GRAPHDEF --input_file=float.pb --output_format=TFLITE "
+        "--output_file=net.lite --inference_type=QUANTIZED_UINT8 "
+        "--inference_input_type=QUANTIZED_UINT8 --input_arrays=input --output_arrays=softmax "
+        "--input_shapes=1,16,16,3 --mean_values=128 --std_values=128 --default_ranges_min=0 "
+        "--default_ranges_max=6",
+        "uint8 uint8",
+    ),
+    "tensorflow/tensorflow#43027": (
+        "--enable_v1_converter --graph_def_file=quantized.pb --output_file=net.tflite "
+        "--input_format=TENSORFLOW_GRAPHDEF --output_format=TFLITE "
+        "--inference_type=QUANTIZED_UINT8 --output_arrays=softmax --input_arrays=input "
+        "--mean_values 121 --std_dev_values 64",
+        "uint8 uint8",
+    ),
+    "tensorflow/tensorflow#29758": (
+        f"--input_file=float_ssd.pb --output_file=net.tflite {IMAGE} "
+        f"--output_arrays={DETECTIONS} --mean_values=128 --std_values=128 "
+        "--change_concat_input_ranges=false --allow_custom_ops",
+        "float32 float32",
+    ),
+    "tensorflow/tensorflow#18829": (
+        f"--input_file=float_ssd.pb --output_file=net.tflite {IMAGE} "
+        f"--output_arrays={DETECTIONS} --inference_type=QUANTIZED_UINT8 --default_ranges_min=0 "
+        "--default_ranges_max=255 --mean_values=128 --std_values=128 "
+        "--change_concat_input_ranges=false --allow_custom_ops",
+        "uint8 float32",
+    ),
+    "tensorflow/models#6819": (
+        "--input_file=ssd.pb --output_file=net.tflite --inference_type=QUANTIZED_UINT8 "
+        f"--input_format=TENSORFLOW_GRAPHDEF --output_format=TFLITE {IMAGE} "
+        f"--output_arrays={DETECTIONS} --mean_values=128 --std_values=128 "
+        "--change_concat_input_ranges=false --allow_custom_ops",
+        "uint8 float32",
+    ),
+    "tensorflow/models#5020": (
+        f"--input_file=float_ssd.pb --output_file=net.tflite {IMAGE} "
+        f"--output_arrays={DETECTIONS} --inference_type=FLOAT --allow_custom_ops",
+        "float32 float32",
+    ),
+    "tensorflow/tensorflow#35690": (
+        "--output_file net.tflite --graph_def_file float_ssd.pb --input_arrays "
+        "normalized_input_image_tensor --output_arrays TFLite_Detection_PostProcess "
+        "--input_shapes 1,16,16,3 --allow_custom_ops",
+        "float32 float32",
+    ),
+    "tensorflow/tensorflow#30644": (
+        "--graph_def_file=float.pb --output_file=net.tflite --input_format=TENSORFLOW_GRAPHDEF "
+        "--output_format=TFLITE --input_shape=1,16,16,3 --input_array=input "
+        "--output_array=softmax --inference_type=FLOAT --input_data_type=FLOAT",
+        "float32 float32",
+    ),
+    "toco's page of examples, dummy quantization": (
+        "--input_file=float.pb --output_file=foo.cc --input_format=TENSORFLOW_GRAPHDEF "
+        "--output_format=TFLITE --input_type=QUANTIZED_UINT8 --inference_type=QUANTIZED_UINT8 "
+        "--input_shape=1,16,16,3 --input_array=input --output_array=softmax "
+        "--default_ranges_min=0 --default_ranges_max=6 --mean_value=127.5 --std_value=127.5 "
+        "--dump_graphviz=dots",
+        "uint8 uint8",
+    ),
+    "tflite_convert's page of examples, several inputs": (
+        "--graph_def_file=float.pb --output_file=net.tflite "
+        "--input_shapes=1,8,8,8:1,8,8,8 --input_arrays=first/Relu6,expand/Relu6 "
+        "--output_arrays=concat,softmax",
+        "float32 float32 float32 float32",
+    ),
+    "krasserm/face-recognition#39": (
+        "--output_file test.tflite --keras_model_file test.h5",
+        "float32 float32",
+    ),
+    "a script for YOLO": (
+        "--input_file=float.pb --input_format=TENSORFLOW_GRAPHDEF --output_format=TFLITE "
+        "--output_file=net.tflite --inference_type=FLOAT --input_arrays=input "
+        "--output_arrays=softmax --input_shapes=1,16,16,3 --quantize_weights=true",
+        "float32 float32",
+    ),
+    "the same for the Edge TPU": (
+        "--output_file=net.tflite --graph_def_file=ssd.pb --inference_type=QUANTIZED_UINT8 "
+        f'{IMAGE} --output_arrays="{",".join(tf1_graphs.OUTPUTS)}" --mean_values=128 '
+        "--std_dev_values=128 --change_concat_input_ranges=false "
+        "--allow_nudging_weights_to_use_fast_gemm_kernel=true --allow_custom_op",
+        "uint8 float32",
+    ),
+    "YOLO v3's SavedModel": (
+        "--saved_model_dir=saved/ --output_file net.tflite --saved_model_signature_key='predict'",
+        "float32 float32",
+    ),
+    "the post-training guide of 2018": (
+        "--output_file=net.tflite --saved_model_dir=saved --saved_model_tag_set=serve "
+        "--saved_model_signature_key=predict --post_training_quantize --v=1",
+        "float32 float32",
+    ),
+}
+FAILING = {
+    "tensorflow/tensorflow#32611": (
+        "--graph_def_file=./quantized.pb --output_file=net.tflite --output_format=TFLITE "
+        "--input_shape=1,16,16,3 --input_array=input --output_array=softmax "
+        "--inference_type=QUANTIZED_UINT8 --inference_input_type=QUANTIZED_UINT8",
+        "--mean and --std must be given for the input 'input'",
+    ),
+    "tensorflow/tensorflow#22506": (
+        "--graph_def_file=quantized.pb --input_format=TENSORFLOW_GRAPHDEF --output_format=TFLITE "
+        "--output_file=net.tflite --inference_type=QUANTIZED_UINT8 --input_type=FLOAT "
+        "--input_arrays=ImageTensor --output_arrays=SemanticPredictions --input_shapes=1,16,16,3",
+        "--input-arrays must be names of nodes of the graph, as ['input']",
+    ),
+    "tensorflow/tensorflow#33867": (
+        "--output_file=net.tflite --graph_def_file=float.pb --inference_type=QUANTIZED_UINT8 "
+        "--input_shapes=16000,1: --input_arrays=decoded_sample_data,decoded_sample_data:1 "
+        "--output_arrays=labels_softmax",
+        "--input-shapes must be integers between commas, as 1,28,28,1",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory):
+    """A folder with models of the kinds that the commands take."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("public")
+    tf1_graphs.classifier(folder / "float.pb", rounds=False)
+    tf1_graphs.classifier(folder / "quantized.pb")
+    tf1_graphs.detector(folder / "float_ssd.pb", rounds=False)
+    tf1_graphs.detector(folder / "ssd.pb")
+    model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(3)])
+    model.save(folder / "test.h5")
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    signature = [keras.InputSpec(shape=(None, 4), dtype="float32", name="x")]
+    archive.add_endpoint("predict", model.__call__, input_signature=signature)
+    archive.add_endpoint("other", model.__call__, input_signature=signature)
+    archive.write_out(folder / "saved", verbose=False)
+    return folder
+
+
+@pytest.mark.parametrize("thread", PUBLIC)
+def test_a_command_that_stands_in_public(public, monkeypatch, capfd, thread):
+    command, types = PUBLIC[thread]
+    monkeypatch.chdir(public)
+    assert main(["convert", *shlex.split(command)]) == 0
+    (path,) = re.findall(r"--output_file[= ](\S+)", command)
+    file = kc.load_tflite(path)
+    assert " ".join(dict.fromkeys(end.dtype for end in file.inputs)) == types.split()[0]
+    assert {end.dtype for end in file.outputs} == {types.split()[-1]}
+    assert Path(f"{path}.json").exists()
+    stats = re.search(r"mean_values?[= ](\S+) --std\w+[= ](\S+)", command)
+    if file.inputs[0].dtype == "uint8":
+        assert file.inputs[0].zero_point == round(float(stats[1]) + 0.01)
+        assert file.inputs[0].scale == pytest.approx(1 / float(stats[2]), rel=1e-5)
+    elif stats:
+        assert "of no effect in a float file" in capfd.readouterr().err
+    if "DetectionP" in command:
+        assert [end.name for end in file.outputs] == tf1_graphs.OUTPUTS
+    if "quantize" in command and "dummy" not in thread and "quantized.pb" not in command:
+        assert any(t.dtype == "int8" for t in kc.inspect_tflite(path).tensors)
+
+
+@pytest.mark.parametrize("thread", FAILING)
+def test_a_command_that_failed_in_public_says_why(public, monkeypatch, capfd, thread):
+    command, message = FAILING[thread]
+    monkeypatch.chdir(public)
+    assert main(["convert", *shlex.split(command)]) == 2
+    assert message in capfd.readouterr().err.splitlines()[-1]

@@ -13,7 +13,8 @@ OUTPUTS = [OP, f"{OP}:1", f"{OP}:2", f"{OP}:3"]
 class _Maker:
     """The parts of such a graph, with weights drawn by a seed."""
 
-    def __init__(self, symmetric):
+    def __init__(self, symmetric, rounds):
+        self._rounds = rounds
         self._draw = np.random.default_rng(0)
         self._symmetric = symmetric
 
@@ -21,6 +22,8 @@ class _Maker:
         return tf.identity(tf.constant(np.float32(values), name=name), f"{name}/read")
 
     def rounded(self, x, low, high, name, narrow=False):
+        if not self._rounds:
+            return x
         ends = [
             self.variable(end, f"{name}/{which}") for end, which in ((low, "min"), (high, "max"))
         ]
@@ -91,12 +94,12 @@ class _Maker:
         return np.float32(np.concatenate([centers, sizes / 2], axis=1))
 
 
-def classifier(path, symmetric=False, head="conv", batch=1):
+def classifier(path, symmetric=False, head="conv", batch=1, rounds=True):
     """Convolutions, an addition, a concatenation, a softmax; the input is not rounded.
 
     Inputs and outputs: "input", "softmax".
     """
-    make = _Maker(symmetric)
+    make = _Maker(symmetric, rounds)
     with tf.Graph().as_default() as graph:
         image = tf.compat.v1.placeholder(tf.float32, (batch, SIZE, SIZE, 3), "input")
         x = tf.nn.avg_pool2d(make.backbone(image), SIZE // 2, 1, "VALID", name="pool")
@@ -116,9 +119,7 @@ def detector(path, symmetric=False, rounds=True, **attributes):
 
     Input: "normalized_input_image_tensor"; outputs: `OUTPUTS`. Returns the path and the anchors.
     """
-    make = _Maker(symmetric)
-    if not rounds:
-        make.rounded = lambda x, *args, **options: x
+    make = _Maker(symmetric, rounds)
     count = (SIZE // PLACES) ** 2
     with tf.Graph().as_default() as graph:
         image = tf.compat.v1.placeholder(
