@@ -111,6 +111,13 @@ def inspect(file: str) -> Answer:
 )
 @click.option("--threads", type=AT_LEAST_1, default=1, show_default=True, help="Of LiteRT.")
 @click.option("--runs", type=COUNT, default=50, show_default=True, help="For the latency; 0: none.")
+@click.option(
+    "--rounds",
+    type=COUNT,
+    default=10,
+    show_default=True,
+    help="How often all rows go through each network for the time; 0: none.",
+)
 def compare(
     networks: tuple[str, ...],
     data: str,
@@ -119,6 +126,7 @@ def compare(
     layer_rows: int,
     threads: int,
     runs: int,
+    rounds: int,
 ) -> Answer:
     """Compare networks with the first one.
 
@@ -136,6 +144,7 @@ def compare(
         layer_rows=layer_rows,
         num_threads=threads,
         runs=runs,
+        rounds=rounds,
     )
     return Answer(found.to_dict(), found)
 

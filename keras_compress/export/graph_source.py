@@ -61,6 +61,8 @@ class GraphSource:
         self.detections = detections
         self.rounds = any(node.op.startswith(FAKE_QUANT) for node in every_node(graph))
         self.asymmetric = bool(asymmetric_kernels(graph))
+        sizes = {spec.shape[0] if spec.shape.rank else None for spec in self._specs.values()}
+        self.rows: int | None = sizes.pop() if len(sizes) == 1 else None
         self._given: dict[int, Range] = {}
 
     def specs(self, batch_size: int) -> list[tf.TensorSpec]:

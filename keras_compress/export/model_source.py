@@ -30,6 +30,7 @@ class ModelSource:
     """
 
     asymmetric = False
+    rows = None
     detections = None
 
     def __init__(

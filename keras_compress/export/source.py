@@ -32,6 +32,7 @@ class Source(Protocol):
         engine: of a compressed model; None of anything else.
         rounds: whether the network, as it answers, rounds its numbers.
         asymmetric: whether it rounds weights over ranges whose middle is not 0, which only TF1 did.
+        rows: how many a graph takes at once, where it takes no other number; None of anything else.
         detections: what a frozen graph has behind its outputs; None of anything else.
     """
 
@@ -46,6 +47,9 @@ class Source(Protocol):
 
     @property
     def asymmetric(self) -> bool: ...
+
+    @property
+    def rows(self) -> int | None: ...
 
     @property
     def detections(self) -> DetectionPostProcess | None: ...
