@@ -186,10 +186,11 @@ def benchmark(file: str, threads: int, runs: int) -> Answer:
     found = measure_latency(model, runs)
     data = read_bytes(file, "benchmark")
     sizes = {"bytes": len(data), "zipped_bytes": zipped_size(data)}
-    values = {"file": file, "rows": model.batch_size, **dataclasses.asdict(found), **sizes}
+    values = {"file": file, "rows": model.rows, **dataclasses.asdict(found), **sizes}
     columns = ("file", "rows", "threads", "runs", "median ms", "least ms", "95 % ms", "bytes")
     times = [f"{ms:.3f}" for ms in (found.median_ms, found.min_ms, found.p95_ms)]
-    counts = map(str, (model.batch_size, threads, runs))
+    rows = "-" if model.rows is None else str(model.rows)  # inputs may have no axis in common
+    counts = (rows, str(threads), str(runs))
     return Answer(plain(values), Table(columns, [(file, *counts, *times, f"{len(data):,}")]))
 
 
