@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from helpers import tf1_graphs
 from helpers.options_page import page
 
@@ -216,6 +217,29 @@ def test_errors_are_in_the_words_of_the_command(asked, capfd, words, message):
         "`keras-compress inspect`", ""
     )
     assert not asked
+
+
+def test_what_the_conversion_says_is_in_these_words_too(public, monkeypatch, capfd):
+    monkeypatch.chdir(public)
+    with tf.Graph().as_default() as graph:
+        image = tf.compat.v1.placeholder(tf.float32, (None, 4), "image")
+        tf.reshape(image, (2, 2, 2), "flat")
+        tf.linalg.cholesky(tf.reshape(image, (-1, 2, 2)), name="triangle")
+    Path("graph.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    command = "convert --graph_def_file=graph.pb --output_file=o.tflite"
+    assert main(f"{command} --output_arrays=flat".split()) == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert "give the --batch-size that it was made for, or other shapes with --input-arr" in line
+    assert main(f"{command} --output_arrays=flat --batch_size=2".split()) == 0
+    capfd.readouterr()
+    assert main(f"{command} --output_arrays=triangle --batch_size=2".split()) == 1
+    assert "no such op" in capfd.readouterr().err.splitlines()[-1]
+    write = f"{command} --output_arrays=flat --batch_size=2 --mode int8 --representative-dataset x"
+    assert main(write.split()) == 2
+    assert "--representative-dataset must be" in capfd.readouterr().err.splitlines()[-1]
+    quantized = "convert quantized.pb o.tflite --mean 128 --std 64 --output-arrays conv --mode int8"
+    assert main(quantized.split()) == 2
+    assert "--output-arrays must be names of nodes" in capfd.readouterr().err.splitlines()[-1]
 
 
 def test_a_file_may_have_any_name(asked, capfd):
