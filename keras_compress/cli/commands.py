@@ -69,8 +69,14 @@ def report(record: str, html: str | None) -> Answer:
     return Answer(values, found)
 
 
-OF_A_FILE = {"source": "FILE"}
-"""What the package calls the file of a command."""
+OF_A_FILE = {"source": "FILE", "probe": "--no-probe"}
+"""What the package calls the file of a command, and what is done with it first."""
+
+probe_option = click.option(
+    "--probe/--no-probe",
+    default=True,
+    help="Try FILE in a process of its own first, or trust it.",
+)
 
 
 @commands.command(
@@ -81,11 +87,12 @@ OF_A_FILE = {"source": "FILE"}
     words=OF_A_FILE,
 )
 @click.argument("file", type=FILE)
-def inspect(file: str) -> Answer:
+@probe_option
+def inspect(file: str, probe: bool) -> Answer:
     """Show ops, tensors, sizes and zeros of FILE."""
     from keras_compress.tflite import inspect_tflite
 
-    report = inspect_tflite(file)
+    report = inspect_tflite(file, probe=probe)
     return Answer(report.to_dict(), report)
 
 
@@ -176,13 +183,14 @@ def _arrays(path: str, labels: Sequence[str]) -> tuple[Any, Any]:
 @click.argument("file", type=FILE)
 @click.option("--threads", type=AT_LEAST_1, default=1, show_default=True, help="Of LiteRT.")
 @click.option("--runs", type=AT_LEAST_1, default=50, show_default=True, help="That are measured.")
-def benchmark(file: str, threads: int, runs: int) -> Answer:
+@probe_option
+def benchmark(file: str, threads: int, runs: int, probe: bool) -> Answer:
     """Measure how long LiteRT takes for one batch of FILE."""
     from keras_compress.tflite import load_tflite, zipped_size
     from keras_compress.tflite.file.flatbuffer import read_bytes
     from keras_compress.tflite.litert.latency import measure_latency
 
-    model = load_tflite(file, threads)
+    model = load_tflite(file, threads, probe=probe)
     found = measure_latency(model, runs)
     data = read_bytes(file, "benchmark")
     sizes = {"bytes": len(data), "zipped_bytes": zipped_size(data)}

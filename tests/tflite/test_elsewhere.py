@@ -83,14 +83,21 @@ def test_their_latency(files, tmp_path, monkeypatch, capfd):
         measure_latency(TFLiteModel(files["shape"]), 3)
 
 
-def test_what_fails_on_zeros_without_a_size_names_the_way_out():
+def test_what_fails_on_zeros_without_a_size_names_the_way_out(tmp_path, capfd):
     """Real zeros that it cannot take: a row is looked up where the numbers say."""
     data = converted(
         lambda x: tf.gather(tf.constant([1.0, 2.0]), tf.cast(x, tf.int32) - 1), x=(1, 2)
     )
-    with pytest.raises(ValueError, match=r"it fails on zeros \(.*\): pass probe=False if it is"):
+    with pytest.raises(ValueError, match=r"it fails on zeros \(.*\): pass `probe=False` if it is"):
         kc.load_tflite(data)
     assert kc.load_tflite(data, probe=False).predict([[2.0, 1.0]]).tolist() == [[2, 1]]
+    (tmp_path / "net.tflite").write_bytes(data)
+    assert main(["benchmark", str(tmp_path / "net.tflite")]) == 2
+    assert "pass --no-probe if it is meant to take other numbers" in capfd.readouterr().err
+    assert main(["inspect", str(tmp_path / "net.tflite"), "--no-probe"]) == 0
+    # Without it the file itself says what is wrong, where it is run on zeros all the same.
+    assert main(["benchmark", str(tmp_path / "net.tflite"), "--no-probe"]) == 2
+    assert "LiteRT must be able to run" in capfd.readouterr().err
 
 
 # --- ops that TFLite calls custom, some of which LiteRT has

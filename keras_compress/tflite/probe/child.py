@@ -22,8 +22,8 @@ from keras_compress.tflite.litert.model import TFLiteModel
 
 LENGTH = 300
 """Of an error, in characters: an answer has to fit into a pipe at one stroke."""
-_TRUST = "pass probe=False if you trust the file"
-_OTHERS = "pass probe=False if it is meant to take other numbers"
+_TRUST = "pass `probe=False` if you trust the file"
+_OTHERS = "pass `probe=False` if it is meant to take other numbers"
 
 
 def _load(data: bytes) -> None:
