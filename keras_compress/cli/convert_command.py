@@ -177,8 +177,9 @@ def convert(paths: tuple[str, ...], **given: Any) -> Answer:
         # statistics and shapes stand.
         if sizes is not None:
             options["input_shape"] = {name: tuple(shape[1:]) for name, shape in sizes.items()}
-        if sizes is not None or given["mean"]:
-            inputs = None
+        if names and sizes is None and not given["mean"]:
+            _tell("--input_arrays is of no effect: a file of Keras' names its inputs by itself.")
+        inputs = None
     with _at(out, given) as path:
         export = Export(
             path,

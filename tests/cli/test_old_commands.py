@@ -178,6 +178,10 @@ def test_the_first_number_of_a_shape_is_the_batch(asked, capfd):
     assert main([*command.split(), "--input_shapes=2,8,8,1"]) == 0
     assert (asked[1].inputs, asked[1].export.batch_size) == (None, 2)
     assert asked[1].export.input_shape == {"image": (8, 8, 1)}
+    capfd.readouterr()
+    assert main(command.split()) == 0
+    assert asked[2].inputs is None
+    assert "--input_arrays is of no effect" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -367,6 +371,11 @@ PUBLIC = {
     ),
 }
 FAILING = {
+    "tensorflow/tensorflow#30606": (  # "array is lacking min/max data"
+        "--output_file=net.tflite --graph_def_file=float.pb --inference_type=QUANTIZED_UINT8 "
+        "--input_arrays=input --output_arrays=softmax --mean_values=0 --std_dev_values=127",
+        "or --default-ranges-min and --default-ranges-max as a guess",
+    ),
     "tensorflow/tensorflow#32611": (
         "--graph_def_file=./quantized.pb --output_file=net.tflite --output_format=TFLITE "
         "--input_shape=1,16,16,3 --input_array=input --output_array=softmax "
