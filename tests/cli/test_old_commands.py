@@ -418,6 +418,14 @@ def public(tmp_path_factory):
     return folder
 
 
+MORE = {
+    "tensorflow/models#5020", "tensorflow/tensorflow#35690", "tensorflow/tensorflow#30644",
+    "a script for YOLO", "the same for the Edge TPU",
+}  # fmt: skip
+"""What another of them shows as well."""
+
+
+@pytest.mark.sweep_if(when=lambda thread: thread in MORE)
 @pytest.mark.parametrize("thread", PUBLIC)
 def test_a_command_that_stands_in_public(public, monkeypatch, capfd, thread):
     command, types = PUBLIC[thread]

@@ -31,6 +31,7 @@ def kernel_types(path):
     return {tensor.dtype for tensor in kc.inspect_tflite(path).tensors if tensor.kernel}
 
 
+@pytest.mark.sweep_if(when=lambda symmetric, head: symmetric and head == "dense")
 @pytest.mark.parametrize(
     ("symmetric", "head"), [(False, "conv"), (True, "conv"), (False, "dense"), (True, "dense")]
 )
