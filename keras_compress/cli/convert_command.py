@@ -35,7 +35,6 @@ from keras_compress.specs.export import END_TYPES, INTEGER_MODES, Export
 
 OLD_WORDS = "Graphs, and tflite_convert's own words"
 _MODELS = [option.parameter for option in OPTIONS if option.means == "MODEL"]
-_OWN_MODES = ("post_training_quantize", "quantize_weights", "quantize_to_float16")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -164,13 +163,7 @@ def convert(paths: tuple[str, ...], **given: Any) -> Answer:
         _tell("statistics and default ranges are of no effect in a float file.")
         statistics = None, None
     sizes = shapes(given, names, _tell)
-    options = {
-        name: given[name]
-        for name in (
-            "representative_dataset", "verify_data", "timeout", "allow_float_ops",
-            "allow_custom_ops", "c_array", "sparse", "per_channel_dense",
-        )
-    }  # fmt: skip
+    options = _options(given, sizes)
     inputs: list[str] | dict[str, list[int]] | None = names if sizes is None else sizes
     if not is_graph(model):
         # A file of Keras' names its inputs by itself: there the names may only say in which order
@@ -188,7 +181,6 @@ def convert(paths: tuple[str, ...], **given: Any) -> Answer:
             inference_output_type=output_type,
             quantized_input_stats=statistics[0],
             default_ranges_stats=statistics[1],
-            batch_size=next(iter(sizes.values()))[0] if sizes else given["batch_size"] or 1,
             **options,
         )
         if not os.path.exists(model):  # before TensorFlow is loaded
@@ -210,6 +202,18 @@ def convert(paths: tuple[str, ...], **given: Any) -> Answer:
     report.path = out
     values: dict[str, Any] = plain(dataclasses.asdict(report))
     return Answer(values, report)
+
+
+def _options(given: Mapping[str, Any], sizes: Mapping[str, list[int]] | None) -> dict[str, Any]:
+    """The fields of `Export` that are options by the same name, and the rows of the file."""
+    names = (
+        "representative_dataset", "verify_data", "timeout", "allow_float_ops", "allow_custom_ops",
+        "c_array", "sparse", "per_channel_dense",
+    )  # fmt: skip
+    rows = 1 if given["batch_size"] is None else given["batch_size"]
+    if sizes:
+        rows = next(iter(sizes.values()))[0]
+    return {**{name: given[name] for name in names}, "batch_size": rows}
 
 
 def _tell(line: str) -> None:

@@ -190,6 +190,7 @@ def test_the_first_number_of_a_shape_is_the_batch(asked, capfd):
         ("--input_shapes=1,none,none,1", "--input-shapes must be integers between commas, as 1,28"),
         ("--input_shapes=1,0", "--input-shapes must be integers >= 1. Received: 1,0."),
         ("--input_shapes=16000,1:", "one for each of --input-arrays, split by ':'"),
+        ("--batch_size=0", "--batch-size must be an int >= 1"),
         ("--input_shapes=2,1 --batch_size=3", "must all begin with the same number"),
         ("--input_arrays=a,b --input_shapes=1,2:3,2", "must all begin with the same number"),
         (
