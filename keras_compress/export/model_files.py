@@ -20,6 +20,7 @@ from keras_compress.export.model_source import ModelSource
 from keras_compress.export.source import Source
 from keras_compress.frameworks.inference import Shapes
 from keras_compress.frameworks.protocols import KerasModel
+from keras_compress.specs.detection import OP
 from keras_compress.tflite.conversion.graph_defs import keep_needed, node_of
 from keras_compress.tflite.conversion.job import frozen
 from keras_compress.tflite.data import read_npz
@@ -248,8 +249,8 @@ def _frozen_graph(path: Path, inputs: ChosenInputs, outputs: Sequence[str] | Non
     ends = [node.name for node in graph.node if node.name not in read and node.op not in idle]
     known = {node.name for node in graph.node}
     given = {name: _tensor(name) for name in (holders if inputs is None else inputs)}
-    if outputs is None:
-        outputs = ends
+    if outputs is None:  # where there are detections, whatever else nobody reads is a remnant
+        outputs = [node.name for node in graph.node if node.op == OP] or ends
     taken = {name: _tensor(name) for name in outputs}
     for field, names, usual in (("inputs", given, holders), ("outputs", taken, ends)):
         missing = [name for name in names if node_of(name) not in known]

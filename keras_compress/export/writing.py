@@ -98,7 +98,7 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
             data = _with_detections(report, export, function, data, drawn)
         _put_down(report, export, data)
         if export.c_array:
-            _warn_of_scales(export, contents)
+            _warn_of_firmware(export, contents)
     return report
 
 
@@ -284,8 +284,17 @@ def _put_down(report: ExportReport, export: Export, data: bytes) -> None:
     forget_record(export.path)
 
 
-def _warn_of_scales(export: Export, contents: FileReport) -> None:
-    """Say that dense kernels have a scale for each unit, which not all firmware can compute."""
+def _warn_of_firmware(export: Export, contents: FileReport) -> None:
+    """Say what in a file not all firmware can compute: a scale for each unit of a dense layer, and
+    uint8.
+    """
+    if any(each.kernel and each.dtype == "uint8" for each in contents.tensors):
+        logger.warning(
+            "The C files of %s compute in uint8, as the graph's kernels are rounded over ranges "
+            "whose middle is not 0; TFLite Micro has kernels for int8 only. Round the graph with "
+            "symmetric ranges, or give a graph without fake-quant ops and data to calibrate on.",
+            export.path,
+        )
     # Of kernels of rank 2 they are the only ones.
     dense = [each for each in contents.tensors if each.kernel and len(each.shape) == 2]
     several = [each.name for each in dense if len(each.scales) > 1]

@@ -79,6 +79,12 @@ def test_the_ends_of_a_uint8_file_may_have_any_type(asymmetric, tmp_path):
     assert np.array_equal(found["uint8"], found["float32"])
 
 
+def test_firmware_has_no_such_kernels(asymmetric, tmp_path, caplog):
+    kc.export_tflite(asymmetric, export_of(tmp_path / "net.tflite", c_array=True))
+    assert "compute in uint8" in caplog.text
+    assert (tmp_path / "net.cc").exists()
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_a_graph_that_does_not_round_its_input_asks_for_statistics(tmp_path, symmetric):
     graph = tf1_graphs.classifier(tmp_path / "net.pb", symmetric)
@@ -151,6 +157,11 @@ def test_what_the_op_is_told_stands_in_the_record(tmp_path):
         tmp_path / "ssd.pb", rounds=False, use_regular_nms=True, max_detections=3, y_scale=2.0
     )
     export = kc.Export(tmp_path / "ssd.tflite", mode="float32")
+    # A graph may have more that nobody reads.
+    graph_def = tf.compat.v1.GraphDef.FromString(graph.read_bytes())
+    graph_def.node.add(name="remnant", op="Identity", input=["logits"]).attr["T"].type = 1
+    graph.write_bytes(graph_def.SerializeToString())
+    assert list(kc.export_tflite(graph, export).outputs) == OUTPUTS
     # One of the four, as some commands have it, stands for all.
     report = kc.export_tflite(graph, export, outputs=[OP])
     assert report.outputs[OP]["shape"] == [1, 3, 4]
