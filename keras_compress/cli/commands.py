@@ -100,6 +100,7 @@ def inspect(file: str, probe: bool) -> Answer:
     examples="""
     keras-compress compare float.tflite int8.tflite --data test.npz --labels y
     keras-compress compare net.keras net.tflite --data images.npz
+    keras-compress compare frozen.pb net.keras net.tflite --data test.npz --labels y
     """,
     words={"networks": "A B ..."},
 )

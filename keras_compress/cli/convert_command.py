@@ -162,6 +162,7 @@ def convert(paths: tuple[str, ...], **given: Any) -> Answer:
     if given["mode"] is None and floats and any(statistics):
         _tell("statistics and default ranges are of no effect in a float file.")
         statistics = None, None
+    tags = split(given["saved_model_tag_set"])
     sizes = shapes(given, names, _tell)
     options = _options(given, sizes)
     inputs: list[str] | dict[str, list[int]] | None = names if sizes is None else sizes
@@ -196,7 +197,7 @@ def convert(paths: tuple[str, ...], **given: Any) -> Answer:
             state=given["state"],
             inputs=inputs,
             outputs=split(given["output_arrays"]),
-            tags=split(given["saved_model_tag_set"]),
+            tags=tags and [tag for tag in tags if tag],  # an empty set is one too
             signature=given["saved_model_signature_key"],
         )
     report.path = out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -97,27 +98,38 @@ def asymmetric_kernels(graph: tf.compat.v1.GraphDef) -> list[str]:
     An int8 kernel of LiteRT's has no zero point; only the older ones of uint8 do.
     """
     nodes = {node.name: node for node in graph.node}
-    of_constants: dict[str, bool] = {}
-
-    def is_constant(name: str) -> bool:
-        if name not in of_constants:
-            node = nodes.get(name)
-            of_constants[name] = False  # a loop is none
-            read = [] if node is None else [node_of(each) for each in inputs_of(node)]
-            computed = node is not None and (node.op == "Const" or bool(read))
-            of_constants[name] = computed and all(map(is_constant, read))
-        return of_constants[name]
-
+    constants = _of_constants(graph)
     found = []
     for node in graph.node:
         bits = node.attr["num_bits"].i if "num_bits" in node.attr else 8
         if not node.op.startswith(FAKE_QUANT) or bits != 8:
             continue
         limits = range_of(nodes, node)
-        if limits is None or not is_constant(node_of(node.input[0])):
+        if limits is None or node_of(node.input[0]) not in constants:
             continue
         if limits[0] < limits[1]:
             narrow = node.attr["narrow_range"].b
             _, zero_point = quantization_of_range(*limits, "uint8", narrow=narrow)
             found += [node.name] * (zero_point != 128)
+    return found
+
+
+def _of_constants(graph: tf.compat.v1.GraphDef) -> set[str]:
+    """The nodes that only constants go into, as a kernel and the batch norm folded into it."""
+    readers = collections.defaultdict(list)
+    missing = {}
+    for node in graph.node:
+        read = {node_of(tensor) for tensor in inputs_of(node)}
+        missing[node.name] = len(read)
+        for name in read:
+            readers[name].append(node.name)
+    ready = [node.name for node in graph.node if node.op == "Const"]
+    found: set[str] = set()
+    while ready:
+        name = ready.pop()
+        found.add(name)
+        for reader in readers[name]:
+            missing[reader] -= 1
+            if not missing[reader]:
+                ready.append(reader)
     return found
