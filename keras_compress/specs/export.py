@@ -58,8 +58,8 @@ class Export:
             A guess, as the accuracy then is; the report names the tensors.
         allow_float_ops: write the file even if some of its ops stay in float.
         allow_custom_ops: write the file even if TFLite has no kernel for some of its ops, which
-            whoever runs it then has to bring. Such a file is not verified, and cannot be
-            calibrated.
+            whoever runs it then has to bring. Such a file is not verified, but where LiteRT has
+            them all (those of audio features), and cannot be calibrated.
         sparse: store only what is not zero, where LiteRT runs such a file (in the float modes); it
             is tried, and refused where not.
         c_array: write a pair of C files beside it, for firmware: `.h` and `.cc` in the place of

@@ -42,7 +42,9 @@ def _becomes(option):
     if option.becomes == OPTION:
         return f"= `{option.means}`"
     if option.becomes == REFUSED:
-        values = " or ".join(f"`{value}`" for value in option.harmless)
+        values = " or ".join(
+            f"`{value.upper() if option.value else value}`" for value in option.harmless
+        )
         values += ", or in a float file" * option.in_floats
         harmless = f"; {values}: accepted, {option.anyhow}" if values else ""
         return f"refused: {option.means.rstrip('.')}{harmless.rstrip('.')}"
