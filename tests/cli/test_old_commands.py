@@ -1,5 +1,7 @@
 """The commands of tflite_convert and toco as they are typed: each option, and whole commands."""
 
+import hashlib
+import json
 import os
 import re
 import shlex
@@ -436,7 +438,9 @@ def test_a_command_that_stands_in_public(public, monkeypatch, capfd, thread):
     file = kc.load_tflite(path)
     assert " ".join(dict.fromkeys(end.dtype for end in file.inputs)) == types.split()[0]
     assert {end.dtype for end in file.outputs} == {types.split()[-1]}
-    assert Path(f"{path}.json").exists()
+    record = json.loads(Path(f"{path}.json").read_text())["report"]
+    assert record["export"]["path"] == record["specs"]["export"]["path"] == path
+    assert record["export"]["sha256"] == hashlib.sha256(Path(path).read_bytes()).hexdigest()
     stats = re.search(r"mean_values?[= ](\S+) --std\w+[= ](\S+)", command)
     if file.inputs[0].dtype == "uint8":
         assert file.inputs[0].zero_point == round(float(stats[1]) + 0.01)
