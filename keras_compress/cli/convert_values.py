@@ -74,7 +74,7 @@ def split(names: str | None) -> list[str] | None:
 
 def is_graph(model: str) -> bool:
     """Whether a model is a graph, whose ends have to be named."""
-    return os.path.isdir(model) or model.endswith((".pb", ".pbtxt"))
+    return os.path.isdir(model) or not model.endswith((".keras", ".h5", ".hdf5"))
 
 
 def shapes(

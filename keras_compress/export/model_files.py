@@ -219,8 +219,8 @@ def _saved_model(
     )
     return GraphSource(
         frozen(function),
-        {name: ends[name] for name in _chosen("inputs", inputs, ends)},
-        {name: results[name] for name in _chosen("outputs", outputs, results)},
+        _chosen("inputs", inputs, ends),
+        _chosen("outputs", outputs, results),
         _shapes(inputs),
     )
 
@@ -269,15 +269,22 @@ def _tensor(name: str) -> str:
     return name if ":" in name else f"{name}:0"
 
 
-def _chosen(field: str, given: Iterable[str] | None, known: Mapping[str, str]) -> list[str]:
-    """The ends to use, in the order given."""
+def _chosen(field: str, given: Iterable[str] | None, known: Mapping[str, str]) -> dict[str, str]:
+    """The ends to use, in the order given: name -> tensor.
+
+    Besides the signature's names those of its nodes are known, as TF1's commands have them.
+    """
+    nodes = {node_of(tensor): tensor for tensor in known.values()}
+    tensors = {**{tensor: tensor for tensor in known.values()}, **nodes, **known}
     names = list(known if given is None else given)
-    missing = [name for name in names if name not in known]
+    missing = [name for name in names if name not in tensors]
     if missing or not names:
-        raise value_error(OWNER, field, missing, f"names of the signature: {sorted(known)}")
-    if field == "inputs" and len(names) < len(known):
+        others = f", or of its nodes: {sorted(nodes)}" if set(nodes) != set(known) else ""
+        raise value_error(OWNER, field, missing, f"names of the signature: {sorted(known)}{others}")
+    found = {name: tensors[name] for name in names}
+    if field == "inputs" and set(found.values()) != set(known.values()):
         raise value_error(OWNER, field, names, f"all inputs of the signature: {sorted(known)}")
-    return names
+    return found
 
 
 def _shapes(inputs: ChosenInputs) -> dict[str, Sequence[int | None]]:
