@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -191,7 +191,7 @@ def _check_detections(networks: Sequence[_Network]) -> None:
     Raises:
         ValueError: with what to compare in their place.
     """
-    detecting = [network.name for network in networks if set(network.outputs) == set(OUTPUTS)]
+    detecting = [network.name for network in networks if _detects(network.outputs)]
     up_to_heads = [network for network in networks if network.heads_only]
     if detecting and up_to_heads:
         heads = list(up_to_heads[0].outputs)
@@ -245,9 +245,28 @@ def _opened(
                 tuple(info.name for info in ends) for ends in (file.inputs, file.outputs)
             )
             data = read_bytes(network, OWNER)
-            yield _Network(name, inputs, outputs, file.answers, data, len(data))
+            answer = functools.partial(_detections, file) if _detects(outputs) else file.answers
+            yield _Network(name, inputs, outputs, answer, data, len(data))
         else:
             yield from _of_source(network, name, batch_size, reading)
+
+
+def _detects(outputs: Iterable[str]) -> bool:
+    return set(outputs) == set(OUTPUTS)
+
+
+def _detections(file: TFLiteModel, columns: Columns) -> Columns:
+    """A detector's answers with zeros behind the detections that count, where the op writes none
+    and anything may stand.
+    """
+    answer = file.answers(columns)
+    *several, number = OUTPUTS
+    for name in several:
+        places = np.arange(answer[name].shape[1]) < answer[number].reshape(-1, 1)
+        answer[name] = np.where(
+            places.reshape(*places.shape, *(1,) * (answer[name].ndim - 2)), answer[name], 0
+        )
+    return answer
 
 
 def _is_tflite(network: Any) -> bool:
@@ -328,7 +347,8 @@ def _compared(
     runs: int,
 ) -> ComparedNetwork:
     outputs = agreement(expected, answer, dict.fromkeys(expected, 1.0))
-    shares = [each.argmax_agreement for each in outputs.values()]
+    # Of detections the largest number is no decision.
+    shares = [None if _detects(expected) else each.argmax_agreement for each in outputs.values()]
     sizes = [values.size for values in expected.values()]
     file = network.file
     return ComparedNetwork(
@@ -352,6 +372,11 @@ def _layers(
     layers: dict[str, list[LayerSignal]] = {}
     notes: list[str] = []
     reference = networks[0]
+    if _detects(reference.outputs):
+        notes.append(
+            "detections are compared place by place: one that has moved differs from its neighbour "
+            "there. Compare files of the heads, or measure the precision of both"
+        )
     if reference.file is None or not len(next(iter(columns.values()))):
         return layers, notes
     for network in networks[1:]:

@@ -280,6 +280,31 @@ def test_a_detector_s_graph_beside_its_file(tmp_path):
     assert found.networks[1].largest_difference < 1e-5
 
 
+def test_detections_that_do_not_count_are_no_difference(tmp_path):
+    """Where the op writes nothing anything may stand; and no argmax of a box is a decision."""
+    graph, _ = tf1_graphs.detector(tmp_path / "ssd.pb", rounds=False, nms_score_threshold=0.6)
+    export = kc.Export(tmp_path / "ssd.tflite", mode="float32")
+    kc.export_tflite(graph, export)
+    x = np.random.default_rng(0).uniform(-1, 1, (9, 16, 16, 3)).astype("float32")
+    found = kc.compare(export.path, export.path, data=x, runs=0, rounds=0)
+    assert found.networks[1].agreement is None
+    assert "detections are compared place by place" in found.notes[0]
+
+    raw = {
+        tf1_graphs.OUTPUTS[0]: np.arange(16.0).reshape(2, 2, 4),
+        tf1_graphs.OUTPUTS[1]: np.float32([[1, np.nan], [2, 3]]),
+        tf1_graphs.OUTPUTS[2]: np.float32([[0.9, 7], [0.8, 0.7]]),
+        tf1_graphs.OUTPUTS[3]: np.float32([1, 2]),
+    }
+    file = types.SimpleNamespace(answers=lambda columns: dict(raw))
+    boxes, classes, scores, number = compare_module._detections(file, {}).values()
+    assert boxes.tolist()[0] == [[0, 1, 2, 3], [0, 0, 0, 0]]
+    assert boxes.tolist()[1] == raw[tf1_graphs.OUTPUTS[0]].tolist()[1]
+    assert classes.tolist() == [[1, 0], [2, 3]]
+    assert scores.tolist() == np.float32([[0.9, 0], [0.8, 0.7]]).tolist()
+    assert number.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(("alone", "float", "int8"))))
 def test_the_network_that_differs_is_named_whatever_the_order(two_layers, order):
     _, folder, x = two_layers
