@@ -249,6 +249,16 @@ def test_what_the_conversion_says_is_in_these_words_too(public, monkeypatch, cap
     quantized = "convert quantized.pb o.tflite --mean 128 --std 64 --output-arrays conv --mode int8"
     assert main(quantized.split()) == 2
     assert "--output-arrays must be names of nodes" in capfd.readouterr().err.splitlines()[-1]
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, (1, 4), "image")
+        kernel = tf.quantization.fake_quant_with_min_max_args(tf.eye(4), -1, 1, narrow_range=True)
+        tf.matmul(tf.quantization.fake_quant_with_min_max_args(x, -1, 1), kernel, name="lacking")
+    Path("graph.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    lacking = "convert --graph_def_file=graph.pb --output_file=o.tflite"
+    assert main([*lacking.split(), "--inference_type=QUANTIZED_INT8"]) == 1
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert "(lacking). Set --allow-float-ops to write it" in line.replace(" True", "")
+    assert "lacks ranges, give --default-ranges-min and --default-ranges-max as a guess" in line
 
 
 def test_a_file_may_have_any_name(asked, capfd):
