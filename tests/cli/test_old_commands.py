@@ -329,6 +329,27 @@ def test_a_saved_model_of_tf1_by_the_names_of_its_nodes(tmp_path, monkeypatch, c
     assert "--input-arrays must be names of the signature: ['image'], or of its nodes: ['in" in line
 
 
+def test_a_graph_that_reads_more_than_the_inputs_given(tmp_path, monkeypatch, capfd):
+    """As one frozen with its `keep_prob`; what lies before an input is not read."""
+    monkeypatch.chdir(tmp_path)
+    with tf.Graph().as_default() as graph:
+        image = tf.compat.v1.placeholder(tf.float32, (1, 4), "image")
+        keep = tf.compat.v1.placeholder(tf.float32, (), "keep_prob")
+        tf.nn.relu(tf.identity(image, "inner") * keep, "kept")
+        tf.nn.relu(tf.identity(tf.add(image, keep), "sum"), "free")
+    Path("net.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    command = "convert --graph_def_file=net.pb --output_file=o.tflite --input_arrays"
+    assert main([*command.split(), "image", "--output_arrays=kept"]) == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert "--input-arrays must be all that the outputs are computed of, ['image', 'keep_p" in line
+    assert "Received: --input-arrays ['image'] (what only a training needs" in line
+    assert main([*command.split(), "sum", "--output_arrays=free"]) == 0
+    assert [end.name for end in kc.load_tflite("o.tflite").inputs] == ["sum"]
+    Path("saved_model.pb").write_bytes(b"a part")
+    assert main(["convert", "--graph_def_file=saved_model.pb", "--output_file=o.tflite"]) == 2
+    assert "give the folder that it lies in" in capfd.readouterr().err.splitlines()[-1]
+
+
 def test_the_beginning_of_a_name_is_enough_where_it_is_of_one_option(asked, capfd):
     assert (
         main(["convert", "--graph_def", "net.pb", "--output_file", "o.tflite", "--allow_custom_op"])
