@@ -9,16 +9,16 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_compress._shared import checks
 from keras_compress._shared.by_name import by_name, filled_up, rows_of
+from keras_compress.comparison.detections import counted, detects
 from keras_compress.comparison.signals import layer_signals
 from keras_compress.reports.comparison import ComparedNetwork, Comparison, LayerSignal
-from keras_compress.specs.detection import OUTPUTS
 from keras_compress.tflite import TFLiteModel, agreement, load_tflite, zipped_size
 from keras_compress.tflite.file.flatbuffer import read_bytes
 from keras_compress.tflite.litert.latency import latency_ms
@@ -191,7 +191,7 @@ def _check_detections(networks: Sequence[_Network]) -> None:
     Raises:
         ValueError: with what to compare in their place.
     """
-    detecting = [network.name for network in networks if _detects(network.outputs)]
+    detecting = [network.name for network in networks if detects(network.outputs)]
     up_to_heads = [network for network in networks if network.heads_only]
     if detecting and up_to_heads:
         heads = list(up_to_heads[0].outputs)
@@ -245,28 +245,10 @@ def _opened(
                 tuple(info.name for info in ends) for ends in (file.inputs, file.outputs)
             )
             data = read_bytes(network, OWNER)
-            answer = functools.partial(_detections, file) if _detects(outputs) else file.answers
+            answer = functools.partial(counted, file) if detects(outputs) else file.answers
             yield _Network(name, inputs, outputs, answer, data, len(data))
         else:
             yield from _of_source(network, name, batch_size, reading)
-
-
-def _detects(outputs: Iterable[str]) -> bool:
-    return set(outputs) == set(OUTPUTS)
-
-
-def _detections(file: TFLiteModel, columns: Columns) -> Columns:
-    """A detector's answers with zeros behind the detections that count, where the op writes none
-    and anything may stand.
-    """
-    answer = file.answers(columns)
-    *several, number = OUTPUTS
-    for name in several:
-        places = np.arange(answer[name].shape[1]) < answer[number].reshape(-1, 1)
-        answer[name] = np.where(
-            places.reshape(*places.shape, *(1,) * (answer[name].ndim - 2)), answer[name], 0
-        )
-    return answer
 
 
 def _is_tflite(network: Any) -> bool:
@@ -348,7 +330,7 @@ def _compared(
 ) -> ComparedNetwork:
     outputs = agreement(expected, answer, dict.fromkeys(expected, 1.0))
     # Of detections the largest number is no decision.
-    shares = [None if _detects(expected) else each.argmax_agreement for each in outputs.values()]
+    shares = [None if detects(expected) else each.argmax_agreement for each in outputs.values()]
     sizes = [values.size for values in expected.values()]
     file = network.file
     return ComparedNetwork(
@@ -372,7 +354,7 @@ def _layers(
     layers: dict[str, list[LayerSignal]] = {}
     notes: list[str] = []
     reference = networks[0]
-    if _detects(reference.outputs):
+    if detects(reference.outputs):
         notes.append(
             "detections are compared place by place: one that has moved differs from its neighbour "
             "there. Compare files of the heads, or measure the precision of both"

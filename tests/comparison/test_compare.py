@@ -17,6 +17,7 @@ from helpers.nets import small_net
 
 import keras_compress as kc
 from keras_compress.comparison import compare as compare_module
+from keras_compress.comparison.detections import counted
 from keras_compress.comparison.signals import layer_signals
 from keras_compress.reports.comparison import ComparedNetwork, Comparison, LayerSignal
 from keras_compress.tflite.file.flatbuffer import pack, unpack
@@ -297,7 +298,7 @@ def test_detections_that_do_not_count_are_no_difference(tmp_path):
         tf1_graphs.OUTPUTS[3]: np.float32([1, 2]),
     }
     file = types.SimpleNamespace(answers=lambda columns: dict(raw))
-    boxes, classes, scores, number = compare_module._detections(file, {}).values()
+    boxes, classes, scores, number = counted(file, {}).values()
     assert boxes.tolist()[0] == [[0, 1, 2, 3], [0, 0, 0, 0]]
     assert boxes.tolist()[1] == raw[tf1_graphs.OUTPUTS[0]].tolist()[1]
     assert classes.tolist() == [[1, 0], [2, 3]]
