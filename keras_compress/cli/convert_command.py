@@ -239,8 +239,8 @@ def _model_and_out(paths: Sequence[str], given: Mapping[str, Any]) -> tuple[str,
     if len(models) != 1 or len(outs) != 1 or rest:
         received = " ".join([*paths, *named, *ends]) or "nothing"
         raise click.UsageError(
-            "One MODEL (or --graph_def_file, --saved_model_dir, --keras_model_file) and one OUT "
-            f"(or --output_file) are needed. Received: {received}."
+            "One MODEL and one OUT are needed, or --graph_def_file, --saved_model_dir or "
+            f"--keras_model_file, and --output_file. Received: {received}."
         )
     return models[0], outs[0], bool(named)
 
