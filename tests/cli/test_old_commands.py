@@ -210,7 +210,11 @@ def test_the_first_number_of_a_shape_is_the_batch(asked, capfd):
             "--inference_type=QUANTIZED_UINT8 --mean_values=image=1 --std_values=image=0",
             "--mean and --std of 'image' must be (mean, std)",
         ),
-        ("--inference_type=FLOAT --inference_input_type=QUANTIZED_UINT8", "--inference-input-type"),
+        (
+            "--inference_type=FLOAT --inference_input_type=QUANTIZED_UINT8",
+            "--inference-input-type must be FLOAT in a file of floats (mode float32); integers are "
+            "those of --inference_type=QUANTIZED_UINT8 or QUANTIZED_INT8. Received: QUANTIZED_UIN",
+        ),
         ("--output_format=GRAPHVIZ_DOT", "--output_format=GRAPHVIZ_DOT: only TFLite files"),
         ("--mode int8 --post_training_quantize", "--mode int8 and --post_training_quantize"),
         ("--output_file=x/foo.cc", "--output-file must be a file in a folder that exists"),
