@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from keras_compress._shared import checks
 from keras_compress._shared.by_name import by_name, filled_up, rows_of
+from keras_compress.comparison.detections import counted, detects
 from keras_compress.comparison.signals import layer_signals
 from keras_compress.reports.comparison import ComparedNetwork, Comparison, LayerSignal
 from keras_compress.tflite import TFLiteModel, agreement, load_tflite, zipped_size
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
 OWNER = "compare"
 _BATCH = 32  # rows that a Keras network gets at once
-_SOURCES = (".keras", ".h5", ".hdf5", ".pb")
+_ROUNDS, _LONGEST = 10, 60.0  # what rounds there are and how many seconds they take, unasked
+_SOURCES = (".keras", ".h5", ".hdf5", ".pb", ".pbtxt")
 
 Columns = dict[str, np.ndarray]
 
@@ -39,14 +42,20 @@ class _Network:
     Attributes:
         name: as the tables call it.
         inputs: their names, in order.
+        outputs: likewise.
         answer: input name -> all rows to output name -> all rows.
         file: by which it is measured; None of a fake-quantized network.
+        given_bytes: of the file that was given, if it was one.
+        heads_only: its graph makes detections of its outputs.
     """
 
     name: str
     inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
     answer: Callable[[Columns], Columns]
     file: bytes | None
+    given_bytes: int | None
+    heads_only: bool = False
 
 
 def compare(
@@ -58,6 +67,7 @@ def compare(
     layer_rows: int = 64,
     num_threads: int = 1,
     runs: int = 50,
+    rounds: int | None = None,
 ) -> Comparison:
     """Puts networks side by side on the same data; the first one is the reference.
 
@@ -66,7 +76,8 @@ def compare(
 
     Args:
         networks: two or more `.tflite` files, by path or as bytes, models of either Keras, or
-            files of models as `export_tflite` takes them; or one model whose quantization is on.
+            files of models as `export_tflite` takes them, TF1's frozen graphs too; or one model
+            whose quantization is on.
         data: inputs as real values: an array, a list in the order of the inputs or a dict by name,
             with rows along the first axis.
         labels: what the answers should be, as `TFLiteModel.evaluate` takes them.
@@ -76,16 +87,21 @@ def compare(
             to be a float file or a model; 0 for none. Files that this does not fit get a note.
         num_threads: of LiteRT.
         runs: how often LiteRT runs for the latency; 0 for none.
+        rounds: how often all rows go through each network, in turns, for the time that they take;
+            0 for none. None: ten, or as many as a minute has room for, but one.
 
     Raises:
         FileNotFoundError: there is no such file.
         TypeError: a network that is neither a file nor a model.
         ValueError: fewer than two networks, data or labels that do not fit, networks with different
-            outputs.
+            outputs; the graph of a detector, which TensorFlow runs up to its heads, beside a file
+            with its detections.
         ConversionError: no float file could be made of a Keras model.
     """
     layer_rows = checks.check_int(OWNER, "layer_rows", layer_rows, minimum=0)
     runs = checks.check_int(OWNER, "runs", runs, minimum=0)
+    if rounds is not None:
+        rounds = checks.check_int(OWNER, "rounds", rounds, minimum=0)
     if names is not None and len(names) != len(networks):
         raise checks.value_error(OWNER, "names", list(names), f"{len(networks)} names")
     with contextlib.ExitStack() as reading:
@@ -94,19 +110,102 @@ def compare(
         if len(found) < 2:
             rule = "two or more, or one Keras model whose quantization is on"
             raise checks.value_error(OWNER, "networks", [each.name for each in found], rule)
+        _check_detections(found)
+        for what in ("inputs", "outputs"):
+            ends = [getattr(network, what) for network in found]
+            _check_alike(found, what, ends, [len(each) for each in ends])
         columns = _columns(data, found[0].inputs)
-        answers: list[Columns] = []
-        for network in found:
-            own = network.answer(_renamed(network.name, "inputs", network.inputs, columns))
-            outputs = tuple(answers[0]) if answers else tuple(own)
-            answers.append(_renamed(network.name, "outputs", outputs, own))
+        given = [_renamed(network.inputs, columns) for network in found]
+        answers = [
+            _renamed(found[0].outputs, network.answer(own))
+            for network, own in zip(found, given, strict=True)
+        ]
+        for name in found[0].outputs:
+            shapes = [own[name].shape[1:] for own in answers]
+            _check_alike(found, f"shape of the output {name!r}", shapes, shapes)
+        seconds, rounds = _timed(found, given, rounds)
     compared = [
-        _compared(network, answers[0], own, _evaluated(metric, labels, own), num_threads, runs)
-        for network, own in zip(found, answers, strict=True)
+        dataclasses.replace(
+            _compared(network, answers[0], own, _evaluated(metric, labels, own), num_threads, runs),
+            seconds=taken,
+        )
+        for network, own, taken in zip(found, answers, seconds, strict=True)
     ]
     sample = {name: values[:layer_rows] for name, values in columns.items()}
     rows = len(columns[found[0].inputs[0]])
-    return Comparison(rows, compared, *_layers(found, sample), min(layer_rows, rows))
+    return Comparison(rows, compared, *_layers(found, sample), min(layer_rows, rows), rounds)
+
+
+def _timed(
+    networks: Sequence[_Network], given: Sequence[Columns], rounds: int | None
+) -> tuple[list[float | None], int]:
+    """How long each network takes for its rows, so often, and how often; in turns, so that whatever
+    else the machine does meets all of them.
+    """
+    seconds, done = [0.0] * len(networks), 0
+    wanted = _ROUNDS if rounds is None else rounds
+    while done < wanted:
+        if rounds is None and done and sum(seconds) * (done + 1) / done > _LONGEST:
+            break
+        for position, (network, own) in enumerate(zip(networks, given, strict=True)):
+            begin = time.perf_counter()
+            network.answer(own)
+            seconds[position] += time.perf_counter() - begin
+        done += 1
+    return [each if done else None for each in seconds], done
+
+
+def _check_alike(
+    networks: Sequence[_Network], what: str, found: Sequence[Any], keys: Sequence[Any]
+) -> None:
+    """Refuse networks that differ, naming the one that does: that with the fewest others like it.
+
+    Raises:
+        ValueError: with what was found in each of them.
+    """
+    groups: dict[Any, list[int]] = {}
+    for position, key in enumerate(keys):
+        groups.setdefault(key, []).append(position)
+    if len(groups) < 2:
+        return
+    largest = max(map(len, groups.values()))
+    common = [group for group in groups.values() if len(group) == largest]
+
+    def told(positions: Sequence[int]) -> str:
+        return ", ".join(f"{networks[i].name!r} with {_listed(found[i])}" for i in positions)
+
+    if len(common) == 1:
+        usual = f", {_listed(found[common[0][0]])}"
+        odd = [i for group in groups.values() if group is not common[0] for i in group]
+    else:  # as of two networks: nobody knows which is meant
+        usual, odd = "", list(range(len(networks)))
+    raise ValueError(
+        f"{OWNER}: `networks` must have the same {what}{usual}. Received: {told(sorted(odd))}"
+    )
+
+
+def _check_detections(networks: Sequence[_Network]) -> None:
+    """Refuse the graph of a detector beside files with its detections, which TensorFlow has no op
+    for.
+
+    Raises:
+        ValueError: with what to compare in their place.
+    """
+    detecting = [network.name for network in networks if detects(network.outputs)]
+    up_to_heads = [network for network in networks if network.heads_only]
+    if detecting and up_to_heads:
+        heads = list(up_to_heads[0].outputs)
+        raise ValueError(
+            f"{OWNER}: `networks` must be files of its heads beside the graph of a detector, which "
+            f"TensorFlow runs up to them: write one by `export_tflite(graph, export, "
+            f"outputs={heads})`. Received: {', '.join(map(repr, detecting))} with detections, "
+            f"{up_to_heads[0].name!r} without"
+        )
+
+
+def _listed(ends: Sequence[Any]) -> str:
+    """Names, or a shape."""
+    return str(list(ends) if ends and isinstance(ends[0], str) else tuple(ends))
 
 
 def _evaluated(metric: Metrics, labels: Any, answer: Columns) -> dict[str, float]:
@@ -142,8 +241,12 @@ def _opened(
     for position, (name, network) in enumerate(zip(names, networks, strict=True)):
         if position in files:
             file = files[position]
-            inputs = tuple(info.name for info in file.inputs)
-            yield _Network(name, inputs, file.answers, read_bytes(network, OWNER))
+            inputs, outputs = (
+                tuple(info.name for info in ends) for ends in (file.inputs, file.outputs)
+            )
+            data = read_bytes(network, OWNER)
+            answer = functools.partial(counted, file) if detects(outputs) else file.answers
+            yield _Network(name, inputs, outputs, answer, data, len(data))
         else:
             yield from _of_source(network, name, batch_size, reading)
 
@@ -165,16 +268,21 @@ def _of_source(
     is_path = isinstance(network, str | os.PathLike)
     source = source_of_file(network) if is_path else ModelSource(network, owner=OWNER)
     reading.enter_context(source.masked())
+    size = os.path.getsize(network) if is_path and os.path.isfile(network) else None
 
     def answering(label: str, function: ConcreteFunction, file: bytes | None) -> _Network:
         inputs = tuple(spec.name for spec in function.structured_input_signature[0])
-        return _Network(label, inputs, functools.partial(_function_answer, function), file)
+        answer = functools.partial(_function_answer, function)
+        outputs, heads_only = tuple(function.structured_outputs), source.detections is not None
+        return _Network(label, inputs, outputs, answer, file, size, heads_only)
 
-    file = convert(source.function(batch_size, quantized=False), Conversion("float32"))
+    own = source.rows  # of a graph that takes so many and no others
+    function = source.function(own or batch_size, quantized=False)
+    file = convert(function, Conversion("float32"))
     label = f"{name} (float)" if source.rounds else name
-    yield answering(label, source.function(_BATCH, quantized=False), file)
+    yield answering(label, source.function(own or _BATCH, quantized=False), file)
     if source.rounds:
-        rounding = source.function(_BATCH, quantized=True, for_file=False)
+        rounding = source.function(own or _BATCH, quantized=True, for_file=False)
         yield answering(f"{name} (fake-quantized)", rounding, None)
 
 
@@ -182,10 +290,10 @@ def _function_answer(function: ConcreteFunction, columns: Columns) -> Columns:
     import tensorflow as tf
 
     specs = function.structured_input_signature[0]
-    rows = len(columns[specs[0].name])
+    rows, size = len(columns[specs[0].name]), int(specs[0].shape[0])
     parts: dict[str, list[np.ndarray]] = {}
-    for start in range(0, rows, _BATCH):
-        given = (filled_up(columns[spec.name][start : start + _BATCH], _BATCH) for spec in specs)
+    for start in range(0, rows, size):
+        given = (filled_up(columns[spec.name][start : start + size], size) for spec in specs)
         batch = [tf.constant(values, spec.dtype) for values, spec in zip(given, specs, strict=True)]
         for name, values in function(*batch).items():
             parts.setdefault(name, []).append(values.numpy())
@@ -205,17 +313,8 @@ def _columns(data: Any, inputs: Sequence[str]) -> Columns:
     return columns
 
 
-def _renamed(network: str, what: str, names: Sequence[str], columns: Columns) -> Columns:
-    """`columns` under these names: the same ones, or others in the same order.
-
-    Raises:
-        ValueError: there are more or fewer of them.
-    """
-    if len(names) != len(columns):
-        raise ValueError(
-            f"{OWNER}: `networks` must have the same {what}, {list(columns)}. "
-            f"Received: {network!r} with {list(names)}"
-        )
+def _renamed(names: Sequence[str], columns: Columns) -> Columns:
+    """`columns` under these names, which are as many: the same ones, or others in their order."""
     if set(names) == set(columns):
         return {name: columns[name] for name in names}
     return dict(zip(names, columns.values(), strict=True))
@@ -229,25 +328,22 @@ def _compared(
     num_threads: int,
     runs: int,
 ) -> ComparedNetwork:
-    for name, values in expected.items():
-        if values.shape != answer[name].shape:
-            raise ValueError(
-                f"{OWNER}: `networks` must have outputs of the same shape, {name!r} "
-                f"{values.shape[1:]}. Received: {network.name!r} with {answer[name].shape[1:]}"
-            )
     outputs = agreement(expected, answer, dict.fromkeys(expected, 1.0))
-    shares = [each.argmax_agreement for each in outputs.values()]
+    # Of detections the largest number is no decision.
+    shares = [None if detects(expected) else each.argmax_agreement for each in outputs.values()]
     sizes = [values.size for values in expected.values()]
     file = network.file
     return ComparedNetwork(
         name=network.name,
         metrics=metrics,
         agreement=min((share for share in shares if share is not None), default=None),
-        largest_difference=max(each.largest_steps for each in outputs.values()),
+        # Python's own `max` forgets a NaN that comes behind.
+        largest_difference=float(np.max([each.largest_steps for each in outputs.values()])),
         mean_difference=float(np.average([o.mean_steps for o in outputs.values()], weights=sizes)),
         bytes=None if file is None else len(file),
         zipped_bytes=None if file is None else zipped_size(file),
         latency_ms=latency_ms(TFLiteModel(file, num_threads), runs) if file and runs else None,
+        given_bytes=network.given_bytes,
     )
 
 
@@ -258,6 +354,11 @@ def _layers(
     layers: dict[str, list[LayerSignal]] = {}
     notes: list[str] = []
     reference = networks[0]
+    if detects(reference.outputs):
+        notes.append(
+            "detections are compared place by place: one that has moved differs from its neighbour "
+            "there. Compare files of the heads, or measure the precision of both"
+        )
     if reference.file is None or not len(next(iter(columns.values()))):
         return layers, notes
     for network in networks[1:]:

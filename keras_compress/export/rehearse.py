@@ -165,7 +165,7 @@ def _of_units(source: ModelSource) -> Quantizers | None:
     engine = source.engine
     if engine is None or engine.quantizers is None or not engine.has_unseen_ranges:
         return None
-    return engine.quantizers if engine.quantizers.has_units else None
+    return engine.quantizers if engine.quantizers.planned_by_ops else None
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from keras_compress.engines.engine import Engine
 from keras_compress.engines.reporting import report_on
 from keras_compress.export.float_ops import LayersOf
 from keras_compress.reports.fit import Report
+from keras_compress.specs.detection import DetectionPostProcess
 from keras_compress.specs.export import Export
 
 Range = tuple[float, float]
@@ -30,6 +31,9 @@ class Source(Protocol):
         keras: the package that the network belongs to; None for a graph.
         engine: of a compressed model; None of anything else.
         rounds: whether the network, as it answers, rounds its numbers.
+        asymmetric: whether it rounds weights over ranges whose middle is not 0, which only TF1 did.
+        rows: how many a graph takes at once, where it takes no other number; None of anything else.
+        detections: what a frozen graph has behind its outputs; None of anything else.
     """
 
     @property
@@ -40,6 +44,15 @@ class Source(Protocol):
 
     @property
     def rounds(self) -> bool: ...
+
+    @property
+    def asymmetric(self) -> bool: ...
+
+    @property
+    def rows(self) -> int | None: ...
+
+    @property
+    def detections(self) -> DetectionPostProcess | None: ...
 
     def specs(self, batch_size: int) -> list[tf.TensorSpec]:
         """The flat inputs of `function`, without tracing it."""

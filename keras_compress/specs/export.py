@@ -58,12 +58,16 @@ class Export:
             A guess, as the accuracy then is; the report names the tensors.
         allow_float_ops: write the file even if some of its ops stay in float.
         allow_custom_ops: write the file even if TFLite has no kernel for some of its ops, which
-            whoever runs it then has to bring. Such a file is not verified, and cannot be
-            calibrated.
+            whoever runs it then has to bring. Such a file is not verified, but where LiteRT has
+            them all (those of audio features), and cannot be calibrated.
         sparse: store only what is not zero, where LiteRT runs such a file (in the float modes); it
             is tried, and refused where not.
         c_array: write a pair of C files beside it, for firmware: `.h` and `.cc` in the place of
             ".tflite".
+        per_channel_dense: one scale for each unit of a Dense layer, where the weights are rounded
+            after the training. False: one for all of it, as quantization-aware training has, and as
+            TFLite Micro before autumn 2024, NNAPI and older NPUs ask for: they refuse the others,
+            or compute them wrongly. Of no meaning in the modes "float32" and "float16".
         batch_size: the file's fixed batch size, int >= 1.
         input_shape: the shape in the file, without the batch, of inputs that the model leaves free,
             as `(None, None, 3)`: a dict of input name -> shape, or one shape for a single input. It
@@ -98,6 +102,7 @@ class Export:
     allow_custom_ops: bool = False
     sparse: bool = False
     c_array: bool = False
+    per_channel_dense: bool = True
     batch_size: int = 1
     input_shape: InputShape = dataclasses.field(default=None, hash=False)
     postprocess: DetectionPostProcess | None = None
@@ -121,6 +126,7 @@ class Export:
             allow_custom_ops: bool = False,
             sparse: bool = False,
             c_array: bool = False,
+            per_channel_dense: bool = True,
             batch_size: int = 1,
             input_shape: InputShape = None,
             postprocess: DetectionPostProcess | None = None,
@@ -141,7 +147,10 @@ class Export:
             set_field(self, name, checks.check_data(owner, name, getattr(self, name)))
         set_field(self, "quantized_input_stats", _check_stats(owner, self))
         set_field(self, "default_ranges_stats", _check_default_range(owner, self))
-        for name in ("allow_float_ops", "allow_custom_ops", "sparse", "c_array", "rehearse"):
+        for name in (
+            "allow_float_ops", "allow_custom_ops", "sparse", "c_array", "per_channel_dense",
+            "rehearse",
+        ):  # fmt: skip
             checks.check_bool(owner, name, getattr(self, name))
         batch_size = checks.check_int(owner, "batch_size", self.batch_size, minimum=1)
         set_field(self, "batch_size", batch_size)

@@ -1,17 +1,26 @@
 """Networks side by side: the numbers against NumPy, the layer at fault, and what is refused."""
 
+import ast
 import dataclasses
+import itertools
 import json
 import math
+import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
+from helpers import tf1_graphs
 from helpers.nets import small_net
 
 import keras_compress as kc
+from keras_compress.comparison import compare as compare_module
+from keras_compress.comparison.detections import counted
 from keras_compress.comparison.signals import layer_signals
+from keras_compress.reports.comparison import ComparedNetwork, Comparison, LayerSignal
+from keras_compress.tflite.file.flatbuffer import pack, unpack
 
 
 def decibels(reference, quantized):
@@ -208,6 +217,180 @@ def test_files_that_do_not_fit_layer_by_layer_get_a_note(two_layers):
     assert found.notes[0] in str(found)
     found = kc.compare(*files, data=x, runs=0, layer_rows=0)
     assert (found.layers, found.notes) == ({}, [])
+
+
+@pytest.mark.by_turns
+def test_a_network_that_is_equal_is_said_to_be(two_layers):
+    _, folder, x = two_layers
+    data = (folder / "float.tflite").read_bytes()
+    text = str(kc.compare(folder / "float.tflite", data, data=x, runs=0))
+    assert (
+        "bytes is equal to float.tflite: all 2 layers compute the same numbers, and so are its"
+        in text
+    )
+    assert "inf" not in text
+    data = (folder / "int8.tflite").read_bytes()
+    text = str(kc.compare(folder / "int8.tflite", data, data=x, runs=0, rounds=0))
+    assert "bytes is equal to int8.tflite: all its answers are the same numbers" in text
+    text = str(kc.compare(folder / "float.tflite", data, data=x, runs=0, rounds=0))
+    assert "equal to" not in text
+
+
+def test_equal_is_said_only_where_all_is():
+    """Answers to rows that no layer saw; files without a layer in common; NaN in one of two."""
+
+    def text(difference, layers):
+        networks = [
+            ComparedNetwork(name, {}, None, largest, 0.0, 1, 1, None)
+            for name, largest in (("first", 0.0), ("other", difference))
+        ]
+        return str(Comparison(9, networks, {"other": layers}, [], 5))
+
+    layer = LayerSignal(("dense",), "FULLY_CONNECTED", "dense", math.inf, math.inf)
+    assert "other is equal to first: all 1 layers" in text(0.0, [layer])
+    assert "equal to" not in text(0.5, [layer])
+    assert "equal to" not in text(0.5, [])
+    assert "equal to" not in text(math.nan, [layer])
+    assert "other is equal to first: all its answers are the same" in text(0.0, [])
+
+
+@pytest.mark.by_turns
+def test_nan_in_the_second_output_is_no_equality(two_layers):
+    _, folder, x = two_layers
+    wrong = unpack((folder / "float.tflite").read_bytes(), "test")
+    tensors = wrong.subgraphs[0].tensors
+    (kernel,) = (tensor for tensor in tensors if list(tensor.shape) == [3, 8])
+    wrong.buffers[kernel.buffer].data = np.full(24, np.nan, "<f4").view(np.uint8)
+    found = kc.compare(
+        folder / "float.tflite", pack(wrong, 9999), data=x, runs=0, rounds=0, layer_rows=0
+    )
+    assert math.isnan(found.networks[1].largest_difference)
+    assert "equal to" not in str(found)
+
+
+def test_a_detector_s_graph_beside_its_file(tmp_path):
+    graph, _ = tf1_graphs.detector(tmp_path / "ssd.pb", rounds=False)
+    export = kc.Export(tmp_path / "ssd.tflite", mode="float32")
+    kc.export_tflite(graph, export)
+    x = np.random.default_rng(0).uniform(-1, 1, (4, 16, 16, 3)).astype("float32")
+    with pytest.raises(ValueError, match="must be files of its heads") as caught:
+        kc.compare(graph, export.path, data=x)
+    (heads,) = re.findall(r"outputs=(\[.*?\])\)", str(caught.value))
+    kc.export_tflite(graph, export, outputs=ast.literal_eval(heads))  # as the error says
+    found = kc.compare(graph, export.path, data=x, runs=0, rounds=0)
+    assert found.networks[1].largest_difference < 1e-5
+
+
+def test_detections_that_do_not_count_are_no_difference(tmp_path):
+    """Where the op writes nothing anything may stand; and no argmax of a box is a decision."""
+    graph, _ = tf1_graphs.detector(tmp_path / "ssd.pb", rounds=False, nms_score_threshold=0.6)
+    export = kc.Export(tmp_path / "ssd.tflite", mode="float32")
+    kc.export_tflite(graph, export)
+    x = np.random.default_rng(0).uniform(-1, 1, (9, 16, 16, 3)).astype("float32")
+    found = kc.compare(export.path, export.path, data=x, runs=0, rounds=0)
+    assert found.networks[1].agreement is None
+    assert "detections are compared place by place" in found.notes[0]
+
+    raw = {
+        tf1_graphs.OUTPUTS[0]: np.arange(16.0).reshape(2, 2, 4),
+        tf1_graphs.OUTPUTS[1]: np.float32([[1, np.nan], [2, 3]]),
+        tf1_graphs.OUTPUTS[2]: np.float32([[0.9, 7], [0.8, 0.7]]),
+        tf1_graphs.OUTPUTS[3]: np.float32([1, 2]),
+    }
+    file = types.SimpleNamespace(answers=lambda columns: dict(raw))
+    boxes, classes, scores, number = counted(file, {}).values()
+    assert boxes.tolist()[0] == [[0, 1, 2, 3], [0, 0, 0, 0]]
+    assert boxes.tolist()[1] == raw[tf1_graphs.OUTPUTS[0]].tolist()[1]
+    assert classes.tolist() == [[1, 0], [2, 3]]
+    assert scores.tolist() == np.float32([[0.9, 0], [0.8, 0.7]]).tolist()
+    assert number.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("alone", "float", "int8"))))
+def test_the_network_that_differs_is_named_whatever_the_order(two_layers, order):
+    _, folder, x = two_layers
+    with pytest.raises(ValueError, match="must have the same outputs, ") as caught:
+        kc.compare(*(folder / f"{name}.tflite" for name in order), data=x, runs=0)
+    assert str(caught.value).endswith("Received: 'alone.tflite' with ['answer']")
+
+
+@pytest.mark.by_turns
+def test_of_two_networks_that_differ_both_are_named(two_layers, keras):
+    _, folder, x = two_layers
+    with pytest.raises(ValueError, match=r"same outputs\. Received: 'alone") as caught:
+        kc.compare(folder / "alone.tflite", folder / "float.tflite", data=x)
+    assert "'float.tflite' with ['" in str(caught.value)
+    given = keras.Input((6,), name="given")
+    wide = keras.Model(given, keras.layers.Dense(4, name="answer")(given))
+    message = r"the same shape of the output 'answer', \(3,\). Received: 'wide' with \(4,\)"
+    alone = folder / "alone.tflite"
+    with pytest.raises(ValueError, match=message):
+        kc.compare(wide, alone, alone, data=x, names=["wide", "one", "other"], runs=0, rounds=0)
+
+
+@pytest.mark.by_turns
+def test_a_frozen_graph_a_model_and_a_file_of_them(tmp_path, keras):
+    """The three-way table of TF1's tutorials: size, accuracy, time."""
+    graph = tf1_graphs.classifier(tmp_path / "net.pb", symmetric=True)
+    x = np.random.default_rng(0).uniform(-2, 2, (30, 16, 16, 3)).astype("float32")
+    export = kc.Export(tmp_path / "net.tflite", quantized_input_stats=(128, 64))
+    kc.export_tflite(graph, export)
+    model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(5, activation="softmax"))
+    answers = tf1_graphs.answers(graph, {"input": x}, ["softmax"])[0]
+    y = answers.argmax(-1)
+    found = kc.compare(graph, model, tmp_path / "net.tflite", data=x, labels=y, runs=0)
+    names = [network.name for network in found.networks]
+    assert names == ["net.pb (float)", "net.pb (fake-quantized)", model.name, "net.tflite"]
+    real, fake, other, file = found.networks
+    assert fake.metrics == {"accuracy": 1.0}  # it is what TensorFlow computes
+    assert file.metrics["accuracy"] > 0.9
+    assert file.largest_difference < 0.05 < other.largest_difference
+    assert [network.given_bytes for network in found.networks] == [
+        graph.stat().st_size, graph.stat().st_size, None, (tmp_path / "net.tflite").stat().st_size
+    ]  # fmt: skip
+    assert found.rounds == 10
+    assert all(network.seconds > 0 for network in found.networks)
+    assert real.bytes > file.bytes
+    text = str(found)
+    assert "10 times all rows, files by LiteRT, models and graphs by TensorFlow:" in text
+    assert f"{graph.stat().st_size:,}" in text
+
+
+def test_the_rounds_go_in_turns():
+    calls = []
+
+    def network(name):
+        def answer(columns):
+            calls.append((name, *columns))
+            return {}
+
+        return types.SimpleNamespace(answer=answer)
+
+    networks, given = [network("a"), network("b")], [{"x": 1}, {"y": 2}]
+    seconds, done = compare_module._timed(networks, given, 3)
+    assert calls == [("a", "x"), ("b", "y")] * 3
+    assert all(each > 0 for each in seconds)
+    assert done == 3
+    assert compare_module._timed(networks, given, 0) == ([None, None], 0)
+    assert len(calls) == 6
+
+
+def test_unasked_the_rounds_are_those_that_a_minute_has_room_for(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(compare_module.time, "perf_counter", lambda: clock[0])
+
+    def taking(seconds):
+        def answer(columns):
+            clock[0] += seconds
+            return {}
+
+        return [types.SimpleNamespace(answer=answer)] * 2
+
+    assert compare_module._timed(taking(1), [{}, {}], None) == ([10.0, 10.0], 10)
+    assert compare_module._timed(taking(7), [{}, {}], None) == ([28.0, 28.0], 4)
+    assert compare_module._timed(taking(100), [{}, {}], None) == ([100.0, 100.0], 1)
+    assert compare_module._timed(taking(7), [{}, {}], 6) == ([42.0, 42.0], 6)
 
 
 def test_comparing_files_loads_no_framework(two_layers):

@@ -43,6 +43,7 @@ ROUND_TRIPS = [
     Export("lenet.tflite"),
     Export("lenet.tflite", quantized_input_stats=(127.5, 127.5), default_ranges_stats=(0, 6)),
     Export("lenet.tflite", quantized_input_stats={"image": [0, 255]}, c_array=True),
+    Export("lenet.tflite", per_channel_dense=False),
     Export("lenet.tflite", quantized_input_stats="auto"),
     Export("lenet.tflite", mode="float32", sparse=True, allow_custom_ops=True),
     Export(
