@@ -107,6 +107,12 @@ class Engine(abc.ABC):
         model leaves free.
         """
 
+    @contextlib.contextmanager
+    def in_float(self) -> Iterator[None]:
+        """While inside, what is called answers as the plain network."""
+        with self.tracing_in(Phase.OFF):
+            yield
+
     def check_saving(self, path: object) -> None:  # noqa: B027  (not every engine has to)
         """Refuse to save the whole model to a path from which it could not be loaded."""
 
@@ -345,6 +351,16 @@ class Engine(abc.ABC):
         strategy = self.model.distribute_strategy
         return not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
+    @contextlib.contextmanager
+    def pruned_to_the_end(self) -> Iterator[None]:
+        """While inside, the masks are those that the weights of now would get at last."""
+        if self.pruner is None:
+            yield
+            return
+        with self.pruner.trying():
+            self.pruner.update_all(self.timetable.reached_at)
+            yield
+
     def broken_kernels(self) -> list[str]:
         """The paths of the kernels under pruning that have NaN or infinite weights."""
         targets = [] if self.pruner is None else self.pruner.targets
@@ -367,6 +383,19 @@ class Engine(abc.ABC):
         return self.quantizers is not None and int(self.quantizers.observed.numpy()) == 0
 
     # --- leaving
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether the network that ships is smaller than the model."""
+        return self.pruner is not None and self.pruner.shrinks
+
+    def shipped_config(self) -> dict[str, Any]:
+        """The config of the network that ships."""
+        return self.model.get_config()
+
+    def shipped_weights(self) -> Iterator[np.ndarray]:
+        """The weights of the network that ships, in its own order."""
+        return self.masked_weights()
 
     def masked_weights(self) -> Iterator[np.ndarray]:
         """The model's weights in its own order, every dropped one zero, whatever the last update

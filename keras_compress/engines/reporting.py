@@ -19,7 +19,7 @@ def compressed_kernels(engine: Engine) -> Iterator[tuple[str, str, tf.Variable]]
         for path, name, kernel in engine.quantizers.kernels_by_path():
             found.setdefault(id(kernel), (path, name, kernel))
     if engine.pruner is not None:
-        for target in engine.pruner.targets:
+        for target in filter(lambda each: each.listed, engine.pruner.targets):
             own = (target.path, target.kernel_name, target.kernel)
             found.setdefault(id(target.kernel), own)
     yield from found.values()

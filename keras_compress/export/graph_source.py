@@ -28,7 +28,7 @@ class GraphSource:
     """
 
     keras = None
-    engine = None
+    engine = attached = None
 
     def __init__(
         self,

@@ -28,7 +28,10 @@ class Source(Protocol):
 
     Attributes:
         keras: the package that the network belongs to; None for a graph.
-        engine: of a compressed model; None of anything else.
+        engine: of the network of which the file is made, where it is compressed; None of anything
+            else.
+        attached: of the model itself, which is another where the network ships without its
+            dropped channels.
         rounds: whether the network, as it answers, rounds its numbers.
     """
 
@@ -37,6 +40,9 @@ class Source(Protocol):
 
     @property
     def engine(self) -> Engine | None: ...
+
+    @property
+    def attached(self) -> Engine | None: ...
 
     @property
     def rounds(self) -> bool: ...
@@ -78,7 +84,7 @@ class Source(Protocol):
 
 def report_before_export(source: Source, export: Export | None) -> Report:
     """The report on a network as it is now, with the spec of the export that it lacks as yet."""
-    engine = source.engine
+    engine = source.attached
     report = Report.of_plain_model() if engine is None else report_on(engine)
     report.specs["export"] = export and export.get_config()
     return report

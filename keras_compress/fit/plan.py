@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import tensorflow as tf
-
 from keras_compress.engines.engine import Engine
 from keras_compress.engines.reporting import compressed_kernels, left_out
 from keras_compress.fit.preflight import Checks
@@ -90,10 +88,8 @@ def _zeros_at_the_end(engine: Engine) -> dict[int, float]:
     """
     pruner, found = engine.pruner, {}
     if pruner is not None:
-        with pruner.trying():
+        with engine.pruned_to_the_end():
             for target in pruner.targets:
-                if target.trainable or target.started:
-                    end = engine.timetable.reached_at(target.schedule)
-                    pruner.update(target, tf.constant(end, tf.int64))
+                if target.listed and (target.trainable or target.started):
                     found[id(target.kernel)] = 1 - float(target.kept().mean())
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras_compress._shared.checks import check_choice
 from keras_compress.engines.engine import Engine, engine_inside, engine_of
 from keras_compress.engines.in_place.engine import InPlace
-from keras_compress.engines.tfmot.engine import Tfmot
+from keras_compress.engines.tfmot.engine import Tfmot, check_no_structure
 from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.engines.tfmot.wrap import wrapped
 from keras_compress.fit.callback import Compress, continue_in_bare_fits
@@ -57,6 +57,7 @@ def wrap(
     check_choice("wrap", "engine", engine, ENGINES)
     attached: Engine
     if engine == "tfmot":
+        check_no_structure("wrap", pruning)
         if not adapter.has_tfmot:
             raise ValueError(
                 'wrap: `engine` must be "in_place" for a Keras 3 model, which tfmot does not know. '
