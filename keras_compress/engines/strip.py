@@ -58,10 +58,10 @@ def uncompiled(adapter: Adapter, model: KerasModel) -> KerasModel:
     if is_wrapped(model, "strip"):
         return engine.plain_copy() if isinstance(engine, Tfmot) else plain_copy(adapter, model)
     if engine is None:
-        plain = _copy(adapter, model, model.get_config())
+        plain = _copy(adapter, model, model.get_config)
         values: Iterable[np.ndarray] = (adapter.tf_variable(v).numpy() for v in model.weights)
     else:
-        plain = _copy(adapter, model, engine.shipped_config())
+        plain = _copy(adapter, model, engine.shipped_config)
         values = engine.shipped_weights()
     for variable, value in zip(plain.weights, values, strict=True):
         variable.assign(value)  # one by one: never all of them a third time
@@ -70,10 +70,10 @@ def uncompiled(adapter: Adapter, model: KerasModel) -> KerasModel:
     return plain
 
 
-def _copy(adapter: Adapter, model: KerasModel, config: dict[str, Any]) -> KerasModel:
+def _copy(adapter: Adapter, model: KerasModel, config: Callable[[], dict[str, Any]]) -> KerasModel:
     """A new model of the same class from its config, with new weights."""
     try:
-        plain = _made_again(model, config)
+        plain = _made_again(model, config())
     except Exception as error:  # a user's own `from_config` may raise anything
         raise ValueError(
             "strip: `model` must be Sequential, functional, or subclassed with a `get_config` "

@@ -140,13 +140,19 @@ class _Walk:
         # First, as what one would say of them first.
         self._reasons[:0] = [(ids, "they are outputs of the model") for ids in ends]
         entries = [
-            Entry(path, name, ids)
+            Entry(path, self._input_name(inner, place), ids)
             for path, inner, numbers in self._graph.nested
-            for name, tensor in zip(self._adapter.graph_end_names(inner)[0], numbers, strict=True)
+            for place, tensor in enumerate(numbers)
             if (ids := self._ids.get(tensor)) is not None
         ]
         count = len(self._unions.parents)
         return ChannelMap(count, self._groups(), self._slots, self._makers, self._calls, entries)
+
+    def _input_name(self, inner: KerasModel, place: int) -> str:
+        """Of the InputLayer: an input that was given no name does not bear that of its layer."""
+        layers: list[Any] = [layer for layer in inner.layers if self._adapter.is_input(layer)]
+        named = self._adapter.graph_end_names(inner)[0][place]
+        return next((own.name for own in layers if own.output is inner.inputs[place]), named)
 
     # --- one call
 

@@ -72,14 +72,17 @@ class _Edit:
 
     def _nested(self, config: dict[str, Any], entries: Sequence[Entry]) -> None:
         """Give the inputs of a nested model the channels that come in."""
-        inputs = [layer for layer in config["layers"] if layer["class_name"] == "InputLayer"]
-        by_name = {layer["config"]["name"]: layer["config"] for layer in inputs}
+        by_name = {
+            layer["config"]["name"]: layer["config"]
+            for layer in config["layers"]
+            if layer["class_name"] == "InputLayer"
+        }
         for entry in entries:
-            own = [by_name[entry.name]] if entry.name in by_name else []
-            if len(entries) == 1:  # of a Sequential, whose input may bear another name
-                own = [layer["config"] for layer in inputs]
-                first = config["layers"][0]["config"]
-                own += [config, *([] if inputs else [first])]
+            own = [config]  # of a Sequential, which holds the shape of its input itself
+            if entry.name in by_name:
+                own.append(by_name[entry.name])
+            else:
+                own.append(config["layers"][0]["config"])
             for each in own:
                 self._cut_shape(each, entry.ids)
 
