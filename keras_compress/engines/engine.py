@@ -24,6 +24,7 @@ from keras_compress.engines.train_step import TrainStep
 from keras_compress.frameworks.adapter import Adapter, layers_inside, wrap_method
 from keras_compress.frameworks.inference import Shapes
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, Method
+from keras_compress.reports.channels import LayerChannels
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
 
@@ -388,6 +389,10 @@ class Engine(abc.ABC):
     def shrinks(self) -> bool:
         """Whether the network that ships is smaller than the model."""
         return self.pruner is not None and self.pruner.shrinks
+
+    def channels(self) -> Iterator[LayerChannels]:
+        """How many channels are left of each layer of which some are pruned."""
+        yield from ()
 
     def shipped_config(self) -> dict[str, Any]:
         """The config of the network that ships."""

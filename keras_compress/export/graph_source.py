@@ -28,7 +28,7 @@ class GraphSource:
     """
 
     keras = None
-    engine = attached = None
+    engine = attached = network = None
 
     def __init__(
         self,

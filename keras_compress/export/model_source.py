@@ -56,7 +56,7 @@ class ModelSource:
         return network_that_ships(self.attached)
 
     @property
-    def _network(self) -> KerasModel:
+    def network(self) -> KerasModel:
         return self._shipped[0]
 
     @property
@@ -68,14 +68,14 @@ class ModelSource:
         return self.engine is not None and self.engine.phase.rounds
 
     def specs(self, batch_size: int) -> list[tf.TensorSpec]:
-        return input_specs(self._adapter, self._network, batch_size, self._input_shape)
+        return input_specs(self._adapter, self.network, batch_size, self._input_shape)
 
     def function(
         self, batch_size: int, *, quantized: bool, for_file: bool = True
     ) -> tf.types.experimental.ConcreteFunction:
         if self.engine is None:
             return inference_function(
-                self._adapter, self._network, batch_size, input_shape=self._input_shape
+                self._adapter, self.network, batch_size, input_shape=self._input_shape
             )
         return self.engine.inference_function(
             batch_size, quantized=quantized, for_file=for_file, input_shape=self._input_shape
@@ -112,7 +112,7 @@ class ModelSource:
 
     def layers_of(self, outputs: Sequence[str], quantized: bool) -> LayersOf:
         engine = self.engine
-        traced = self._network if engine is None else engine.network_behind(quantized)
+        traced = self.network if engine is None else engine.network_behind(quantized)
         naming = Naming(self._adapter, traced, outputs)
 
         def layers(tensor: str) -> list[str]:

@@ -7,6 +7,7 @@ which layer a tensor came from.
 from __future__ import annotations
 
 import contextlib
+import logging
 import types
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -15,10 +16,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.engine import Engine
-from keras_compress.engines.reporting import report_on
+from keras_compress.engines.reporting import channels_report, report_on
 from keras_compress.export.float_ops import LayersOf
+from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.reports.fit import Report
 from keras_compress.specs.export import Export
+
+logger = logging.getLogger("keras_compress")
 
 Range = tuple[float, float]
 
@@ -43,6 +47,10 @@ class Source(Protocol):
 
     @property
     def attached(self) -> Engine | None: ...
+
+    @property
+    def network(self) -> KerasModel | None:
+        """The model of which the file is made; None of a graph."""
 
     @property
     def rounds(self) -> bool: ...
@@ -87,4 +95,10 @@ def report_before_export(source: Source, export: Export | None) -> Report:
     engine = source.attached
     report = Report.of_plain_model() if engine is None else report_on(engine)
     report.specs["export"] = export and export.get_config()
+    if engine is not None and engine.shrinks:
+        try:
+            if source.network is not None:
+                report.channels = channels_report(engine, source.network)
+        except Exception as error:  # what cannot be made is said by whoever needs it
+            logger.warning("No report on the channels: %s", error)
     return report

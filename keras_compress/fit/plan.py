@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from keras_compress.engines.engine import Engine
 from keras_compress.engines.reporting import compressed_kernels, left_out
 from keras_compress.fit.preflight import Checks
+from keras_compress.reports.channels import LayerChannels
 from keras_compress.reports.preview import PlannedFile, PlannedLayer, Preview
 
 
@@ -47,6 +48,7 @@ def plan_of(
         left_out={} if engine is None else left_out(engine),
         files=files,
         problems=problems or [],
+        channels=[] if engine is None else _channels_at_the_end(engine),
     )
 
 
@@ -80,6 +82,12 @@ def _up_from(path: str) -> Iterator[str]:
     while path:
         yield path
         path = path.rpartition("/")[0]
+
+
+def _channels_at_the_end(engine: Engine) -> list[LayerChannels]:
+    """Empty where no channels are pruned."""
+    with engine.pruned_to_the_end():
+        return list(engine.channels())
 
 
 def _zeros_at_the_end(engine: Engine) -> dict[int, float]:

@@ -18,6 +18,7 @@ from keras_compress.engines.state import Phase
 from keras_compress.frameworks import inference
 from keras_compress.frameworks.adapter import wrap_method
 from keras_compress.frameworks.protocols import Method
+from keras_compress.reports.channels import LayerChannels
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
 
@@ -83,6 +84,13 @@ class InPlace(Engine):
             with self.in_float():  # units are found by tracing the model
                 placement = plan.plan_quantization(self.adapter, self.model, spec, self.by_ops)
         return [path for path in placement.names if path not in placement.left_out]
+
+    def channels(self) -> Iterator[LayerChannels]:
+        if not isinstance(self.pruner, ChannelPruner):
+            return
+        makers, kept = self.pruner.channels.makers, self.pruner.kept_ids()
+        for path in self.pruner.paths:
+            yield LayerChannels(path, len(makers[path]), int(kept[makers[path]].sum()))
 
     def shipped_config(self) -> dict[str, Any]:
         if not isinstance(self.pruner, ChannelPruner):
