@@ -20,6 +20,7 @@ def network_that_ships(engine: Engine) -> tuple[KerasModel, Engine | None]:
     """
     with known_classes(engine.adapter, engine.model):
         small = uncompiled(engine.adapter, engine.model)
+    engine.adapter.name_inputs_like(small, engine.model)
     if not isinstance(engine, InPlace) or engine.quantization is None:
         return small, None
     own = InPlace(engine.adapter, small, None, engine.named(engine.quantization))

@@ -25,7 +25,7 @@ SPEC = kc.Pruning(
 
 def residual_net(keras):
     layers = keras.layers
-    image = keras.Input((8, 8, 1), name="image")
+    image = keras.Input((8, 8, 1))  # without a name: with a number for one, which counts on
     x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="first")(image)
     x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
     y = layers.Conv2D(8, 3, padding="same", use_bias=False, name="second")(x)
@@ -60,6 +60,8 @@ def test_the_file_is_small_and_answers_as_the_masked_network(trained):
     export = compress.report.export
     assert export.error is None
     assert export.largest_steps["digit"] <= 2
+    assert export.predict_steps["digit"] <= 2  # of the model that was trained
+    assert list(export.inputs) == engine_of(model).adapter.flat_names(model)[0]
     assert not compress.report.left_out["pruning"].keys() - {"digit"}
     file = kc.load_tflite(export.path)
     assert kc.inspect_tflite(export.path).all_integer

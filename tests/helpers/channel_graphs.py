@@ -10,7 +10,7 @@ def with_random_weights(model, seed=0):
     draw = np.random.default_rng(seed)
     values = []
     for variable in model.weights:
-        value = draw.normal(0, 0.4, variable.shape).astype("float32")
+        value = draw.normal(0, 0.3, variable.shape).astype("float32")
         is_variance = "variance" in getattr(variable, "path", variable.name)
         values.append(np.abs(value) + 0.1 if is_variance else value)
     model.set_weights(values)
