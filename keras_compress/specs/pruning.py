@@ -203,7 +203,9 @@ class Pruning:
         Raises:
             ValueError: if a key is missing or unknown, or a value is out of its range.
         """
-        arguments = read_config(cls, config, optional=("structure", *OF_CHANNELS))
+        of_channels = ("structure", *OF_CHANNELS)
+        optional = () if isinstance(config, Mapping) and "structure" in config else of_channels
+        arguments = read_config(cls, config, optional=optional)
         if arguments["schedule"] is not None:
             arguments["schedule"] = schedule_from_config(arguments["schedule"])
         if isinstance(arguments["layers"], dict):

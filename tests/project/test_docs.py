@@ -145,6 +145,15 @@ def check_microcontrollers(names, folder, printed):
     assert names["raw"].dtype == np.uint8
 
 
+def check_channels(names, folder, printed):
+    assert "[8, 8]" in printed
+    before, after = names["compress"].report.channels.macs
+    assert f"{before} -> {after}" in printed
+    assert after < 0.35 * before
+    assert "LayerChannels(path='conv1', before=8, after=4)" in printed
+    assert all_integer(folder) == {"small": True}
+
+
 def check_preview(names, folder, printed):
     plan = names["plan"]
     shown = blocks((DOCS / "how-to" / "preview.md").read_text())[1].source
