@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_compress._shared.checks import check_bool, check_int, type_error, value_error
 from keras_compress.engines.in_place.plan import plan_quantization
+from keras_compress.engines.in_place.channels.plan import plan_channels
 from keras_compress.engines.prunable_kernels import plan_pruning
 from keras_compress.engines.strip import strip
 from keras_compress.fit.callback import Compress
@@ -152,7 +153,8 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
             self._clear = adapter.keras.backend.clear_session
         pruning, quantization = self._specs(hp)
         if pruning is not None:
-            plan_pruning(adapter, model, pruning)
+            plan = plan_pruning if pruning.structure is None else plan_channels
+            plan(adapter, model, pruning)
         plan_quantization(adapter, model, quantization)
         if not hp.space:
             raise ValueError(

@@ -338,3 +338,16 @@ def test_a_folder_that_cannot_be_written_to_is_refused(keras, tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(ValueError, match="`directory` must be a folder that can be written to"):
         make(keras, tmp_path / "taken")
+
+
+@pytest.mark.sweep
+def test_channels_are_searched_and_the_file_falls_with_them(keras, data, tmp_path):
+    more = {"structure": "channels", "final_sparsity": [0.25, 0.75], "max_trials": 2}
+    search = make(keras, tmp_path, max_accuracy_drop=0.9, tuner="grid", **more)
+    search.search(**data, epochs=2)
+    trials = {trial.metrics["sparsity"]: trial.metrics for trial in search.trials()}
+    few, many = (trials[share] for share in sorted(trials))
+    assert sorted(trials) == pytest.approx([0.25, 0.75])
+    assert many["tflite_bytes"] < 0.7 * few["tflite_bytes"]
+    model = search.best_model()
+    assert kc.strip(model).get_layer("conv1").filters == 2  # of 8
