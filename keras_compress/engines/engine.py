@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_compress.engines.counts import Counts
 from keras_compress.engines.layers_argument import LEFT_BY_USER, with_names
-from keras_compress.engines.masks import Pruner
+from keras_compress.engines.masks import Pruner, Target
 from keras_compress.engines.quantizers import Quantizers
 from keras_compress.engines.readers import Readers
 from keras_compress.engines.state import Phase
@@ -407,12 +407,14 @@ class Engine(abc.ABC):
         wrote.
         """
         targets = [] if self.pruner is None else self.pruner.targets
-        pruned = {id(target.kernel): target for target in targets}
+        pruned: dict[int, list[Target]] = {}
+        for target in targets:
+            pruned.setdefault(id(target.kernel), []).append(target)
         for variable in self.model.weights:
             kernel = self.adapter.tf_variable(variable)
             value = kernel.numpy()
-            if id(kernel) in pruned:
-                value[~pruned[id(kernel)].kept()] = 0  # a copy, ours to write to
+            for target in pruned.get(id(kernel), ()):
+                value[~target.kept()] = 0  # a copy, ours to write to
             yield value
 
     def input_range(self, position: int) -> tuple[float, float] | None:

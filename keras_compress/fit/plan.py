@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from keras_compress.engines.engine import Engine
 from keras_compress.engines.reporting import compressed_kernels, left_out
 from keras_compress.fit.preflight import Checks
@@ -97,7 +99,10 @@ def _zeros_at_the_end(engine: Engine) -> dict[int, float]:
     pruner, found = engine.pruner, {}
     if pruner is not None:
         with engine.pruned_to_the_end():
+            kept: dict[int, np.ndarray] = {}
             for target in pruner.targets:
-                if target.listed and (target.trainable or target.started):
-                    found[id(target.kernel)] = 1 - float(target.kept().mean())
+                if target.trainable or target.started:
+                    mask = target.kept()
+                    kept[id(target.kernel)] = mask & kept.get(id(target.kernel), True)
+        found = {kernel: 1 - float(mask.mean()) for kernel, mask in kept.items()}
     return found

@@ -16,7 +16,7 @@ from keras_compress.specs.schedules import Schedule, as_schedule, schedule_from_
 CHANNELS = "channels"
 """The `structure` of whole channels."""
 
-OF_CHANNELS = ("score", "allocation", "multiple_of")
+OF_CHANNELS = ("score", "allocation", "multiple_of", "weights")
 """The fields that say something of channels alone."""
 
 OF_WEIGHTS = ("block_size", "block_pooling_type", "sparsity_m_by_n")
@@ -54,6 +54,9 @@ class Pruning:
             "global", the lowest of all groups together, each score as a share of its group's mean.
         multiple_of: of channels: what is left of each group is a multiple of it (4 or 8 suit
             integer kernels), and at least that.
+        weights: of channels: a schedule, or a sparsity, by which single weights of those that are
+            left are zeroed too, in every kernel that can be pruned. It is best reached when the
+            channels are: what goes later takes zeros with it.
 
     Raises:
         TypeError: for a value of the wrong type.
@@ -70,6 +73,7 @@ class Pruning:
     score: str = "l2"
     allocation: str = "uniform"
     multiple_of: int = 1
+    weights: Schedule | None = None
 
     if TYPE_CHECKING:  # what may be given is more than what is kept
 
@@ -85,6 +89,7 @@ class Pruning:
             score: str = "l2",
             allocation: str = "uniform",
             multiple_of: int = 1,
+            weights: float | object | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -119,14 +124,18 @@ class Pruning:
         checks.check_choice(owner, "allocation", self.allocation, ("uniform", "global"))
         multiple_of = checks.check_int(owner, "multiple_of", self.multiple_of, minimum=1)
         set_field(self, "multiple_of", multiple_of)
+        if self.weights is not None:
+            set_field(self, "weights", as_schedule(self.weights, owner, "weights"))
         defaults = {
             field.name: field.default
             for field in dataclasses.fields(self)
             if field.default is not dataclasses.MISSING
         }
-        strangers, rule = OF_CHANNELS, f"its default without structure={CHANNELS!r}"
+        strangers: tuple[str, ...] = OF_CHANNELS
+        rule = f"its default without structure={CHANNELS!r}"
         if self.structure is not None:
-            strangers, rule = OF_WEIGHTS, f"its default with structure={self.structure!r}"
+            strangers = OF_WEIGHTS
+            rule = f"its default with structure={self.structure!r}"
         for name in strangers:
             if getattr(self, name) != defaults[name]:
                 raise checks.value_error(owner, name, getattr(self, name), rule)
@@ -150,9 +159,12 @@ class Pruning:
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:
-        """Every schedule in it: the general one first, then those of named layers."""
+        """Every schedule in it: the general one first, then those of named layers, then that of
+        the single weights of what channels are left.
+        """
         own = tuple(self.layers.values()) if isinstance(self.layers, dict) else ()
-        return own if self.schedule is None else (self.schedule, *own)
+        single = () if self.weights is None else (self.weights,)
+        return (*(() if self.schedule is None else (self.schedule,)), *own, *single)
 
     @property
     def has_fractions(self) -> bool:
@@ -172,7 +184,8 @@ class Pruning:
             schedule = schedule.resolve(start, updates)
         if isinstance(layers, dict):
             layers = {name: each.resolve(start, updates) for name, each in layers.items()}
-        return dataclasses.replace(self, schedule=schedule, layers=layers)
+        weights = self.weights and self.weights.resolve(start, updates)
+        return dataclasses.replace(self, schedule=schedule, layers=layers, weights=weights)
 
     def get_config(self) -> dict[str, Any]:
         """A plain dict of plain values that `from_config` reads back equal.
@@ -194,6 +207,7 @@ class Pruning:
         }
         if self.structure is not None:  # without, it is what it was before there was one
             config |= {name: getattr(self, name) for name in ("structure", *OF_CHANNELS)}
+            config["weights"] = self.weights and self.weights.get_config()
         return config
 
     @classmethod
@@ -208,6 +222,8 @@ class Pruning:
         arguments = read_config(cls, config, optional=optional)
         if arguments["schedule"] is not None:
             arguments["schedule"] = schedule_from_config(arguments["schedule"])
+        if arguments.get("weights") is not None:
+            arguments["weights"] = schedule_from_config(arguments["weights"])
         if isinstance(arguments["layers"], dict):
             arguments["layers"] = {
                 name: schedule_from_config(each) for name, each in arguments["layers"].items()

@@ -14,8 +14,8 @@ import keras_tuner
 import numpy as np
 
 from keras_compress._shared.checks import check_bool, check_int, type_error, value_error
-from keras_compress.engines.in_place.plan import plan_quantization
 from keras_compress.engines.in_place.channels.plan import plan_channels
+from keras_compress.engines.in_place.plan import plan_quantization
 from keras_compress.engines.prunable_kernels import plan_pruning
 from keras_compress.engines.strip import strip
 from keras_compress.fit.callback import Compress

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras_compress._shared.checks import check_int, type_error, value_error
-from keras_compress.specs.pruning import OF_CHANNELS, Pruning
+from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
 from keras_compress.specs.schedules import PolynomialDecay, Schedule
 
@@ -86,7 +86,12 @@ class Space:
         """
         drawn = {name: _drawn(hp, name, values) for name, _, values in self._entries()}
         pruning = None
-        how = {name: getattr(self, name) for name in ("structure", *OF_CHANNELS)}
+        how: dict[str, Any] = {
+            "structure": self.structure,
+            "score": self.score,
+            "allocation": self.allocation,
+            "multiple_of": self.multiple_of,
+        }
         if self.final_sparsity is not None:
 
             def schedule(final_sparsity: float) -> PolynomialDecay:

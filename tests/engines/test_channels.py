@@ -313,6 +313,47 @@ def test_a_fit_is_the_loop_written_by_hand_to_the_last_bit(keras, data):
     assert mine.get_layer("first").units == 8
 
 
+def test_single_weights_of_what_is_left_go_in_the_same_fit(keras, data, tmp_path):
+    """Of the channels that are left half of the weights are zero: checked on the small network."""
+    schedule = kc.PolynomialDecay(final_sparsity=0.5, begin_step=2, end_step=8, frequency=3)
+    model = compiled(keras, dense_net(keras, ("first", 8), ("second", 6), activation="tanh"))
+    spec = channels(schedule, weights=kc.ConstantSparsity(0.25, begin_step=9, frequency=2))
+    compress = kc.Compress(pruning=spec, partial=True, verbose=0)
+    plan = kc.preview(model, pruning=spec, steps=12)
+    foreseen = {each.path: each.sparsity for each in plan.layers}
+    fit(model, data, compress)
+    small = compress.stripped_model
+    kernels = {name: np.asarray(small.get_layer(name).kernel) for name in foreseen}
+    assert {name: kernel.shape for name, kernel in kernels.items()} == {
+        "first": (5, 4),
+        "second": (4, 3),
+        "out": (3, 3),
+    }
+    zeros = {name: int((kernel == 0).sum()) for name, kernel in kernels.items()}
+    assert zeros == {"first": 5, "second": 3, "out": 2}  # 20 x 0.25, 12 x 0.25, 9 x 0.25
+    # Of the whole kernels, with what the dropped channels leave.
+    by_hand = {"first": 25 / 40, "second": 39 / 48, "out": 11 / 18}
+    assert foreseen == pytest.approx(by_hand)
+    assert {e.path: e.sparsity for e in compress.report.layers} == pytest.approx(by_hand)
+    assert_same(answers(model, data[0]), answers(small, data[0]))
+    kc.save_state(model, tmp_path / "state.npz")
+    loaded = compiled(keras, dense_net(keras, ("first", 8), ("second", 6), activation="tanh"))
+    loaded.set_weights(model.get_weights())
+    kc.load_state(loaded, tmp_path / "state.npz")
+    for one, other in zip(kc.strip(loaded).get_weights(), small.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_smallest_of_the_weights_that_are_left_go(keras):
+    model = image_net(keras)
+    engine = pruned(model, weights=kc.ConstantSparsity(0.5, 1))
+    kept = {t.path: t.kept() for t in engine.pruner.targets}
+    hidden = np.abs(np.asarray(model.get_layer("hidden").kernel))
+    there = {t.path: t.kept() for t in engine.pruner.hanging if t.listed}["hidden"]
+    expected = hidden >= np.sort(hidden[there])[-round(there.sum() * 0.5)]
+    np.testing.assert_array_equal(kept["hidden (weights)"], expected | ~there)
+
+
 def test_a_state_goes_on_where_it_was_saved(keras, data, tmp_path):
     schedule = kc.PolynomialDecay(final_sparsity=0.5, begin_step=2, end_step=9, frequency=3)
     nets = [

@@ -29,6 +29,7 @@ ROUND_TRIPS = [
     Pruning(None, layers={"conv1": HALF, "conv2": FLAT}),
     Pruning(HALF, layers={"conv2": HALF}, sparsity_m_by_n=[2, 4]),
     Pruning(HALF, structure="channels", score="gamma", allocation="global", multiple_of=8),
+    Pruning(HALF, structure="channels", weights=FLAT),
     Quantization(),
     Quantization(
         delay=0.8, weight_bits=4, calibration_steps=0, freeze_step=1.0, layers=("conv1", "dense")

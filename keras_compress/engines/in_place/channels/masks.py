@@ -15,7 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.in_place.channels.groups import Slot
+from keras_compress.engines.in_place.channels.hanging import NONE, HangingWeight
 from keras_compress.engines.in_place.channels.plan import ChannelPlan
+from keras_compress.engines.in_place.channels.remaining import RemainingWeights, remaining
 from keras_compress.engines.in_place.channels.scores import (
     highest,
     highest_of_all,
@@ -26,21 +28,6 @@ from keras_compress.engines.masks import Pruner, Target, sparsity_at
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import Schedule
-
-NONE = -1
-"""In the place of a channel's number: one that is not pruned."""
-
-
-@dataclasses.dataclass(eq=False)
-class HangingWeight(Target):
-    """A weight that hangs on channels under pruning."""
-
-    axes: tuple[tuple[int, np.ndarray], ...] = ()
-    """(axis, number of the channel at each place of it, or NONE)."""
-
-    @property
-    def trainable(self) -> bool:
-        return bool(self.layer.trainable)  # a batch norm's statistics move with the layer
 
 
 @dataclasses.dataclass(eq=False)
@@ -87,7 +74,9 @@ class ChannelPruner(Pruner):
         weights = self._weights(adapter, plan)
         self._witnesses = _witnesses(weights, self.count)
         self._scored = self._scores_of(plan.channels.slots)
-        super().__init__(weights, by_begin_step=False)
+        self.hanging = weights
+        self.remaining = [] if plan.kernels is None else remaining(adapter, plan.kernels, weights)
+        super().__init__([*weights, *self.remaining], by_begin_step=False)
 
     def _weights(self, adapter: Adapter, plan: ChannelPlan) -> list[HangingWeight]:
         slots: dict[int, list[Slot]] = {}
@@ -189,6 +178,14 @@ class ChannelPruner(Pruner):
         for group in self.groups:
             for weight in group.weights:
                 weight.started = weight.trainable
+        for single in self.remaining:
+            if (
+                single.trainable
+                and not single.started
+                and step > max(single.schedule.begin_step, 1)
+            ):
+                single.renew(tf.constant(step, tf.int64))
+            single.started = single.trainable
         self.measure()
 
     def before_step(self, step: tf.Tensor) -> None:
@@ -207,12 +204,24 @@ class ChannelPruner(Pruner):
                 return tf.constant(True)
 
             tf.cond(self.due(schedule, step), update, lambda: tf.constant(False))
+        singles = [single for single in self.remaining if single.trainable]
+        if singles:  # which have one schedule
+
+            def renew() -> tf.Tensor:
+                for single in singles:
+                    single.renew(step)
+                return tf.constant(True)
+
+            tf.cond(self.due(singles[0].schedule, step), renew, lambda: tf.constant(False))
         self.apply()
 
     def update(self, target: Target, step: tf.Tensor) -> None:
         """Make the masks of all groups anew that a weight hangs on, and those that share out the
         same channels.
         """
+        if isinstance(target, RemainingWeights):
+            target.renew(step)
+            return
         groups = [group for group in self.groups if target in group.weights]
         if self.spec.allocation == "global":
             mine = [group.schedule for group in groups]
@@ -224,6 +233,9 @@ class ChannelPruner(Pruner):
         for schedule in dict.fromkeys(group.schedule for group in groups):
             own = [group for group in groups if group.schedule == schedule]
             self._update(own, tf.constant(when(schedule), tf.int64))
+        for single in self.remaining:
+            if single.trainable or single.started:
+                single.renew(tf.constant(when(single.schedule), tf.int64))
 
     def _update(self, groups: Sequence[MaskedGroup], step: tf.Tensor) -> None:
         if not groups:

@@ -8,6 +8,7 @@ from typing import cast
 
 from keras_compress.engines.in_place.channels.groups import ChannelMap, Group, map_channels
 from keras_compress.engines.layers_argument import resolve_names, select
+from keras_compress.engines.prunable_kernels import PruningPlan, plan_pruning
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel
 from keras_compress.specs.pruning import Pruning
@@ -21,6 +22,7 @@ class ChannelPlan:
     Attributes:
         groups: those of which channels are dropped.
         schedules: path -> schedule, of every layer that makes channels of such a group.
+        kernels: what of single weights is pruned besides, as for a `Pruning` of them alone.
         left_out: path -> why a layer, or some of its channels, is left alone.
     """
 
@@ -28,6 +30,7 @@ class ChannelPlan:
     groups: list[Group]
     schedules: dict[str, Schedule]
     left_out: dict[str, str]
+    kernels: PruningPlan | None = None
 
 
 def plan_channels(adapter: Adapter, model: KerasModel, spec: Pruning) -> ChannelPlan:
@@ -56,6 +59,10 @@ def plan_channels(adapter: Adapter, model: KerasModel, spec: Pruning) -> Channel
     for path in plan.schedules:
         if path in plan.left_out:
             plan.left_out[path] = f"some of its channels stay: {plan.left_out[path]}"
+    if spec.weights is not None:
+        plan.kernels = plan_pruning(adapter, model, Pruning(spec.weights))
+        for path, reason in plan.kernels.left_out.items():
+            plan.left_out.setdefault(path, f"of its single weights: {reason}")
     if not plan.groups:
         raise ValueError(
             "Pruning: `layers` must leave something to prune; no channel of this model can be "
