@@ -12,24 +12,29 @@ LiteRT on 450 test images; one image is 0.22 points.
 
 For speed: MobileNetV2 at 96 pixels and ResNet50 at 64, of random weights and trained for a few
 updates on noise, which is enough for a file; LiteRT runs both files in turns with one thread.
+
+And of the same two what new masks cost, of channels and of single weights, in turns.
 """
 
 import argparse
 import os
 import pathlib
 import tempfile
+import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow, whose notices are long
 
 import numpy as np
 import rich.console
 import rich.table
+import tensorflow as tf
 from measuring import Interval, keras_of, mean
 from nets_of_digits import NETS
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import keras_compress as kc
+from keras_compress.engines.engine import engine_of
 from keras_compress.tflite.litert.latency import latency_ms
 
 BATCH = 32
@@ -157,23 +162,54 @@ def show_speed(keras, args, console, folder):
     console.print(table)
 
 
+def masks_of(keras, name, pruning):
+    """What a step does before its forward pass: `run(step)`, with new masks from update 1 on."""
+    size = LARGE[name]
+    network = getattr(keras.applications, name)
+    model = network(weights=None, input_shape=(size, size, 3), classes=10)
+    model = kc.wrap(model, pruning=pruning, engine="in_place")
+    run = tf.function(engine_of(model).pruner.before_step)
+    run(tf.constant(1, tf.int64))
+    return model, run
+
+
+def show_masks(keras, args, console, folder):
+    table = rich.table.Table("net", "", "weights (ms)", "channels (ms)", "ratio", title="masks")
+    every = kc.ConstantSparsity(0.5, 1, frequency=1)
+    for name in LARGE:
+        both = [masks_of(keras, name, spec) for spec in (kc.Pruning(every), channels(every))]
+        for what, step in (("new masks", 2), ("held", 0)):
+            pairs = np.zeros((args.rounds, 2))
+            for turn in pairs:
+                for i, (_, run) in enumerate(both):
+                    begin = time.perf_counter()
+                    run(tf.constant(step, tf.int64))
+                    turn[i] = 1000 * (time.perf_counter() - begin)
+            medians = [f"{ms:.1f}" for ms in np.median(pairs, 0)]
+            table.add_row(name, what, *medians, str(Interval.of(pairs[:, 1] / pairs[:, 0])))
+    console.print(table)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--keras", type=int, choices=(3, 2), default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=30, help="pairs of latencies")
-    parser.add_argument("--only", choices=("digits", "speed"))
+    parser.add_argument("--only", choices=("digits", "speed", "masks"))
     parser.add_argument("--quick", action="store_true", help="does it run?")
     args = parser.parse_args()
     if args.quick:
         args.seeds, args.epochs, args.only = 1, 3, "digits"
     keras, console = keras_of(args.keras), rich.console.Console()
     with tempfile.TemporaryDirectory() as folder:
-        if args.only != "speed":
-            show_digits(keras, args, console, pathlib.Path(folder))
-        if args.only != "digits":
-            show_speed(keras, args, console, pathlib.Path(folder))
+        for name, show in (
+            ("digits", show_digits),
+            ("speed", show_speed),
+            ("masks", show_masks),
+        ):
+            if args.only in (None, name):
+                show(keras, args, console, pathlib.Path(folder))
 
 
 if __name__ == "__main__":

@@ -102,31 +102,31 @@ def stopped(keras, make):
 STOPS = {
     "unknown": (
         lambda layers, x, image: layers.LayerNormalization(name="norm")(x),
-        "they meet 'norm' (LayerNormalization), which no row tells of",
+        "its channels meet 'norm' (LayerNormalization), which no row tells of",
     ),
     "inputs": (
         lambda layers, x, image: layers.Add()([x, image]),
-        "they go together with inputs of the model",
+        "its channels go together with inputs of the model",
     ),
     "softmax": (
         lambda layers, x, image: layers.Softmax(name="shares")(x),
-        "they meet 'shares' (Softmax), whose 'softmax' may compute one of another",
+        "its channels meet 'shares' (Softmax), whose 'softmax' may compute one of another",
     ),
     "reshape": (
         lambda layers, x, image: layers.Reshape((4, 8, 2), name="halves")(x),
-        "they meet 'halves' (Reshape), which lays them out anew",
+        "its channels meet 'halves' (Reshape), which lays them out anew",
     ),
     "permute": (
         lambda layers, x, image: layers.Permute((3, 1, 2), name="turned")(x),
-        "they meet 'turned' (Permute), which lays them out anew",
+        "its channels meet 'turned' (Permute), which lays them out anew",
     ),
     "groups": (
         lambda layers, x, image: layers.Conv2D(4, 3, groups=2, trainable=False, name="two")(x),
-        "they meet 'two' (Conv2D): its kernel is in groups=2",
+        "its channels meet 'two' (Conv2D): its kernel is in groups=2",
     ),
     "axis": (
         lambda layers, x, image: layers.BatchNormalization(axis=1, name="rows")(x),
-        "they meet 'rows' (BatchNormalization): axis=1 of 4",
+        "its channels meet 'rows' (BatchNormalization): axis=1 of 4",
     ),
     "frozen": (
         lambda layers, x, image: layers.BatchNormalization(trainable=False, name="still")(x),
@@ -388,7 +388,7 @@ def test_layers_chooses_whole_groups_and_dicts_have_schedules(keras):
 # --- errors
 
 REFUSED = {
-    "output": ({"layers": ["out"]}, "those of 'out' cannot: they are outputs of the model"),
+    "output": ({"layers": ["out"]}, "those of 'out' cannot: its channels are outputs of the model"),
     "half": ({"layers": ["first"]}, "those of 'first' cannot: .*go together with .*'second'"),
     "no-maker": ({"layers": ["norm"]}, "those of 'norm' cannot: it makes no channels"),
     "multiple": ({"multiple_of": 5}, r"multiple_of=5, and 4 channels of 'third'"),

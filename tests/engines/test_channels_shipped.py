@@ -168,3 +168,39 @@ def test_a_float_file_of_a_pruned_model_is_small_too(keras, tmp_path):
     ]
     found = kc.load_tflite(report.path).predict(x)
     np.testing.assert_allclose(found, model.predict(x, verbose=0), atol=1e-5)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.sweep
+def test_a_fit_that_was_stopped_goes_on_to_the_same_end(keras, digits, tmp_path):
+    x, y, _, _ = digits
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise Stopped
+
+    def fit(*callbacks):
+        keras.utils.set_random_seed(3)
+        model = residual_net(keras)
+        pruning = kc.Pruning(
+            kc.PolynomialDecay(final_sparsity=0.5, begin_step=3, end_step=20, frequency=3),
+            structure="channels",
+            weights=0.5,
+        )
+        quantization = kc.Quantization(delay=22)
+        compress = kc.Compress(pruning=pruning, quantization=quantization, verbose=0)
+        arguments = {"batch_size": 32, "epochs": 4, "shuffle": False, "verbose": 0}
+        model.fit(x[:256], y[:256], callbacks=[compress, *callbacks], **arguments)
+        return model, compress
+
+    whole, _ = fit()
+    with pytest.raises(Stopped):
+        fit(keras.callbacks.BackupAndRestore(tmp_path / "backup"), Stop())
+    resumed, compress = fit(keras.callbacks.BackupAndRestore(tmp_path / "backup"))
+    for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [each.after for each in compress.report.channels.layers] == [4, 4, 6]

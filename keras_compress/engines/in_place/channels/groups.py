@@ -133,12 +133,12 @@ class _Walk:
 
     def map(self) -> ChannelMap:
         for tensor in self._graph.inputs:
-            self._fixed[tensor] = "they go together with inputs of the model"
+            self._fixed[tensor] = "its channels go together with inputs of the model"
         for node in self._graph.nodes:
             self._pass(node)
         ends = [ids for t in self._graph.outputs if (ids := self._ids.get(t)) is not None]
         # First, as what one would say of them first.
-        self._reasons[:0] = [(ids, "they are outputs of the model") for ids in ends]
+        self._reasons[:0] = [(ids, "its channels are outputs of the model") for ids in ends]
         entries = [
             Entry(path, self._input_name(inner, place), ids)
             for path, inner, numbers in self._graph.nested
@@ -166,13 +166,13 @@ class _Walk:
             for tensor, (shape, _) in zip(node.inputs, node.shapes, strict=True)
         ]
         if passing is None:
-            return self._stop_all(node, inputs, f"they meet {shown}, which no row tells of")
+            return self._stop_all(node, inputs, f"its channels meet {shown}, which no row tells of")
         reason = passing.refuses(operation) or passing.refuses_call(node)
         reason = reason or self._made_of_others(operation, passing)
         if reason is None and len(node.outputs) != 1:
             reason = "it gives several tensors"
         if reason is not None:
-            return self._stop_all(node, inputs, f"they meet {shown}: {reason}")
+            return self._stop_all(node, inputs, f"its channels meet {shown}: {reason}")
         ways = {
             How.KEEPS: self._keep,
             How.MERGES: self._merge,
@@ -190,7 +190,7 @@ class _Walk:
     ) -> Ids | None:
         own, *others = inputs
         for other in others:
-            self._stop(other, f"they meet {shown} as a second input")
+            self._stop(other, f"its channels meet {shown} as a second input")
         if own is None:
             return None
         self._check_activation(node, passing, own, shown)
@@ -204,7 +204,7 @@ class _Walk:
         self, node: Node, passing: Passing, inputs: list[Ids | None], shown: str
     ) -> Ids | None:
         if any(ids is None for ids in inputs):
-            self._stop_each(inputs, f"they meet {shown}, whose channels cannot be counted")
+            self._stop_each(inputs, f"its channels meet {shown}, whose channels cannot be counted")
             return None
         known = [ids for ids in inputs if ids is not None]
         widest = max(known, key=len)
@@ -212,7 +212,7 @@ class _Walk:
             if len(ids) == len(widest):
                 self._unions.unite(ids, widest)
             else:
-                self._stop(ids, f"each of them meets all channels in {shown}")
+                self._stop(ids, f"each of its channels meets all of another input in {shown}")
         return widest
 
     def _join(
@@ -228,7 +228,7 @@ class _Walk:
             for ids in known[1:]:
                 self._unions.unite(ids, known[0])
             return known[0]
-        self._stop_each(inputs, f"they meet {shown}, which does not put them side by side")
+        self._stop_each(inputs, f"its channels meet {shown}, which does not put them side by side")
         return None
 
     def _lay_out(
@@ -240,7 +240,7 @@ class _Walk:
             times = 0 if places is None else places.shape[-1] // len(own)
             if laid_out(places, len(own)) and (times == 1 or passing.config is not None):
                 return np.tile(own, times)
-        self._stop_each(inputs, f"they meet {shown}, which lays them out anew")
+        self._stop_each(inputs, f"its channels meet {shown}, which lays them out anew")
         return None
 
     def _end(
@@ -274,7 +274,9 @@ class _Walk:
                 if ids is not None and other is not None:
                     self._unions.unite(ids, other)
                 else:
-                    self._stop_each([ids, other], f"they meet {node.path!r} in several widths")
+                    self._stop_each(
+                        [ids, other], f"its channels meet {node.path!r} in several widths"
+                    )
             return
         self._met[id(operation)] = sides
         for weight in passing.weights:
@@ -323,7 +325,7 @@ class _Walk:
         kind = self._adapter.kind(node.operation)
         name = activation_name(self._adapter, node.operation, kind)
         if not is_elementwise(name):
-            self._stop(ids, f"they meet {shown}, whose {name!r} may compute one of another")
+            self._stop(ids, f"its channels meet {shown}, whose {name!r} may compute one of another")
 
     # --- ids
 
@@ -346,7 +348,7 @@ class _Walk:
     def _stop_all(self, node: Node, inputs: Iterable[Ids | None], reason: str) -> None:
         self._stop_each(inputs, reason)
         for tensor in node.outputs:
-            self._fixed[tensor] = reason.replace("they meet", "they come out of", 1)
+            self._fixed[tensor] = reason.replace("its channels meet", "its channels come out of", 1)
 
     def _stop_each(self, inputs: Iterable[Ids | None], reason: str) -> None:
         for ids in inputs:
