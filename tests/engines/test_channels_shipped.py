@@ -170,7 +170,7 @@ def test_a_float_file_of_a_pruned_model_is_small_too(keras, tmp_path):
     np.testing.assert_allclose(found, model.predict(x, verbose=0), atol=1e-5)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -181,7 +181,7 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_end(keras, digits, tmp_path)
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             if epoch == 1:
-                raise Stopped
+                raise StoppedError
 
     def fit(*callbacks):
         keras.utils.set_random_seed(3)
@@ -198,7 +198,7 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_end(keras, digits, tmp_path)
         return model, compress
 
     whole, _ = fit()
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         fit(keras.callbacks.BackupAndRestore(tmp_path / "backup"), Stop())
     resumed, compress = fit(keras.callbacks.BackupAndRestore(tmp_path / "backup"))
     for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
