@@ -11,6 +11,8 @@ From these weights, with the same optimizer begun anew and the same batches in t
 
 - `Compress`, rounding from the first step on (no delay, so no step in which ranges are only
   watched), and its own export;
+- the same with the optimizer as the float steps left it: what one fit with a delay does, where
+  tfmot's model has to be compiled anew;
 - tfmot's `quantize_model`, where it takes the net, and `tf.lite` as its guide has it;
 - the float net itself: what the steps alone are worth, whatever is rounded;
 
@@ -54,6 +56,7 @@ RATE = 1e-3  # of Adam
 LOSS = "sparse_categorical_crossentropy"
 CALIBRATION = 200  # images
 FLOAT, POST_TRAINING, OURS, TFMOT = "float", "post-training", "keras_compress", "tfmot"
+ONE_FIT = "one fit"
 EARLY, RAW, AHEAD = 50, 255, 3.0  # points above tfmot after so many steps with inputs up to that
 
 
@@ -90,6 +93,7 @@ class Bench:
         model = self.compiled(self.model(), RATE)
         self.train(model, batches(len(self.x), arguments.float_steps, seed))
         self.weights = model.get_weights()
+        self.slots = [variable.numpy() for variable in model.optimizer.variables]
 
     def model(self, weights=None):
         """The net, built anew; not compiled."""
@@ -128,12 +132,15 @@ class Bench:
         for steps, order in self.parts():
             self.train(model, order)
             yield FLOAT, steps, self.in_float(model), 0
-        yield from self.ours()
+        yield from self.ours(OURS)
+        yield from self.ours(ONE_FIT)
         if self.arguments.keras == 2:
             yield from self.with_tfmot()
 
-    def ours(self):
+    def ours(self, method):
         model = self.compiled(self.model(self.weights))
+        if method == ONE_FIT:
+            self.going_on(model.optimizer, model.trainable_variables)
         for steps, order in self.parts():
             with tempfile.TemporaryDirectory() as folder:
                 export = kc.Export(os.path.join(folder, "net.tflite"))
@@ -141,7 +148,15 @@ class Bench:
                 self.train(model, order, [compress])
                 if compress.report.export.error:
                     raise RuntimeError(compress.report.export.error)
-                yield OURS, steps, *self.of_file(pathlib.Path(export.path).read_bytes())
+                yield method, steps, *self.of_file(pathlib.Path(export.path).read_bytes())
+
+    def going_on(self, optimizer, variables):
+        """Gives an optimizer the state of that of the float steps, but for the rate asked for."""
+        optimizer.build(variables)
+        rate = float(optimizer.learning_rate.numpy())
+        for variable, value in zip(optimizer.variables, self.slots, strict=True):
+            variable.assign(value)
+        optimizer.learning_rate.assign(rate)
 
     def with_tfmot(self):
         from tensorflow_model_optimization.quantization.keras import quantize_model, quantize_scope
@@ -240,14 +255,14 @@ class Scores:
             for steps in sorted(arguments.steps)
         ]
 
-    def ahead(self, net, top, steps, of=TFMOT):
+    def ahead(self, net, top, steps, of=TFMOT, ours=OURS):
         """By how many points ours is above another, by seed; None where that refuses."""
         theirs = self.of(net, top, of, steps)
-        return None if theirs is None else self.of(net, top, OURS, steps) - theirs
+        return None if theirs is None else self.of(net, top, ours, steps) - theirs
 
-    def comparisons(self):
+    def comparisons(self, ours):
         """Those that there are: (net, range, steps) -> differences by seed."""
-        found = {row: self.ahead(*row) for row in self.rows}
+        found = {row: self.ahead(*row, ours=ours) for row in self.rows}
         return {row: ahead for row, ahead in found.items() if ahead is not None}
 
 
@@ -255,17 +270,18 @@ def table(title, scores):
     made = rich.table.Table(title=title, title_justify="left")
     for column in ("net", "inputs"):
         made.add_column(column, no_wrap=True)
-    methods = (FLOAT, POST_TRAINING, OURS, TFMOT)
-    for column in ("steps", *methods, "ours - float", "ours - tfmot"):
+    methods = (FLOAT, POST_TRAINING, OURS, ONE_FIT, TFMOT)
+    differences = ((OURS, FLOAT), (OURS, TFMOT), (ONE_FIT, TFMOT))
+    for column in ("steps", *methods, *(f"{ours} - {of}" for ours, of in differences)):
         made.add_column(column, justify="right", no_wrap=True)
     previous = None
     for net, top, steps in scores.rows:
         if (net, top) != previous:
             cells = [shown(scores.of(net, top, each, 0)) for each in (FLOAT, POST_TRAINING)]
-            made.add_row(net, rf"\[0, {top}]", "0", *cells, *"----")
+            made.add_row(net, rf"\[0, {top}]", "0", *cells, *"------")
             previous = net, top
         found = [scores.of(net, top, method, steps) for method in methods]
-        ahead = [scores.ahead(net, top, steps, of=method) for method in (FLOAT, TFMOT)]
+        ahead = [scores.ahead(net, top, steps, of, ours) for ours, of in differences]
         cells = [*map(shown, found), *(shown(each, "+.2f") for each in ahead)]
         made.add_row("", "", str(steps), *cells)
     return made
@@ -275,9 +291,9 @@ def shown(accuracies, form=".2f"):
     return "-" if accuracies is None else mean(accuracies, form)
 
 
-def verdicts(scores):
+def verdicts(scores, ours):
     """The targets, each met or missed, with the numbers; none where tfmot takes no net."""
-    compared = scores.comparisons()
+    compared = scores.comparisons(ours)
     if not compared:
         return
     below = {row: each for row, each in compared.items() if each.mean() < -standard_error(each)}
@@ -344,9 +360,12 @@ def main():
         f"Test accuracy (%) on digits, {keras.__name__} {keras.__version__}, "
         f"{arguments.float_steps} float steps first, {arguments.seeds} seed(s)"
     )
-    console = rich.console.Console(width=150)
+    console = rich.console.Console(width=180)
     console.print(table(title, scores))
-    for line in (*scores.notes, *verdicts(scores)):
+    lines = list(scores.notes)
+    for method in (OURS, ONE_FIT):
+        lines += [f"{method}, {line}" for line in verdicts(scores, method)]
+    for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -24,6 +24,7 @@ from keras_compress.engines.train_step import TrainStep
 from keras_compress.frameworks.adapter import Adapter, layers_inside, wrap_method
 from keras_compress.frameworks.inference import Shapes
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, Method
+from keras_compress.frameworks.random_streams import RandomStreams
 from keras_compress.reports.channels import LayerChannels
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
@@ -71,6 +72,7 @@ class Engine(abc.ABC):
         """Whether a training loop of the user's own goes on."""
         self._undo: list[Callable[[], None]] = []
         self._wrapped: set[str] = set()
+        self.streams = RandomStreams()
         self._train_step = TrainStep(self)
         self.readers = Readers(self)
         self.counts = Counts(self)
@@ -156,7 +158,7 @@ class Engine(abc.ABC):
             self._undo.append(wrap_method(model, "train_step", self._train_step.around))
             self._undo += [*self.readers.patch(), *self.counts.patch()]
             remember(model, self)
-            self.adapter.retrace(model)
+            self._retrace()
             self.counts.note()
         except BaseException:  # Ctrl-C too must leave no patch that nobody knows of
             self.detach()
@@ -184,7 +186,7 @@ class Engine(abc.ABC):
         while self._undo:
             self._undo.pop()()
         remember(self.model, None)
-        self.adapter.retrace(self.model)
+        self._retrace()
 
     def place_with(self, data: object) -> None:
         """Give a model without shapes those of the first batch, and place everything before its
@@ -219,6 +221,11 @@ class Engine(abc.ABC):
             self.quantizers.unpatch()
         self.pruner = self.quantizers = None
         self.timetable.clear()
+        self._retrace()
+
+    def _retrace(self) -> None:
+        """Every step is traced anew; what it draws goes on."""
+        self.streams.traced_anew()
         self.adapter.retrace(self.model)
 
     # --- specs
@@ -286,7 +293,7 @@ class Engine(abc.ABC):
         self._phase = phase
         if self.quantizers is not None:
             self.quantizers.enter(phase)
-            self.adapter.retrace(self.model)
+            self._retrace()
 
     def enter(self, phase: Phase, update: int) -> None:
         """Enter a phase from the update of that number on."""
@@ -333,7 +340,7 @@ class Engine(abc.ABC):
         if self.pruner is not None and self.timetable.resolved is not None:
             self.pruner.start(self.step + 1)
             if self._train_step.is_stale:
-                self.adapter.retrace(self.model)
+                self._retrace()
 
     def apply_masks(self) -> None:
         """Make the masks hold exactly, whatever wrote to the weights."""

@@ -39,6 +39,8 @@ class TrainStep:
                     step = self._count()
                     if engine.quantizers is not None:
                         following.enter_context(engine.quantizers.training_step())
+                generators = engine.adapter.random_generators(engine.model)
+                following.enter_context(engine.streams.going_on(generators))
                 logs = original(data)
             if engine.pruner is not None:
                 engine.pruner.after_step(step)

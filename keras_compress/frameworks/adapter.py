@@ -331,6 +331,12 @@ class Adapter(abc.ABC):
             for own, losses in before:
                 own[:] = losses
 
+    def random_generators(self, model: KerasModel) -> list[Any]:
+        """What random layers of a model draw from by ops whose state a new trace of the training
+        step would lose.
+        """
+        return []
+
     @abc.abstractmethod
     def log_value(self, value: tf.Tensor) -> tf.Tensor:
         """A value for the step's logs that shows as it is, however many replicas there are."""

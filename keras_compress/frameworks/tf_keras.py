@@ -19,6 +19,7 @@ from keras_compress.frameworks.protocols import (
     KerasTensor,
     KerasVariable,
 )
+from keras_compress.frameworks.random_streams import set_aside
 
 # What `TFOpLambda.symbol` says of an operator or function -> the class name of Keras 3's operation
 # for it.
@@ -74,6 +75,14 @@ SYMBOLS = {
     "nn.tanh": "Tanh",
     "tanh": "Tanh",
 }
+
+RANDOM_LAYERS = (
+    tf_keras.layers.Dropout,
+    tf_keras.layers.GaussianDropout,
+    tf_keras.layers.GaussianNoise,
+    tf_keras.layers.AlphaDropout,
+)
+"""Those whose inside nobody looks at op by op."""
 
 
 class TFKeras(Adapter):
@@ -205,13 +214,25 @@ class TFKeras(Adapter):
         # Whoever is called outside of all others puts new lists in the place of the old ones.
         lists = [(layer, own) for layer in layers for own in self.loss_lists(layer)]
         try:
-            with super().traceless(layers):
+            with super().traceless(layers), set_aside():
                 yield
         finally:
             for layer, own in lists:
                 cast(Any, layer)._eager_losses = own
             for generator, seed in zip(generators, seeds, strict=True):
                 generator._seed = seed
+
+    def random_generators(self, model: Any) -> list[Any]:
+        # Under XLA the ops draw in another way, and each replica has ops of its own.
+        if model.jit_compile or model.distribute_strategy.num_replicas_in_sync > 1:
+            return []
+        # Private: `RandomGenerator`, which has no state itself unless it was asked to.
+        generators = [
+            vars(layer)["_random_generator"]
+            for layer in model.submodules
+            if isinstance(layer, RANDOM_LAYERS)
+        ]
+        return [own for own in generators if own._rng_type == own.RNG_LEGACY_STATEFUL]
 
     def log_value(self, value: tf.Tensor) -> tf.Tensor:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync

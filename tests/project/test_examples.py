@@ -196,18 +196,20 @@ def test_accuracy_is_measured_beside_tfmots(which, tmp_path):
         ["LeNet", "[0, 255]", "0"],
         ["", "", "5"],
     ]
-    for (plain, after, *nothing), (trained_on, _, ours, theirs, *ahead) in zip(
+    for (plain, after, *nothing), (trained_on, _, ours, one_fit, theirs, *ahead) in zip(
         *([row[3:] for row in rows[first::2]] for first in (0, 1)), strict=True
     ):
         assert float(plain) > 70  # of a hundred, after 200 steps
         assert float(after) == pytest.approx(float(plain), abs=3)
-        assert nothing == ["-"] * 4
+        assert nothing == ["-"] * 6
         assert float(ours) == pytest.approx(float(trained_on), abs=5)
+        assert float(one_fit) == pytest.approx(float(trained_on), abs=5)
         assert float(ahead[0]) == pytest.approx(float(ours) - float(trained_on), abs=0.02)
         if which == "3":
-            assert (theirs, ahead[1]) == ("-", "-")
+            assert (theirs, *ahead[1:]) == ("-", "-", "-")
         else:
             assert float(ahead[1]) == pytest.approx(float(ours) - float(theirs), abs=0.02)
+            assert float(ahead[2]) == pytest.approx(float(one_fit) - float(theirs), abs=0.02)
     assert ("below tfmot" in printed) == (which == "2")
 
 
@@ -223,7 +225,7 @@ def told(monkeypatch):
         for own, other in zip(ours, theirs, strict=True):
             rows = [(top, accuracy.OURS, steps, own, 0), (top, accuracy.TFMOT, steps, other, 0)]
             scores.add("LeNet", rows)
-        return "\n".join(accuracy.verdicts(scores))
+        return "\n".join(accuracy.verdicts(scores, accuracy.OURS))
 
     yield say
     for name in ("accuracy", "measuring", "nets_of_digits"):

@@ -82,7 +82,8 @@ def _plan_whole(adapter: Adapter, model: KerasModel, spec: Quantization, by_ops:
             f"can be quantized by its TensorFlow ops; it cannot: {unit}. What can be done: replace "
             "that; leave the layer that does it out by `Quantization(layers=...)`; or give no "
             "`quantization`, and `Export(representative_dataset=...)`, which quantizes after the "
-            f"training. Received: model={type(model).__name__}"
+            "training (with `allow_float_ops=True` if no integer kernel does that). "
+            f"Received: model={type(model).__name__}"
         )
     placement = place(Graph(adapter, model), adapter, None, "", {model.name: unit})
     placement.names = list(layers)

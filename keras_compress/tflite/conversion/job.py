@@ -22,6 +22,7 @@ from keras_compress.tflite.file.flatbuffer import (
     undefined_tensors,
     unpack,
 )
+from keras_compress.tflite.file.float_inputs import dequantize_for_float_kernels
 from keras_compress.tflite.file.schema import TensorT
 from keras_compress.tflite.file.small_kernels import quantize_small_kernels
 
@@ -59,6 +60,7 @@ def convert_job(folder: Path, job: Job, progress: Callable[[int], None]) -> byte
     model = unpack(data, "worker")
     if job["mode"] == "dynamic":
         quantize_small_kernels(model)
+    dequantize_for_float_kernels(model)
     missing = undefined_tensors(model)
     if missing:
         raise RuntimeError(f"the file would read the tensor {missing[0]!r}, which nothing defines")

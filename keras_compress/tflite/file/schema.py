@@ -60,6 +60,7 @@ class TensorT(Protocol):
     name: Text
     type: int
     shape: Integers
+    shapeSignature: Integers | None
     buffer: int
     isVariable: bool
     quantization: QuantizationT | None
@@ -126,7 +127,7 @@ class ModelT(Protocol):
     """The whole file."""
 
     subgraphs: Sequence[SubGraphT]
-    operatorCodes: Sequence[OperatorCodeT]
+    operatorCodes: list[OperatorCodeT]
     buffers: list[BufferT]
     metadata: Sequence[MetadataT] | None
     signatureDefs: Sequence[SignatureDefT] | None
