@@ -450,9 +450,7 @@ def _broken(row, **weights):
 BROKEN = {
     "Conv2D": _broken(table.CHANNELS["Conv2D"], kernel=((-1, Side.IN), (-2, Side.OUT))),
     "Dense": _broken(table.CHANNELS["Dense"], bias=()),
-    "BatchNormalization": Passing(How.KEEPS),
     "DepthwiseConv2D": _broken(table.CHANNELS["DepthwiseConv2D"], bias=()),
-    "PReLU": Passing(How.KEEPS),
     "Add": Passing(How.KEEPS),
     "Flatten": Passing(How.MERGES),
 }
@@ -469,6 +467,14 @@ def test_a_wrong_row_is_found_out(keras, kind, monkeypatch):
 
     with pytest.raises(Exception, match=re.compile("strip|shape|axis|index", re.I)):
         both()
+
+
+@pytest.mark.parametrize(("kind", "weight"), [("BatchNormalization", "gamma"), ("PReLU", "alpha")])
+def test_weights_of_which_a_row_tells_nothing_stop_the_channels(keras, kind, weight, monkeypatch):
+    monkeypatch.setitem(table.CHANNELS, kind, Passing(How.KEEPS))
+    left_out = pruned(image_net(keras)).left_out["pruning"]
+    assert f"({kind}): it has a weight" in left_out["first"]
+    assert weight in left_out["first"]
 
 
 def test_channels_of_another_order_are_found_out(keras, monkeypatch):

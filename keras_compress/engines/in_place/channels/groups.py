@@ -168,7 +168,7 @@ class _Walk:
         if passing is None:
             return self._stop_all(node, inputs, f"its channels meet {shown}, which no row tells of")
         reason = passing.refuses(operation) or passing.refuses_call(node)
-        reason = reason or self._made_of_others(operation, passing)
+        reason = reason or self._other_weights(operation, passing)
         if reason is None and len(node.outputs) != 1:
             reason = "it gives several tensors"
         if reason is not None:
@@ -302,7 +302,13 @@ class _Walk:
         found: KerasVariable | None = getattr(operation, name, None)
         return found
 
-    def _made_of_others(self, operation: Any, passing: Passing) -> str | None:
+    def _other_weights(self, operation: Any, passing: Passing) -> str | None:
+        """Why its weights are not those that its row tells of, or None."""
+        known = [self._variable(operation, weight.name) for weight in passing.weights]
+        told = {id(self._adapter.tf_variable(each)) for each in known if each is not None}
+        for own in getattr(operation, "weights", ()):
+            if id(self._adapter.tf_variable(own)) not in told:
+                return f"it has a weight {own.name!r}, of which its row tells nothing"
         for weight in passing.weights:
             is_kernel = weight.name.endswith("kernel")
             if is_kernel and self._adapter.own_kernel(operation, weight.name) is None:
