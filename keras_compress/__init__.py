@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # so that editors and type checkers know every name; `_PUBLIC
     from keras_compress.reports.fit import Report as Report
     from keras_compress.reports.inspection import FileReport as FileReport
     from keras_compress.reports.preview import Preview as Preview
+    from keras_compress.specs.detection import DetectionPostProcess as DetectionPostProcess
     from keras_compress.specs.export import Export as Export
     from keras_compress.specs.pruning import Pruning as Pruning
     from keras_compress.specs.quantization import Quantization as Quantization
@@ -44,6 +45,7 @@ _PUBLIC = {
     "CompressionSummaries": "fit.summaries",
     "ConstantSparsity": "specs.schedules",
     "ConversionError": "tflite",
+    "DetectionPostProcess": "specs.detection",
     "Export": "specs.export",
     "ExportReport": "reports.export",
     "FileReport": "reports.inspection",

@@ -69,8 +69,14 @@ def report(record: str, html: str | None) -> Answer:
     return Answer(values, found)
 
 
-OF_A_FILE = {"source": "FILE"}
-"""What the package calls the file of a command."""
+OF_A_FILE = {"source": "FILE", "probe": "--no-probe"}
+"""What the package calls the file of a command, and what is done with it first."""
+
+probe_option = click.option(
+    "--probe/--no-probe",
+    default=True,
+    help="Try FILE in a process of its own first, or trust it.",
+)
 
 
 @commands.command(
@@ -81,11 +87,12 @@ OF_A_FILE = {"source": "FILE"}
     words=OF_A_FILE,
 )
 @click.argument("file", type=FILE)
-def inspect(file: str) -> Answer:
+@probe_option
+def inspect(file: str, probe: bool) -> Answer:
     """Show ops, tensors, sizes and zeros of FILE."""
     from keras_compress.tflite import inspect_tflite
 
-    report = inspect_tflite(file)
+    report = inspect_tflite(file, probe=probe)
     return Answer(report.to_dict(), report)
 
 
@@ -93,6 +100,7 @@ def inspect(file: str) -> Answer:
     examples="""
     keras-compress compare float.tflite int8.tflite --data test.npz --labels y
     keras-compress compare net.keras net.tflite --data images.npz
+    keras-compress compare frozen.pb net.keras net.tflite --data test.npz --labels y
     """,
     words={"networks": "A B ..."},
 )
@@ -111,6 +119,13 @@ def inspect(file: str) -> Answer:
 )
 @click.option("--threads", type=AT_LEAST_1, default=1, show_default=True, help="Of LiteRT.")
 @click.option("--runs", type=COUNT, default=50, show_default=True, help="For the latency; 0: none.")
+@click.option(
+    "--rounds",
+    type=COUNT,
+    default=10,
+    show_default=True,
+    help="How often all rows go through each network for the time; 0: none.",
+)
 def compare(
     networks: tuple[str, ...],
     data: str,
@@ -119,6 +134,7 @@ def compare(
     layer_rows: int,
     threads: int,
     runs: int,
+    rounds: int,
 ) -> Answer:
     """Compare networks with the first one.
 
@@ -136,6 +152,7 @@ def compare(
         layer_rows=layer_rows,
         num_threads=threads,
         runs=runs,
+        rounds=rounds,
     )
     return Answer(found.to_dict(), found)
 
@@ -167,20 +184,22 @@ def _arrays(path: str, labels: Sequence[str]) -> tuple[Any, Any]:
 @click.argument("file", type=FILE)
 @click.option("--threads", type=AT_LEAST_1, default=1, show_default=True, help="Of LiteRT.")
 @click.option("--runs", type=AT_LEAST_1, default=50, show_default=True, help="That are measured.")
-def benchmark(file: str, threads: int, runs: int) -> Answer:
+@probe_option
+def benchmark(file: str, threads: int, runs: int, probe: bool) -> Answer:
     """Measure how long LiteRT takes for one batch of FILE."""
     from keras_compress.tflite import load_tflite, zipped_size
     from keras_compress.tflite.file.flatbuffer import read_bytes
     from keras_compress.tflite.litert.latency import measure_latency
 
-    model = load_tflite(file, threads)
+    model = load_tflite(file, threads, probe=probe)
     found = measure_latency(model, runs)
     data = read_bytes(file, "benchmark")
     sizes = {"bytes": len(data), "zipped_bytes": zipped_size(data)}
-    values = {"file": file, "rows": model.batch_size, **dataclasses.asdict(found), **sizes}
+    values = {"file": file, "rows": model.rows, **dataclasses.asdict(found), **sizes}
     columns = ("file", "rows", "threads", "runs", "median ms", "least ms", "95 % ms", "bytes")
     times = [f"{ms:.3f}" for ms in (found.median_ms, found.min_ms, found.p95_ms)]
-    counts = map(str, (model.batch_size, threads, runs))
+    rows = "-" if model.rows is None else str(model.rows)  # inputs may have no axis in common
+    counts = (rows, str(threads), str(runs))
     return Answer(plain(values), Table(columns, [(file, *counts, *times, f"{len(data):,}")]))
 
 

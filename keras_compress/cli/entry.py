@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -64,21 +65,31 @@ def _explained(error: BaseException, command: click.Command | None) -> tuple[int
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "keras-compress"
         return BAD_INPUT, f"{_line(error.format_message())} See `{path} --help`."
+    words = command.words if isinstance(command, Command) else {}
     if isinstance(error, _OF_THE_INPUT):
-        words = command.words if isinstance(command, Command) else {}
         return BAD_INPUT, _in_words(_line(str(error)), words)
     if isinstance(error, OSError | ImportError) or type(error).__name__ == "ConversionError":
-        return FAILED, _line(str(error))
+        return FAILED, _in_words(_line(str(error)), words)
     return FAILED, _line(f"{type(error).__name__}: {error} (`--debug` shows where)")
 
 
 def _in_words(message: str, words: Mapping[str, str]) -> str:
     """A message of the package, which names arguments, with the options in their place."""
     for name, word in words.items():
-        if f"`{name}`" in message:
+        one = rf"{name}(\[[^\]`]*\])?"  # one of several, as of an input by its name
+        if re.search(f"`{one}(=[^`]*)?`", message):
             message = re.sub(r"^\w+(\.\w+)*: ", "", message)
-            message = message.replace(f"`{name}`", word).replace(f"{name}=", f"{word} ")
+            message = re.sub(f"`{one}(=[^`]*)?`", functools.partial(_word, word), message)
+            message = re.sub(f"{one}=", functools.partial(_word, f"{word} "), message)
     return message
+
+
+def _word(word: str, found: re.Match[str]) -> str:
+    """The option in the place of an argument, as `inputs` or `inputs={name: shape}`."""
+    if not found[1]:
+        return word
+    own = f"{word.rstrip()} of {found[1][1:-1]}"
+    return own + " " * word.endswith(" ")
 
 
 def _line(message: str) -> str:

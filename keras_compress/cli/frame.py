@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import rich.text
@@ -25,7 +25,7 @@ class Command(click.RichCommand):
     """A command with `--json` and `--debug`, and examples at the end of its help, as they are.
 
     `words` says what this command calls the arguments of Python's that its own options do not name:
-    argument -> word.
+    argument -> word. `reading` is given what stands behind the command, and gives what is meant.
     """
 
     def __init__(
@@ -33,9 +33,11 @@ class Command(click.RichCommand):
         *args: Any,
         examples: str = "",
         words: Mapping[str, str] | None = None,
+        reading: Callable[[list[str]], list[str]] = list,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._reading = reading
         self._examples = textwrap.dedent(examples).strip()
         own = {each.name: each.opts[0] for each in self.params if isinstance(each, click.Option)}
         self.words = {**own, **(words or {})}
@@ -45,6 +47,9 @@ class Command(click.RichCommand):
             ("--debug", "Show tracebacks, and all that the libraries print."),
         ):
             self.params.append(click.Option([name], is_flag=True, expose_value=False, help=text))
+
+    def parse_args(self, ctx: click.RichContext, args: list[str]) -> list[str]:  # type: ignore[override]
+        return super().parse_args(ctx, self._reading(args))
 
     # Any of rich-click's own ways would fill the lines of an epilog into a paragraph.
     def format_epilog(self, ctx: click.RichContext, formatter: click.RichHelpFormatter) -> None:  # type: ignore[override]

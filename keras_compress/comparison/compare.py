@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 OWNER = "compare"
 _BATCH = 32  # rows that a Keras network gets at once
-_SOURCES = (".keras", ".h5", ".hdf5", ".pb")
+_SOURCES = (".keras", ".h5", ".hdf5", ".pb", ".pbtxt")
 
 Columns = dict[str, np.ndarray]
 
@@ -39,14 +40,18 @@ class _Network:
     Attributes:
         name: as the tables call it.
         inputs: their names, in order.
+        outputs: likewise.
         answer: input name -> all rows to output name -> all rows.
         file: by which it is measured; None of a fake-quantized network.
+        given_bytes: of the file that was given, if it was one.
     """
 
     name: str
     inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
     answer: Callable[[Columns], Columns]
     file: bytes | None
+    given_bytes: int | None
 
 
 def compare(
@@ -58,6 +63,7 @@ def compare(
     layer_rows: int = 64,
     num_threads: int = 1,
     runs: int = 50,
+    rounds: int = 10,
 ) -> Comparison:
     """Puts networks side by side on the same data; the first one is the reference.
 
@@ -66,7 +72,8 @@ def compare(
 
     Args:
         networks: two or more `.tflite` files, by path or as bytes, models of either Keras, or
-            files of models as `export_tflite` takes them; or one model whose quantization is on.
+            files of models as `export_tflite` takes them, TF1's frozen graphs too; or one model
+            whose quantization is on.
         data: inputs as real values: an array, a list in the order of the inputs or a dict by name,
             with rows along the first axis.
         labels: what the answers should be, as `TFLiteModel.evaluate` takes them.
@@ -76,6 +83,8 @@ def compare(
             to be a float file or a model; 0 for none. Files that this does not fit get a note.
         num_threads: of LiteRT.
         runs: how often LiteRT runs for the latency; 0 for none.
+        rounds: how often all rows go through each network, in turns, for the time that they take;
+            0 for none.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -86,6 +95,7 @@ def compare(
     """
     layer_rows = checks.check_int(OWNER, "layer_rows", layer_rows, minimum=0)
     runs = checks.check_int(OWNER, "runs", runs, minimum=0)
+    rounds = checks.check_int(OWNER, "rounds", rounds, minimum=0)
     if names is not None and len(names) != len(networks):
         raise checks.value_error(OWNER, "names", list(names), f"{len(networks)} names")
     with contextlib.ExitStack() as reading:
@@ -94,19 +104,78 @@ def compare(
         if len(found) < 2:
             rule = "two or more, or one Keras model whose quantization is on"
             raise checks.value_error(OWNER, "networks", [each.name for each in found], rule)
+        for what in ("inputs", "outputs"):
+            ends = [getattr(network, what) for network in found]
+            _check_alike(found, what, ends, [len(each) for each in ends])
         columns = _columns(data, found[0].inputs)
-        answers: list[Columns] = []
-        for network in found:
-            own = network.answer(_renamed(network.name, "inputs", network.inputs, columns))
-            outputs = tuple(answers[0]) if answers else tuple(own)
-            answers.append(_renamed(network.name, "outputs", outputs, own))
+        given = [_renamed(network.inputs, columns) for network in found]
+        answers = [
+            _renamed(found[0].outputs, network.answer(own))
+            for network, own in zip(found, given, strict=True)
+        ]
+        for name in found[0].outputs:
+            shapes = [own[name].shape[1:] for own in answers]
+            _check_alike(found, f"shape of the output {name!r}", shapes, shapes)
+        seconds = _timed(found, given, rounds)
     compared = [
-        _compared(network, answers[0], own, _evaluated(metric, labels, own), num_threads, runs)
-        for network, own in zip(found, answers, strict=True)
+        dataclasses.replace(
+            _compared(network, answers[0], own, _evaluated(metric, labels, own), num_threads, runs),
+            seconds=taken,
+        )
+        for network, own, taken in zip(found, answers, seconds, strict=True)
     ]
     sample = {name: values[:layer_rows] for name, values in columns.items()}
     rows = len(columns[found[0].inputs[0]])
-    return Comparison(rows, compared, *_layers(found, sample), min(layer_rows, rows))
+    return Comparison(rows, compared, *_layers(found, sample), min(layer_rows, rows), rounds)
+
+
+def _timed(
+    networks: Sequence[_Network], given: Sequence[Columns], rounds: int
+) -> list[float | None]:
+    """How long each network takes for its rows, so often; in turns, so that whatever else the
+    machine does meets all of them.
+    """
+    seconds = [0.0] * len(networks)
+    for _ in range(rounds):
+        for position, (network, own) in enumerate(zip(networks, given, strict=True)):
+            begin = time.perf_counter()
+            network.answer(own)
+            seconds[position] += time.perf_counter() - begin
+    return [each if rounds else None for each in seconds]
+
+
+def _check_alike(
+    networks: Sequence[_Network], what: str, found: Sequence[Any], keys: Sequence[Any]
+) -> None:
+    """Refuse networks that differ, naming the one that does: that with the fewest others like it.
+
+    Raises:
+        ValueError: with what was found in each of them.
+    """
+    groups: dict[Any, list[int]] = {}
+    for position, key in enumerate(keys):
+        groups.setdefault(key, []).append(position)
+    if len(groups) < 2:
+        return
+    largest = max(map(len, groups.values()))
+    common = [group for group in groups.values() if len(group) == largest]
+
+    def told(positions: Sequence[int]) -> str:
+        return ", ".join(f"{networks[i].name!r} with {_listed(found[i])}" for i in positions)
+
+    if len(common) == 1:
+        usual = f", {_listed(found[common[0][0]])}"
+        odd = [i for group in groups.values() if group is not common[0] for i in group]
+    else:  # as of two networks: nobody knows which is meant
+        usual, odd = "", list(range(len(networks)))
+    raise ValueError(
+        f"{OWNER}: `networks` must have the same {what}{usual}. Received: {told(sorted(odd))}"
+    )
+
+
+def _listed(ends: Sequence[Any]) -> str:
+    """Names, or a shape."""
+    return str(list(ends) if ends and isinstance(ends[0], str) else tuple(ends))
 
 
 def _evaluated(metric: Metrics, labels: Any, answer: Columns) -> dict[str, float]:
@@ -142,8 +211,11 @@ def _opened(
     for position, (name, network) in enumerate(zip(names, networks, strict=True)):
         if position in files:
             file = files[position]
-            inputs = tuple(info.name for info in file.inputs)
-            yield _Network(name, inputs, file.answers, read_bytes(network, OWNER))
+            inputs, outputs = (
+                tuple(info.name for info in ends) for ends in (file.inputs, file.outputs)
+            )
+            data = read_bytes(network, OWNER)
+            yield _Network(name, inputs, outputs, file.answers, data, len(data))
         else:
             yield from _of_source(network, name, batch_size, reading)
 
@@ -165,16 +237,20 @@ def _of_source(
     is_path = isinstance(network, str | os.PathLike)
     source = source_of_file(network) if is_path else ModelSource(network, owner=OWNER)
     reading.enter_context(source.masked())
+    size = os.path.getsize(network) if is_path and os.path.isfile(network) else None
 
     def answering(label: str, function: ConcreteFunction, file: bytes | None) -> _Network:
         inputs = tuple(spec.name for spec in function.structured_input_signature[0])
-        return _Network(label, inputs, functools.partial(_function_answer, function), file)
+        answer = functools.partial(_function_answer, function)
+        return _Network(label, inputs, tuple(function.structured_outputs), answer, file, size)
 
-    file = convert(source.function(batch_size, quantized=False), Conversion("float32"))
+    own = source.rows  # of a graph that takes so many and no others
+    function = source.function(own or batch_size, quantized=False)
+    file = convert(function, Conversion("float32"))
     label = f"{name} (float)" if source.rounds else name
-    yield answering(label, source.function(_BATCH, quantized=False), file)
+    yield answering(label, source.function(own or _BATCH, quantized=False), file)
     if source.rounds:
-        rounding = source.function(_BATCH, quantized=True, for_file=False)
+        rounding = source.function(own or _BATCH, quantized=True, for_file=False)
         yield answering(f"{name} (fake-quantized)", rounding, None)
 
 
@@ -182,10 +258,10 @@ def _function_answer(function: ConcreteFunction, columns: Columns) -> Columns:
     import tensorflow as tf
 
     specs = function.structured_input_signature[0]
-    rows = len(columns[specs[0].name])
+    rows, size = len(columns[specs[0].name]), int(specs[0].shape[0])
     parts: dict[str, list[np.ndarray]] = {}
-    for start in range(0, rows, _BATCH):
-        given = (filled_up(columns[spec.name][start : start + _BATCH], _BATCH) for spec in specs)
+    for start in range(0, rows, size):
+        given = (filled_up(columns[spec.name][start : start + size], size) for spec in specs)
         batch = [tf.constant(values, spec.dtype) for values, spec in zip(given, specs, strict=True)]
         for name, values in function(*batch).items():
             parts.setdefault(name, []).append(values.numpy())
@@ -205,17 +281,8 @@ def _columns(data: Any, inputs: Sequence[str]) -> Columns:
     return columns
 
 
-def _renamed(network: str, what: str, names: Sequence[str], columns: Columns) -> Columns:
-    """`columns` under these names: the same ones, or others in the same order.
-
-    Raises:
-        ValueError: there are more or fewer of them.
-    """
-    if len(names) != len(columns):
-        raise ValueError(
-            f"{OWNER}: `networks` must have the same {what}, {list(columns)}. "
-            f"Received: {network!r} with {list(names)}"
-        )
+def _renamed(names: Sequence[str], columns: Columns) -> Columns:
+    """`columns` under these names, which are as many: the same ones, or others in their order."""
     if set(names) == set(columns):
         return {name: columns[name] for name in names}
     return dict(zip(names, columns.values(), strict=True))
@@ -229,12 +296,6 @@ def _compared(
     num_threads: int,
     runs: int,
 ) -> ComparedNetwork:
-    for name, values in expected.items():
-        if values.shape != answer[name].shape:
-            raise ValueError(
-                f"{OWNER}: `networks` must have outputs of the same shape, {name!r} "
-                f"{values.shape[1:]}. Received: {network.name!r} with {answer[name].shape[1:]}"
-            )
     outputs = agreement(expected, answer, dict.fromkeys(expected, 1.0))
     shares = [each.argmax_agreement for each in outputs.values()]
     sizes = [values.size for values in expected.values()]
@@ -248,6 +309,7 @@ def _compared(
         bytes=None if file is None else len(file),
         zipped_bytes=None if file is None else zipped_size(file),
         latency_ms=latency_ms(TFLiteModel(file, num_threads), runs) if file and runs else None,
+        given_bytes=network.given_bytes,
     )
 
 

@@ -46,7 +46,8 @@ def attach_state(model: KerasModel, state: State) -> Engine:
     try:
         return _restored(engine, state)
     except ValueError:
-        if not isinstance(engine, InPlace) or not engine.has_units:
+        quantizers = engine.quantizers
+        if not isinstance(engine, InPlace) or quantizers is None or not quantizers.planned_by_ops:
             raise
         older = _in_place(model, state)
         older.by_ops = False

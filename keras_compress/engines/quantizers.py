@@ -17,6 +17,7 @@ import tensorflow as tf
 from tensorflow.python.saved_model import save_context
 
 from keras_compress.engines.state import Phase, State
+from keras_compress.frameworks.protocols import KerasOperation
 
 OnRounded = Callable[[str, str, float, tf.Tensor], tf.Tensor]
 """(path, role, step, rounded tensor) -> the tensor to go on with. The role is "output", "before"
@@ -98,9 +99,9 @@ class Quantizers(abc.ABC):
         self._phase_now = tf.Variable(0, trainable=False, name="phase")
 
     @property
-    def has_units(self) -> bool:
-        """Whether some layers are quantized inside by their TensorFlow ops."""
-        return False
+    def planned_by_ops(self) -> list[KerasOperation]:
+        """What is quantized inside by its TensorFlow ops."""
+        return []
 
     def twins(self) -> dict[str, str]:
         """Range -> the first of those that are given the very same tensors, in training too, and so

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -10,9 +11,17 @@ import tensorflow as tf
 
 from keras_compress.export.float_ops import LayersOf
 from keras_compress.export.source import Range
-from keras_compress.tflite.conversion.graph_defs import every_node, node_of, release, remove_nodes
-
-_FAKE_QUANT = "FakeQuant"
+from keras_compress.specs.detection import DetectionPostProcess
+from keras_compress.tflite.conversion.graph_defs import (
+    FAKE_QUANT,
+    asymmetric_kernels,
+    every_node,
+    inputs_of,
+    node_of,
+    range_of,
+    release,
+    remove_nodes,
+)
 
 
 class GraphSource:
@@ -22,6 +31,7 @@ class GraphSource:
         graph: a GraphDef. Its fake-quant ops, if it has any, say how it is to be rounded.
         inputs, outputs: name -> tensor ("image:0"); an input may lie inside the graph.
         shapes: input name -> shape, where the graph does not say or says otherwise.
+        detections: what stood behind the two outputs.
 
     Raises:
         ValueError: a tensor that the graph does not have.
@@ -36,6 +46,7 @@ class GraphSource:
         inputs: Mapping[str, str],
         outputs: Mapping[str, str],
         shapes: Mapping[str, Sequence[int | None]],
+        detections: DetectionPostProcess | None = None,
     ):
         self._graph = graph
         self._inputs, self._outputs = dict(inputs), dict(outputs)
@@ -47,7 +58,11 @@ class GraphSource:
             )
             for name, tensor in inputs.items()
         }
-        self.rounds = any(node.op.startswith(_FAKE_QUANT) for node in every_node(graph))
+        self.detections = detections
+        self.rounds = any(node.op.startswith(FAKE_QUANT) for node in every_node(graph))
+        self.asymmetric = bool(asymmetric_kernels(graph))
+        sizes = {spec.shape[0] if spec.shape.rank else None for spec in self._specs.values()}
+        self.rows: int | None = sizes.pop() if len(sizes) == 1 else None
         self._given: dict[int, Range] = {}
 
     def specs(self, batch_size: int) -> list[tf.TensorSpec]:
@@ -139,7 +154,17 @@ def _tensors(graph_def: tf.compat.v1.GraphDef, names: Sequence[str]) -> dict[str
         ValueError: it has no such tensor.
     """
     with tf.Graph().as_default() as graph:
-        tf.graph_util.import_graph_def(graph_def, name="")
+        try:
+            tf.graph_util.import_graph_def(graph_def, name="")
+        except (tf.errors.NotFoundError, ValueError) as error:
+            unknown = re.search(r"Op type not registered '(\w+)'", str(error))
+            if unknown is None:
+                raise
+            raise ValueError(
+                "export_tflite: `outputs` must be computed by ops that TensorFlow knows, or be "
+                "those of TFLite_Detection_PostProcess; choose some before the others. "
+                f"Received: outputs={names} of an op {unknown[1]!r}"
+            ) from None
         found = {}
         for name in names:
             try:
@@ -167,21 +192,15 @@ def _fixed(spec: tf.TensorSpec, batch_size: int) -> tf.TensorSpec:
     return tf.TensorSpec([batch_size, *spec.shape.as_list()[1:]], spec.dtype, spec.name)
 
 
-def _inputs_of(node: tf.compat.v1.NodeDef) -> list[str]:
-    """The tensors that a node reads, "name:0" written out."""
-    read = [name for name in node.input if not name.startswith("^")]
-    return [name if ":" in name else f"{name}:0" for name in read]
-
-
 def _read_by(graph: tf.compat.v1.GraphDef) -> set[str]:
-    return {tensor for node in graph.node for tensor in _inputs_of(node)}
+    return {tensor for node in graph.node for tensor in inputs_of(node)}
 
 
 def _rounding(graph: tf.compat.v1.GraphDef, name: str) -> Iterator[str]:
     """The fake-quant nodes that read a node, perhaps behind what only passes it on."""
     for node in graph.node:
-        if f"{name}:0" in _inputs_of(node)[:1]:
-            if node.op.startswith(_FAKE_QUANT):
+        if f"{name}:0" in inputs_of(node)[:1]:
+            if node.op.startswith(FAKE_QUANT):
                 yield node.name
             elif node.op == "Identity":
                 yield from _rounding(graph, node.name)
@@ -192,21 +211,14 @@ def _range_of(graph: tf.compat.v1.GraphDef, name: str) -> Range | None:
     range is no constant.
     """
     nodes = {node.name: node for node in graph.node}
-    for found in _rounding(graph, name):
-        node = nodes[found]
-        if node.op == "FakeQuantWithMinMaxArgs":
-            return node.attr["min"].f, node.attr["max"].f
-        ends = [nodes[node_of(end)] for end in node.input[1:3]]
-        if len(ends) == 2 and all(end.op == "Const" for end in ends):
-            low, high = (float(tf.make_ndarray(end.attr["value"].tensor)) for end in ends)
-            return low, high
-    return None
+    found = (range_of(nodes, nodes[rounding]) for rounding in _rounding(graph, name))
+    return next((limits for limits in found if limits is not None), None)
 
 
 def _round_nothing(graph: tf.compat.v1.GraphDef) -> None:
     """Let every fake-quant op pass its input on."""
     for node in every_node(graph):
-        if node.op.startswith(_FAKE_QUANT):
+        if node.op.startswith(FAKE_QUANT):
             first = node.input[0]
             del node.input[:]
             node.input.append(first)

@@ -75,8 +75,10 @@ def check_calibrated(engine: Engine | None, export: Export) -> None:
             "`representative_dataset` be given. Received: mode='int8' at step "
             f"{engine.step} of delay={engine.timetable.delay}"
         )
-    without = " without `quantization`" if export.mode == "int8" else ""
+    without, guess = "", ""
+    if export.mode == "int8":
+        without, guess = " without `quantization`", ", or `default_ranges_stats` as a guess"
     raise ValueError(
         f"Export: `representative_dataset` must be given in mode {export.mode!r}{without}, to "
-        "calibrate the ranges with. Received: representative_dataset=None"
+        f"calibrate the ranges with{guess}. Received: representative_dataset=None"
     )

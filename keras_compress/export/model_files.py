@@ -14,12 +14,14 @@ import tensorflow as tf
 from keras_compress._shared.checks import type_error, value_error
 from keras_compress.engines.attaching import attach_state
 from keras_compress.engines.state import State
+from keras_compress.export.graph_detections import detections_of
 from keras_compress.export.graph_source import GraphSource
 from keras_compress.export.model_source import ModelSource
 from keras_compress.export.source import Source
 from keras_compress.frameworks.inference import Shapes
 from keras_compress.frameworks.protocols import KerasModel
-from keras_compress.tflite.conversion.graph_defs import node_of
+from keras_compress.specs.detection import OP
+from keras_compress.tflite.conversion.graph_defs import keep_needed, node_of
 from keras_compress.tflite.conversion.job import frozen
 from keras_compress.tflite.data import read_npz
 from keras_compress.tflite.file.flatbuffer import SIGNATURE
@@ -30,6 +32,7 @@ ChosenInputs = Sequence[str] | Mapping[str, Sequence[int | None] | None] | None
 """Names of a graph's inputs, perhaps with their shapes."""
 
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+GRAPH_SUFFIXES = (".pb", ".pbtxt")
 
 
 def source_of_file(
@@ -38,6 +41,8 @@ def source_of_file(
     state: str | os.PathLike[str] | None = None,
     inputs: ChosenInputs = None,
     outputs: Sequence[str] | None = None,
+    signature: str | None = None,
+    tags: Sequence[str] | None = None,
     input_shape: Shapes = None,
 ) -> Source:
     """What a `.keras`, `.h5` or frozen `.pb` file, or a SavedModel folder, holds.
@@ -48,6 +53,7 @@ def source_of_file(
             name with the ending ".npz", if there is one and it is a state.
         inputs, outputs: of a graph, the names of its ends; a dict gives inputs their shapes where
             the graph leaves them open. None: the placeholders, and what nothing reads.
+        signature, tags: of a SavedModel, which of its signatures, and of which of its graphs.
         input_shape: of a `.keras` or `.h5` file, the shapes that its model leaves free.
 
     Raises:
@@ -56,9 +62,9 @@ def source_of_file(
             does not have.
     """
     path = Path(path)
-    for name, names in (("inputs", inputs), ("outputs", outputs)):
+    for field, names in {"inputs": inputs, "outputs": outputs, "tags": tags}.items():
         if isinstance(names, str):
-            raise type_error(OWNER, name, names, "a list of names")
+            raise type_error(OWNER, field, names, "a list of names")
     if not path.exists():
         raise FileNotFoundError(
             f"{OWNER}: `source` must be a model, or the path of one. Received: source={str(path)!r}"
@@ -66,6 +72,10 @@ def source_of_file(
         )
     suffix = path.suffix
     of_keras = path.is_file() and suffix in KERAS_SUFFIXES
+    is_saved_model = path.is_dir() and (path / "saved_model.pb").exists()
+    for field, given in {"signature": signature, "tags": tags}.items():
+        if given is not None and not is_saved_model:
+            raise value_error(OWNER, field, given, "None, but for the folder of a SavedModel")
     if of_keras:
         for name, value in (("inputs", inputs), ("outputs", outputs)):
             if value is not None:
@@ -77,9 +87,9 @@ def source_of_file(
     if input_shape is not None:
         rule = "None, but for a model of Keras: give shapes with `inputs={name: shape}`"
         raise value_error("Export", "input_shape", input_shape, rule)
-    if path.is_dir() and (path / "saved_model.pb").exists():
-        return _saved_model(path, inputs, outputs)
-    if path.is_file() and suffix == ".pb":
+    if is_saved_model:
+        return _saved_model(path, inputs, outputs, signature, tags)
+    if path.is_file() and suffix in GRAPH_SUFFIXES:
         return _frozen_graph(path, inputs, outputs)
     hint = "this is a TFLite file already: see `inspect_tflite`" if suffix == ".tflite" else ""
     rule = "a model or the path of a .keras, .h5 or frozen .pb file, or of a SavedModel folder"
@@ -174,19 +184,29 @@ def _is_state(path: Path) -> bool:
 # --- graphs
 
 
-def _saved_model(path: Path, inputs: ChosenInputs, outputs: Sequence[str] | None) -> Source:
+def _saved_model(
+    path: Path,
+    inputs: ChosenInputs,
+    outputs: Sequence[str] | None,
+    key: str | None,
+    tags: Sequence[str] | None,
+) -> Source:
     try:
-        loaded = tf.saved_model.load(str(path))
+        loaded = tf.saved_model.load(str(path), None if tags is None else list(tags))
     except Exception as error:
         what = " ".join(str(error).split())[:300]
+        if tags is not None and "tags" in what:
+            raise value_error(OWNER, "tags", tags, "those of a graph in it", hint=what) from error
         rule = "the folder of a whole SavedModel"
         raise value_error(OWNER, "source", str(path), rule, hint=what) from error
     signatures = loaded.signatures
-    if SIGNATURE not in signatures and len(signatures) != 1:
+    if key is not None and key not in signatures:
+        raise value_error(OWNER, "signature", key, f"one of {sorted(signatures)}")
+    if key is None and SIGNATURE not in signatures and len(signatures) != 1:
         rule = f"a SavedModel with the signature {SIGNATURE!r}, or a single one"
-        hint = f"it has {sorted(signatures)}; save the one you mean under that name"
+        hint = f"it has {sorted(signatures)}; give the one you mean as `signature`"
         raise value_error(OWNER, "source", str(path), rule, hint=hint)
-    function = signatures.get(SIGNATURE) or next(iter(signatures.values()))
+    function = signatures.get(key or SIGNATURE) or next(iter(signatures.values()))
     # TensorFlow sorts the named arguments and results of a signature.
     names = sorted(function.structured_input_signature[1])
     ends = dict(zip(names, (tensor.name for tensor in function.inputs), strict=False))
@@ -206,11 +226,15 @@ def _saved_model(path: Path, inputs: ChosenInputs, outputs: Sequence[str] | None
 
 
 def _frozen_graph(path: Path, inputs: ChosenInputs, outputs: Sequence[str] | None) -> Source:
+    from google.protobuf import text_format
     from google.protobuf.message import DecodeError
 
     try:
-        graph = tf.compat.v1.GraphDef.FromString(path.read_bytes())
-    except DecodeError as error:
+        if path.suffix == ".pbtxt":
+            graph = text_format.Parse(path.read_text(), tf.compat.v1.GraphDef())
+        else:
+            graph = tf.compat.v1.GraphDef.FromString(path.read_bytes())
+    except (DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
         rule = "a frozen graph, as TF1's `freeze_graph` wrote it"
         raise value_error(OWNER, "source", str(path), rule, hint="it cannot be read") from error
     variables = [node.name for node in graph.node if node.op in ("VariableV2", "VarHandleOp")]
@@ -225,13 +249,20 @@ def _frozen_graph(path: Path, inputs: ChosenInputs, outputs: Sequence[str] | Non
     ends = [node.name for node in graph.node if node.name not in read and node.op not in idle]
     known = {node.name for node in graph.node}
     given = {name: _tensor(name) for name in (holders if inputs is None else inputs)}
-    taken = {name: _tensor(name) for name in (ends if outputs is None else outputs)}
+    if outputs is None:  # where there are detections, whatever else nobody reads is a remnant
+        outputs = [node.name for node in graph.node if node.op == OP] or ends
+    taken = {name: _tensor(name) for name in outputs}
     for field, names, usual in (("inputs", given, holders), ("outputs", taken, ends)):
         missing = [name for name in names if node_of(name) not in known]
         if missing or not names:
             rule = f"names of nodes of the graph, as {usual[:5]}"
             raise value_error(OWNER, field, missing, rule)
-    return GraphSource(graph, given, taken, _shapes(inputs))
+    detections = None
+    found = detections_of(graph, outputs)
+    if found is not None:
+        detections, taken = found
+    keep_needed(graph, map(node_of, [*given.values(), *taken.values()]))
+    return GraphSource(graph, given, taken, _shapes(inputs), detections)
 
 
 def _tensor(name: str) -> str:

@@ -31,6 +31,10 @@ class ModelSource:
         owner: whom to name in an error.
     """
 
+    asymmetric = False
+    rows = None
+    detections = None
+
     def __init__(
         self,
         model: KerasModel,

@@ -20,6 +20,7 @@ from keras_compress._shared.checks import joined
 from keras_compress.engines.quantizers import Quantizers
 from keras_compress.engines.state import Phase, State
 from keras_compress.export import writing
+from keras_compress.export.detections import check_heads, detecting
 from keras_compress.export.float_ops import named, refuse, rounded_anyway
 from keras_compress.export.input_ranges import input_ranges
 from keras_compress.export.model_source import ModelSource
@@ -166,7 +167,7 @@ def _of_units(source: ModelSource) -> Quantizers | None:
     engine = source.engine
     if engine is None or engine.quantizers is None or not engine.has_unseen_ranges:
         return None
-    return engine.quantizers if engine.quantizers.has_units else None
+    return engine.quantizers if engine.quantizers.planned_by_ops else None
 
 
 @contextlib.contextmanager
@@ -217,9 +218,10 @@ def _tried(
     try:
         with given:
             function = source.function(export.batch_size, quantized=quantized)
+            check_heads(export, function)
             how = writing.conversion(export, function, quantized, ranges)
             chosen = engine and [path in by_choice for path in engine.paths()]
-            key = structure_of(function, how, (export.allow_float_ops, export.c_array, chosen))
+            key = structure_of(function, how, _more(export, chosen))
             if use_known and key in _passed:
                 return Rehearsal(known=True, bytes=_passed[key])
             data = convert(function, how, representative=_one_batch(export, function, how))
@@ -230,7 +232,8 @@ def _tried(
                 list(writing.guessed(function, how, contents, not how.calibrates))
     except ConversionError as error:
         return Rehearsal(error)
-    found = Rehearsal(bytes=None if export.sparse else len(data))
+    size = len(detecting(export, function, data))
+    found = Rehearsal(bytes=None if export.sparse else size)
     layers = source.layers_of(contents.outputs, quantized)
     try:
         if export.mode in INTEGER_MODES:
@@ -242,11 +245,16 @@ def _tried(
             if not export.allow_float_ops:
                 refuse(contents.float_ops, layers, by_choice, engine is not None)
         if not writing.unknown_ops(data, export):
-            loaded(data, contents, layers, run=True)
+            loaded(detecting(export, function, data), contents, layers, run=True)
     except ConversionError as error:
         return dataclasses.replace(found, error=error)
     _passed[key] = found.bytes
     return found
+
+
+def _more(export: Export, chosen: object) -> tuple[object, ...]:
+    """What of an export decides how a rehearsal ends, besides how its network becomes a file."""
+    return (export.allow_float_ops, export.c_array, chosen, export.postprocess)
 
 
 def _one_batch(

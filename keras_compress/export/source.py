@@ -20,6 +20,7 @@ from keras_compress.engines.reporting import channels_report, report_on
 from keras_compress.export.float_ops import LayersOf
 from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.reports.fit import Report
+from keras_compress.specs.detection import DetectionPostProcess
 from keras_compress.specs.export import Export
 
 logger = logging.getLogger("keras_compress")
@@ -37,6 +38,9 @@ class Source(Protocol):
         attached: of the model itself, which is another where the network ships without its
             dropped channels.
         rounds: whether the network, as it answers, rounds its numbers.
+        asymmetric: whether it rounds weights over ranges whose middle is not 0, which only TF1 did.
+        rows: how many a graph takes at once, where it takes no other number; None of anything else.
+        detections: what a frozen graph has behind its outputs; None of anything else.
     """
 
     @property
@@ -54,6 +58,15 @@ class Source(Protocol):
 
     @property
     def rounds(self) -> bool: ...
+
+    @property
+    def asymmetric(self) -> bool: ...
+
+    @property
+    def rows(self) -> int | None: ...
+
+    @property
+    def detections(self) -> DetectionPostProcess | None: ...
 
     def specs(self, batch_size: int) -> list[tf.TensorSpec]:
         """The flat inputs of `function`, without tracing it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from keras_compress.export.progress import progress_line
 from keras_compress.export.record import write_record
 from keras_compress.export.source import report_before_export
 from keras_compress.reports.export import ExportReport
+from keras_compress.specs.detection import OP, DetectionPostProcess
 from keras_compress.specs.export import Export
 from keras_compress.tflite import silently
 
@@ -26,6 +28,8 @@ def export_tflite(
     state: str | os.PathLike[str] | None = None,
     inputs: ChosenInputs = None,
     outputs: Sequence[str] | None = None,
+    signature: str | None = None,
+    tags: Sequence[str] | None = None,
     progress: bool = True,
 ) -> ExportReport:
     """Write a network, as it answers now, to `export.path`, and say how well the file agrees with
@@ -51,6 +55,9 @@ def export_tflite(
         inputs: of a frozen graph or SavedModel, the names of its inputs, or a dict of name -> shape
             where the graph leaves more open than the batch; None is all placeholders.
         outputs: of one, the names of its outputs; None is all that nothing reads.
+        signature: of a SavedModel, which of its signatures; None is "serving_default", or its only
+            one.
+        tags: of a SavedModel with several graphs, the tags of one.
         progress: tell what is being done in a line on standard error, where that is a terminal.
 
     Raises:
@@ -64,13 +71,25 @@ def export_tflite(
     export.check_data_files()
     if isinstance(source, str | os.PathLike):
         network = source_of_file(
-            source, state=state, inputs=inputs, outputs=outputs, input_shape=export.input_shape
+            source,
+            state=state,
+            inputs=inputs,
+            outputs=outputs,
+            signature=signature,
+            tags=tags,
+            input_shape=export.input_shape,
         )
     else:
-        for name, value in (("state", state), ("inputs", inputs), ("outputs", outputs)):
+        of_files = {
+            "state": state, "inputs": inputs, "outputs": outputs, "signature": signature,
+            "tags": tags,
+        }  # fmt: skip
+        for name, value in of_files.items():
             if value is not None:
                 raise value_error(OWNER, name, value, "None for a model, which has its own")
         network = ModelSource(source, export.input_shape)
+    if network.detections is not None:
+        export = _with_own_detections(export, network.detections)
     line = progress_line(export.path) if progress else contextlib.nullcontext(silently)
     with network.masked(), line as told:
         written = writing.write_file(network, export, told)
@@ -78,3 +97,11 @@ def export_tflite(
     report.export = written
     write_record(report, network.keras)
     return written
+
+
+def _with_own_detections(export: Export, op: DetectionPostProcess) -> Export:
+    """The export of a graph that has the op, whose outputs are real numbers."""
+    if export.postprocess is not None:
+        rule = f"None for a graph with a {OP} of its own"
+        raise value_error("Export", "postprocess", export.postprocess, rule)
+    return dataclasses.replace(export, postprocess=op, inference_output_type=None)

@@ -70,10 +70,7 @@ def verify(
         ConversionError: LiteRT cannot run the file.
     """
     file = loaded(data, contents, layers_of)
-    report.inputs, report.outputs = (
-        {info.name: _described_tensor(info) for info in ends}
-        for ends in (file.inputs, file.outputs)
-    )
+    report.inputs, report.outputs = described(file.inputs), described(file.outputs)
     rows, report.samples, report.verified_on = rows_to_compare(export, function, ranges)
     _compare_outputs(report, function, file, contents, rows, predict)
     if engine is not None:
@@ -112,12 +109,16 @@ def loaded(
     return file
 
 
-def _described_tensor(info: TensorInfo) -> dict[str, Any]:
+def described(ends: Sequence[TensorInfo]) -> dict[str, dict[str, Any]]:
+    """Inputs or outputs as a report has them."""
     return {
-        "dtype": info.dtype,
-        "shape": list(info.shape),
-        "scale": info.scale,
-        "zero_point": info.zero_point,
+        info.name: {
+            "dtype": info.dtype,
+            "shape": list(info.shape),
+            "scale": info.scale,
+            "zero_point": info.zero_point,
+        }
+        for info in ends
     }
 
 

@@ -7,18 +7,25 @@ import dataclasses
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_compress._shared.checks import value_error
 from keras_compress._shared.files import write_atomically
+from keras_compress.export.detections import check_heads, check_same_heads, detecting
 from keras_compress.export.float_ops import named, refuse, rounded_anyway
 from keras_compress.export.input_ranges import check_calibrated, input_ranges
 from keras_compress.export.record import forget_record
-from keras_compress.export.rows import CALIBRATION_SAMPLES, read_rows, specs_of
+from keras_compress.export.rows import (
+    CALIBRATION_SAMPLES,
+    read_rows,
+    rows_to_compare,
+    specs_of,
+)
 from keras_compress.export.source import Range, Source
-from keras_compress.export.verify import verify
+from keras_compress.export.verify import described, verify
 from keras_compress.ranges import quantization_of_range
 from keras_compress.reports.export import ExportReport
 from keras_compress.specs.export import INTEGER_MODES, Export
@@ -27,6 +34,7 @@ from keras_compress.tflite import (
     ConversionError,
     FileReport,
     Progress,
+    TFLiteModel,
     convert,
     inspect_tflite,
     measure,
@@ -37,6 +45,7 @@ from keras_compress.tflite.file.flatbuffer import custom_ops, unpack
 from keras_compress.tflite.probe.probing import check_harmless
 
 if TYPE_CHECKING:
+    from tensorflow import TensorSpec
     from tensorflow.types.experimental import ConcreteFunction
 
 logger = logging.getLogger("keras_compress")
@@ -67,7 +76,10 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
     ranges = input_ranges(source.specs(export.batch_size), export)
     with source.rounding_inputs(ranges) if quantized and ranges else contextlib.nullcontext():
         function = source.function(export.batch_size, quantized=quantized)
+        check_heads(export, function)
         how = conversion(export, function, quantized, ranges)
+        if quantized and source.asymmetric:
+            how = _asymmetric(how, export, source, function)
         rows = calibration_rows(export, function, how)
         data = convert(function, how, representative=rows, progress=progress)
         if export.sparse:
@@ -81,7 +93,12 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
         _verify(report, export, source, function, data, contents, ranges, quantized)
         progress("measuring the float file", None, None)
         _measure_float(report, export, source)
+        if export.postprocess is not None:
+            drawn = drawn_ranges(source, ranges, function)
+            data = _with_detections(report, export, function, data, drawn)
         _put_down(report, export, data)
+        if export.c_array:
+            _warn_of_firmware(export, contents)
     return report
 
 
@@ -98,9 +115,38 @@ def conversion(
         input_ranges={} if quantized else {specs[i].name: each for i, each in ranges.items()},
         default_range=export.default_ranges_stats,
         sparse=export.sparse,
+        per_channel_dense=export.per_channel_dense,
         allow_custom_ops=export.allow_custom_ops,
         timeout=export.timeout,
     )
+
+
+def _asymmetric(
+    how: Conversion, export: Export, source: Source, function: ConcreteFunction
+) -> Conversion:
+    """The same for a graph with kernels that only uint8 has.
+
+    Raises:
+        ValueError: nobody knows the range of an input.
+    """
+    specs = specs_of(function)
+    if export.default_ranges_stats is None:
+        _check_input_ranges(source, specs)
+    ranges = (source.input_range(i) or export.default_ranges_stats for i in range(len(specs)))
+    known = {spec.name: each for spec, each in zip(specs, ranges, strict=True) if each is not None}
+    return dataclasses.replace(how, asymmetric=True, input_ranges=known)
+
+
+def _check_input_ranges(source: Source, specs: Sequence[TensorSpec]) -> None:
+    """Refuse a graph that rounds, but not what comes in, where no statistics say how.
+
+    Raises:
+        ValueError: naming the input.
+    """
+    for position, spec in enumerate(specs):
+        if spec.dtype.is_floating and source.input_range(position) is None:
+            rule = f"given for the input {spec.name!r}, which the graph does not round"
+            raise value_error("Export", "quantized_input_stats", None, rule)
 
 
 def calibration_rows(
@@ -140,17 +186,26 @@ def _check_float_ops(
     report.float_ops = tuple(named(contents.float_ops, layers))
     report.rounded_anyway = tuple(rounded_anyway(contents, layers, left_out))
     if not export.allow_float_ops:
+        if contents.float_ops and quantized and source.keras is None:
+            _check_input_ranges(source, source.specs(export.batch_size))
         by_choice = set() if engine is None else engine.float_by_choice()
         refuse(contents.float_ops, layers, by_choice, chooses=engine is not None)
 
 
 def unknown_ops(data: bytes, export: Export) -> list[str]:
-    """The ops of a file that LiteRT does not know.
+    """The ops of a file that LiteRT does not know; of custom ones it has a few.
 
     Raises:
         ConversionError: C files are asked of such.
     """
     unknown = custom_ops(unpack(data, "export_tflite"))
+    if unknown:
+        try:
+            TFLiteModel(data)
+            return []
+        except ValueError as error:
+            if "custom op" not in str(error):
+                return []  # something else is wrong, which verification names
     if unknown and export.c_array:
         raise ConversionError(
             f"no C files are written of ops that LiteRT does not have: {', '.join(unknown)}",
@@ -181,12 +236,40 @@ def _verify(
         return
     if quantized:
         function = source.function(export.batch_size, quantized=True, for_file=False)
-    drawn = [source.input_range(i) or ranges.get(i) for i in range(len(specs_of(function)))]
+    drawn = drawn_ranges(source, ranges, function)
     engine = source.engine if quantized else None
     layers = source.layers_of(contents.outputs, quantized)
     # A graph has none, and of a model that rounds a float file is another network.
     predict = source.predict if source.keras is not None and source.rounds == quantized else None
     verify(report, export, function, data, contents, drawn, engine, layers, predict)
+
+
+def drawn_ranges(
+    source: Source, ranges: Mapping[int, Range], function: ConcreteFunction
+) -> list[Range | None]:
+    """The ranges from which inputs are drawn to compare on; None where nobody knows one."""
+    return [source.input_range(i) or ranges.get(i) for i in range(len(specs_of(function)))]
+
+
+def _with_detections(
+    report: ExportReport,
+    export: Export,
+    function: ConcreteFunction,
+    raw: bytes,
+    drawn: Sequence[Range | None],
+) -> bytes:
+    """The file with the op behind the heads that have been compared with the network's own.
+
+    Raises:
+        ConversionError: LiteRT cannot run it, or computes the heads otherwise.
+    """
+    data = detecting(export, function, raw)
+    check_same_heads(raw, data, rows_to_compare(export, function, drawn)[0])
+    final = _measured(export, data, inspect_tflite(data))
+    report.bytes, report.zipped_bytes = final.bytes, final.zipped_bytes
+    report.sha256 = final.sha256
+    report.outputs = described(TFLiteModel(data).outputs)
+    return data
 
 
 def _put_down(report: ExportReport, export: Export, data: bytes) -> None:
@@ -199,6 +282,30 @@ def _put_down(report: ExportReport, export: Export, data: bytes) -> None:
         export.check_folder()  # says it better, if the folder has gone since it was asked
         raise
     forget_record(export.path)
+
+
+def _warn_of_firmware(export: Export, contents: FileReport) -> None:
+    """Say what in a file not all firmware can compute: a scale for each unit of a dense layer, and
+    uint8.
+    """
+    if any(each.kernel and each.dtype == "uint8" for each in contents.tensors):
+        logger.warning(
+            "The C files of %s compute in uint8, as the graph's kernels are rounded over ranges "
+            "whose middle is not 0; TFLite Micro has kernels for int8 only. Round the graph with "
+            "symmetric ranges, or give a graph without fake-quant ops and data to calibrate on.",
+            export.path,
+        )
+    # Of kernels of rank 2 they are the only ones.
+    dense = [each for each in contents.tensors if each.kernel and len(each.shape) == 2]
+    several = [each.name for each in dense if len(each.scales) > 1]
+    if several:
+        logger.warning(
+            "The C files of %s have dense layers with one scale for each unit (%s), which TFLite "
+            "Micro before autumn 2024, NNAPI and older NPUs refuse or compute wrongly: "
+            "`Export(per_channel_dense=False)` gives each layer one.",
+            export.path,
+            ", ".join(several[:3]) + (", ..." if len(several) > 3 else ""),
+        )
 
 
 def guessed(

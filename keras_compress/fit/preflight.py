@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from keras_compress.engines.engine import Engine, engine_inside
 from keras_compress.engines.train_step import LOG_NAMES
+from keras_compress.export.detections import check_heads
 from keras_compress.export.input_ranges import check_calibrated, input_ranges
+from keras_compress.export.model_source import ModelSource
 from keras_compress.export.rehearse import WAYS, Rehearsal, in_words, look_ahead, rehearse
 from keras_compress.export.rows import CALIBRATION_SAMPLES, SAMPLES, read_rows
 from keras_compress.frameworks.adapter import Adapter
@@ -63,6 +65,7 @@ def check_export_of(model: KerasModel, engine: Engine | None, export: Export) ->
     though nobody said so.
     """
     _check_rows(model, export)
+    _check_heads(model, export)
     if export.mode != "int8" or export.allow_float_ops or engine is None:
         return
     if export.default_ranges_stats is not None:
@@ -172,6 +175,22 @@ def _check_rows(model: KerasModel, export: Export) -> None:
         if data is not None:
             for _ in read_rows(specs, data, field, samples):
                 pass
+
+
+def _check_heads(model: KerasModel, export: Export) -> None:
+    """Refuse an op for detections that does not fit the model's outputs.
+
+    Raises:
+        ValueError: with the shapes.
+    """
+    if export.postprocess is None or export.rehearse:  # the rehearsal would find it
+        return
+    adapter = adapter_of(model, "Compress")
+    if adapter.functional(model) is None and adapter.grows(model):
+        return
+    with adapter.seeds_kept():
+        source = ModelSource(model, export.input_shape)
+        check_heads(export, source.function(export.batch_size, quantized=False))
 
 
 def check_ranges_are_set(engine: Engine) -> None:

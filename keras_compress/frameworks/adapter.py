@@ -331,9 +331,9 @@ class Adapter(abc.ABC):
             for own, losses in before:
                 own[:] = losses
 
-    def random_generators(self, model: KerasModel) -> list[Any]:
+    def random_generators(self, model: KerasModel, by_ops: Iterable[KerasOperation]) -> list[Any]:
         """What random layers of a model draw from by ops whose state a new trace of the training
-        step would lose.
+        step would lose; of what is planned op by op, without what draws among those ops.
         """
         return []
 

@@ -28,8 +28,8 @@ RESERVED = 256
 (`ReserveRandomOutputs(size, 256)` in TensorFlow's random_op.cc).
 """
 
-Draw = tuple[int, int, str, tuple[int | None, ...]]
-"""Which of a generator's draws in a trace: generator, number, what it draws, its static shape."""
+Draw = tuple[int, str, tuple[int | None, ...]]
+"""A generator, what it draws, the static shape of that."""
 
 RawOp = Callable[..., tf.Tensor]
 
@@ -77,34 +77,39 @@ class Stream:
         return op(shape=shape, key=[key], counter=counter, alg=PHILOX, dtype=dtype)
 
 
+@dataclasses.dataclass
+class _Trace:
+    """What one trace draws of one kind, shape and layer, in turn."""
+
+    graph: weakref.ref[Any]
+    streams: list[Stream]
+    drawn: int = 0
+
+
 class RandomStreams:
-    """The streams of one model's random layers, each the n-th draw of its layer in one trace of the
-    step.
+    """The streams of one model's random layers.
 
     A trace of ours goes on with the streams of the trace in whose place it comes. What Keras
     traces itself, as for batches of another shape, begins its own ones, as in a plain fit.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[Draw, list[Stream]] = {}
-        """Those of the traces before `traced_anew`, in turn."""
-        self._begun: dict[Draw, list[Stream]] = collections.defaultdict(list)
-        """Those of the traces since then."""
-        self._traces: dict[Draw, list[weakref.ref[Any]]] = collections.defaultdict(list)
-        """The graphs of these traces, in turn."""
-        self._draws: weakref.WeakKeyDictionary[Any, dict[int, int]] = weakref.WeakKeyDictionary()
-        """Graph -> generator -> draws so far."""
+        self._kept: dict[Draw, list[list[Stream]]] = {}
+        """Of the traces before `traced_anew`, in turn."""
+        self._traces: dict[Draw, list[_Trace]] = collections.defaultdict(list)
+        """Those since then."""
 
     def traced_anew(self) -> None:
         """From now on traces come in the place of those before."""
         with tf.init_scope():
-            for draw, begun in self._begun.items():
-                # Not all of them run: the first call of a function may trace it twice, and the body
-                # of a loop is tried out.
-                self._kept[draw] = [
-                    stream for stream in (*self._kept.get(draw, ()), *begun) if stream.place.numpy()
+            for draw, traces in self._traces.items():
+                # The first call of a function may trace it twice, and run the second one alone.
+                ran = [
+                    trace.streams
+                    for trace in traces
+                    if any(stream.place.numpy() for stream in trace.streams)
                 ]
-        self._begun.clear()
+                self._kept[draw] = ran + self._kept.get(draw, [])[len(traces) :]
         self._traces.clear()
 
     @contextlib.contextmanager
@@ -132,28 +137,28 @@ class RandomStreams:
         """The stream of a draw that is being traced; None if it has to be TensorFlow's own."""
         if tf.executing_eagerly() or getattr(_aside, "now", False):
             return None
-        draws = self._draws.setdefault(tf.compat.v1.get_default_graph(), {})
-        draws[id(generator)] = number = draws.get(id(generator), 0) + 1
-        draw = (id(generator), number, kind, _known(shape))
-        kept, trace = self._kept.get(draw, ()), self._trace(draw)
-        if trace < len(kept):
-            return kept[trace]
-        seeds = tf.compat.v1.random.get_seed(generator.make_legacy_seed())
-        if None in seeds:  # nobody gave one: no two trainings are equal
-            return None
-        self._begun[draw].append(Stream.beginning(seeds))
-        return self._begun[draw][-1]
+        draw = id(generator), kind, _known(shape)
+        trace = self._trace(draw)
+        if trace.drawn == len(trace.streams):
+            seeds = tf.compat.v1.random.get_seed(generator.make_legacy_seed())
+            if None in seeds:  # nobody gave one: no two trainings are equal
+                return None
+            trace.streams.append(Stream.beginning(seeds))
+        trace.drawn += 1
+        return trace.streams[trace.drawn - 1]
 
-    def _trace(self, draw: Draw) -> int:
-        """The number of the trace that is going on, among those with this draw."""
+    def _trace(self, draw: Draw) -> _Trace:
+        """That of the function that is being traced, loops and branches in it included."""
         graph: Any = tf.compat.v1.get_default_graph()
         while hasattr(graph.outer_graph, "outer_graph"):  # not so outside of all functions
             graph = graph.outer_graph
-        graphs = [known() for known in self._traces[draw]]
-        if graph not in graphs:
-            self._traces[draw].append(weakref.ref(graph))
-            graphs.append(graph)
-        return graphs.index(graph)
+        traces, kept = self._traces[draw], self._kept.get(draw, [])
+        for trace in traces:
+            if trace.graph() is graph:
+                return trace
+        streams = kept[len(traces)] if len(traces) < len(kept) else []
+        traces.append(_Trace(weakref.ref(graph), streams))
+        return traces[-1]
 
     def _dropout(self, generator: Any, inputs: Any, rate: Any, noise_shape: Any = None) -> Any:
         shape = inputs.shape if noise_shape is None else noise_shape

@@ -76,13 +76,13 @@ SYMBOLS = {
     "tanh": "Tanh",
 }
 
-RANDOM_LAYERS = (
+NOTHING_IN_INFERENCE = (
     tf_keras.layers.Dropout,
     tf_keras.layers.GaussianDropout,
     tf_keras.layers.GaussianNoise,
     tf_keras.layers.AlphaDropout,
 )
-"""Those whose inside nobody looks at op by op."""
+"""Random layers whose inside nobody looks at op by op."""
 
 
 class TFKeras(Adapter):
@@ -222,15 +222,17 @@ class TFKeras(Adapter):
             for generator, seed in zip(generators, seeds, strict=True):
                 generator._seed = seed
 
-    def random_generators(self, model: Any) -> list[Any]:
+    def random_generators(self, model: Any, by_ops: Iterable[Any]) -> list[Any]:
         # Under XLA the ops draw in another way, and each replica has ops of its own.
         if model.jit_compile or model.distribute_strategy.num_replicas_in_sync > 1:
             return []
+        inside = {id(own) for unit in by_ops for own in _with_all_inside(unit)}
         # Private: `RandomGenerator`, which has no state itself unless it was asked to.
         generators = [
             vars(layer)["_random_generator"]
-            for layer in model.submodules
-            if isinstance(layer, RANDOM_LAYERS)
+            for layer in _with_all_inside(model)
+            if isinstance(layer, tf_keras.__internal__.layers.BaseRandomLayer)
+            and (id(layer) not in inside or isinstance(layer, NOTHING_IN_INFERENCE))
         ]
         return [own for own in generators if own._rng_type == own.RNG_LEGACY_STATEFUL]
 
@@ -279,6 +281,13 @@ class TFKeras(Adapter):
             return False
         callback.best = np.inf if callback.monitor_op(-np.inf, np.inf) else -np.inf
         return True
+
+
+def _with_all_inside(operation: Any) -> Iterator[Any]:
+    """A layer and all that it is made of; the cells of recurrent ones too."""
+    # Private: the public `submodules` fails at the cache of dropout masks in such a cell.
+    if isinstance(operation, tf_keras.layers.Layer):
+        yield from operation._flatten_layers()
 
 
 def _filled(

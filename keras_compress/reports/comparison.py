@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,11 @@ class ComparedNetwork:
             model as a float file. None of a fake-quantized one, which is no file.
         latency_ms: median time that LiteRT takes for the rows of one batch of the file, mostly one;
             None likewise.
+        given_bytes: of the file that was given, be it of Keras, a frozen graph or TFLite; None of a
+            model in memory and of a folder.
+        seconds: for all rows of the data `Comparison.rounds` times, as the network computes itself:
+            a TFLite file by LiteRT in its own batch, a model or graph by TensorFlow in batches of
+            32, or of as many rows as its graph takes; None without rounds.
     """
 
     name: str
@@ -37,6 +43,8 @@ class ComparedNetwork:
     bytes: int | None
     zipped_bytes: int | None
     latency_ms: float | None
+    given_bytes: int | None = None
+    seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +82,7 @@ class Comparison(Shown):
             one that spoils most by itself first.
         notes: what could not be compared, and why.
         layer_rows: on how many rows of the data layers are compared.
+        rounds: how often all rows went through each network for its `seconds`, in turns.
     """
 
     rows: int
@@ -81,6 +90,7 @@ class Comparison(Shown):
     layers: dict[str, list[LayerSignal]]
     notes: list[str]
     layer_rows: int
+    rounds: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain values, ready for JSON: what is not finite is None."""
@@ -93,7 +103,21 @@ class Comparison(Shown):
         first = self.networks[0].name
         yield Line(f"{self.rows} rows; agreement and differences are from {first}:", "title")
         yield Table(heads, [_cells(network) for network in self.networks])
+        if self.rounds:
+            yield Line(
+                f"{self.rounds} times all rows, files by LiteRT, models and graphs by TensorFlow:"
+            )
+            heads = ("network", "bytes as given", *metrics, "seconds")
+            yield Table(heads, [_timed_cells(network) for network in self.networks])
         for name, layers in self.layers.items():
+            if all(each.sqnr_db == math.inf for each in layers):
+                answers = next(each for each in self.networks if each.name == name)
+                same = ", and so are its answers" * (answers.largest_difference == 0)
+                yield Line(
+                    f"{name} is equal to {first}: all {len(layers)} layers compute the same "
+                    f"numbers{same}"
+                )
+                continue
             listed, count = layers[:LISTED_LAYERS], len(layers)
             some = f"the worst {len(listed)} of {count}" if len(listed) < count else "worst first"
             yield Line(
@@ -101,12 +125,31 @@ class Comparison(Shown):
                 f"layer by itself and\nwith what comes before it, {some}:"
             )
             rows = [
-                (" + ".join(each.layers), each.op, f"{each.own_db:.1f}", f"{each.sqnr_db:.1f}")
+                (" + ".join(each.layers), each.op, _decibels(each.own_db), _decibels(each.sqnr_db))
                 for each in listed
             ]
             yield Table(("layer", "op", "by itself", "in all"), rows, left=2)
+        for network in self.networks[1:]:
+            if network.largest_difference == 0 and network.name not in self.layers:
+                yield Line(
+                    f"{network.name} is equal to {first}: all its answers are the same numbers"
+                )
         for note in self.notes:
             yield Line(note, "warning")
+
+
+def _decibels(ratio: float) -> str:
+    """Where there is no noise nobody reads an infinite ratio as good news."""
+    return "equal" if ratio == math.inf else f"{ratio:.1f}"
+
+
+def _timed_cells(network: ComparedNetwork) -> tuple[str, ...]:
+    return (
+        network.name,
+        "-" if network.given_bytes is None else f"{network.given_bytes:,}",
+        *(f"{value:.4f}" for value in network.metrics.values()),
+        "-" if network.seconds is None else f"{network.seconds:.3f}",
+    )
 
 
 def _cells(network: ComparedNetwork) -> tuple[str, ...]:

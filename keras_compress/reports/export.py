@@ -65,15 +65,16 @@ class ExportReport(Shown):
         bytes: of the file.
         zipped_bytes: of a zip (deflate, level 9) with nothing else in it.
         sha256: of the file, in hexadecimal.
-        float_bytes: of the same network, masks and all, as a float32 file; None if it could not be
-            made.
+        float_bytes: of the same network, masks and all and without a `postprocess`, as a float32
+            file; None if it could not be made.
         float_zipped_bytes: of that one zipped.
         float_ops: what in an integer file computes in float; empty in the modes that compute so.
         rounded_anyway: the layers left out by `Quantization(layers=...)` that the converter
             computes in integers all the same, because the tensors around them are rounded.
         guessed: the tensors whose range is `default_ranges_stats`, because nobody knew theirs.
         inputs, outputs: name -> "dtype", "shape", "scale" and "zero_point" (None where it is no
-            quantized number); empty for a file that LiteRT cannot run.
+            quantized number); empty for a file that LiteRT cannot run. With a `postprocess` the
+            outputs are those of that op, and what is compared below is what it is given.
         c_files: the pair of C files beside it, if they were asked for.
         verified_on: which inputs the file was compared with its network on.
         samples: how many of them.
@@ -175,6 +176,9 @@ class ExportReport(Shown):
             data = f"{self.samples} samples, {self.verified_on}"
             yield Line(f"differences from the network {unit} ({data}):")
             yield _agreements(self)
+            if not set(self.largest_steps) & set(self.outputs):
+                ends = " and ".join(self.largest_steps)
+                yield Line(f"{ends} are what the op is given that makes the file's outputs of them")
         if self.layers:
             listed, count = self.layers[:LISTED_LAYERS], len(self.layers)
             some = f"the worst {len(listed)} of {count}" if len(listed) < count else "worst first"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from keras_compress._shared import checks
 from keras_compress._shared.files import check_writable
+from keras_compress.specs.detection import DetectionPostProcess
 from keras_compress.specs.fields import read_config, set_field
 
 END_TYPES = {
@@ -43,7 +44,7 @@ class Export:
         inference_input_type: type of the file's inputs, as a string or a dtype. None is int8 in
             mode "int8", where "uint8" and "float32" are possible too, int16 or "float32" in
             "int16x8", and float32 in the others.
-        inference_output_type: type of its outputs, likewise.
+        inference_output_type: type of its outputs, likewise; "float32" with a `postprocess`.
         representative_dataset: inputs to calibrate ranges with where training has none: array(s),
             `tf.data.Dataset`, the path of a `.npz` file, or a callable without arguments that
             returns an iterable. A generator object can be neither copied nor read twice: refused.
@@ -57,17 +58,24 @@ class Export:
             A guess, as the accuracy then is; the report names the tensors.
         allow_float_ops: write the file even if some of its ops stay in float.
         allow_custom_ops: write the file even if TFLite has no kernel for some of its ops, which
-            whoever runs it then has to bring. Such a file is not verified, and cannot be
-            calibrated.
+            whoever runs it then has to bring. Such a file is not verified, but where LiteRT has
+            them all (those of audio features), and cannot be calibrated.
         sparse: store only what is not zero, where LiteRT runs such a file (in the float modes); it
             is tried, and refused where not.
         c_array: write a pair of C files beside it, for firmware: `.h` and `.cc` in the place of
             ".tflite".
+        per_channel_dense: one scale for each unit of a Dense layer, where the weights are rounded
+            after the training. False: one for all of it, as quantization-aware training has, and as
+            TFLite Micro before autumn 2024, NNAPI and older NPUs ask for: they refuse the others,
+            or compute them wrongly. Of no meaning in the modes "float32" and "float16".
         batch_size: the file's fixed batch size, int >= 1.
         input_shape: the shape in the file, without the batch, of inputs that the model leaves free,
             as `(None, None, 3)`: a dict of input name -> shape, or one shape for a single input. It
             has to fit what the model does fix. Everything done for the file (verification too) is
             done with it.
+        postprocess: what turns the boxes and scores of a detector into detections, in the file: its
+            outputs are then the four of that op, in float32. What the op is given is verified as
+            every output is. None: the model's own outputs.
         rehearse: convert the network once before the first step of a `fit`, as it will be at its
             end, and let LiteRT run it, so that what cannot become a file is an error before the
             training and not a line in its report. It costs a conversion, seconds mostly, and is
@@ -94,8 +102,10 @@ class Export:
     allow_custom_ops: bool = False
     sparse: bool = False
     c_array: bool = False
+    per_channel_dense: bool = True
     batch_size: int = 1
     input_shape: InputShape = dataclasses.field(default=None, hash=False)
+    postprocess: DetectionPostProcess | None = None
     rehearse: bool = True
     timeout: int | float = 600
 
@@ -116,8 +126,10 @@ class Export:
             allow_custom_ops: bool = False,
             sparse: bool = False,
             c_array: bool = False,
+            per_channel_dense: bool = True,
             batch_size: int = 1,
             input_shape: InputShape = None,
+            postprocess: DetectionPostProcess | None = None,
             rehearse: bool = True,
             timeout: float = 600,
         ) -> None: ...
@@ -135,11 +147,15 @@ class Export:
             set_field(self, name, checks.check_data(owner, name, getattr(self, name)))
         set_field(self, "quantized_input_stats", _check_stats(owner, self))
         set_field(self, "default_ranges_stats", _check_default_range(owner, self))
-        for name in ("allow_float_ops", "allow_custom_ops", "sparse", "c_array", "rehearse"):
+        for name in (
+            "allow_float_ops", "allow_custom_ops", "sparse", "c_array", "per_channel_dense",
+            "rehearse",
+        ):  # fmt: skip
             checks.check_bool(owner, name, getattr(self, name))
         batch_size = checks.check_int(owner, "batch_size", self.batch_size, minimum=1)
         set_field(self, "batch_size", batch_size)
         set_field(self, "input_shape", _check_shapes(owner, self.input_shape))
+        _check_postprocess(owner, self)
         seconds = checks.check_positive(owner, "timeout", self.timeout, what="seconds")
         set_field(self, "timeout", seconds)
 
@@ -155,7 +171,8 @@ class Export:
     @property
     def output_type(self) -> str:
         """The type of the file's outputs, the mode's default filled in."""
-        return self.inference_output_type or END_TYPES[self.mode][0]
+        usual = END_TYPES[self.mode][0] if self.postprocess is None else "float32"
+        return self.inference_output_type or usual
 
     def check_folder(self) -> None:
         """Raise now what would otherwise fail after the training: can a file be written at `path`?
@@ -205,6 +222,8 @@ class Export:
                 config[name] = {key: list(pair) for key, pair in value.items()}
             elif isinstance(value, tuple):
                 config[name] = list(value)
+        if self.postprocess is not None:
+            config["postprocess"] = self.postprocess.get_config()
         return config
 
     @classmethod
@@ -214,7 +233,10 @@ class Export:
         Raises:
             ValueError: if a key is missing or unknown, or a value is out of its range.
         """
-        return cls(**read_config(cls, config, without=_DATA_FIELDS))
+        arguments = read_config(cls, config, without=_DATA_FIELDS)
+        if arguments["postprocess"] is not None:
+            arguments["postprocess"] = DetectionPostProcess.from_config(arguments["postprocess"])
+        return cls(**arguments)
 
 
 def _check_stats(owner: str, export: Export) -> InputStats:
@@ -238,6 +260,22 @@ def _stats(owner: str, name: str, value: object) -> tuple[float, float]:
         rule = "(mean, std) with a mean in [0, 255] and a std above 0"
         raise checks.value_error(owner, name, value, rule)
     return mean, std
+
+
+def _check_postprocess(owner: str, export: Export) -> None:
+    """Refuse what does not go with the op that makes detections."""
+    value = export.postprocess
+    if value is None:
+        return
+    if not isinstance(value, DetectionPostProcess):
+        raise checks.type_error(owner, "postprocess", value, "a DetectionPostProcess or None")
+    if export.batch_size != 1:
+        rule = "1 with `postprocess`, whose op takes one image at a time"
+        raise checks.value_error(owner, "batch_size", export.batch_size, rule)
+    if export.inference_output_type not in (None, "float32"):
+        rule = "'float32' with `postprocess`, whose op gives real numbers"
+        name = "inference_output_type"
+        raise checks.value_error(owner, name, export.inference_output_type, rule)
 
 
 def _check_shapes(owner: str, value: object) -> InputShape:

@@ -5,12 +5,17 @@ of the fit that begins, until `resolve` has turned it into an int.
 """
 
 import dataclasses
+import logging
+import os
 from typing import TYPE_CHECKING, Any, Self
 
 from keras_compress._shared import checks
 from keras_compress._shared.checks import Layers
 from keras_compress.specs.fields import read_config, set_field, writable_layers
+from keras_compress.specs.graph_rewriter import OWNER, read_graph_rewriter
 from keras_compress.specs.schedules import resolve_step
+
+logger = logging.getLogger("keras_compress")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,39 @@ class Quantization:
             if same_kind and self.freeze_step < self.delay:
                 raise _freeze_error(self, self.delay, self.freeze_step)
         set_field(self, "layers", checks.check_layers(owner, self.layers))
+
+    @classmethod
+    def from_graph_rewriter(cls, text_or_path: str | os.PathLike[str]) -> Self:
+        """The spec of the `graph_rewriter` block of an Object Detection API's `pipeline.config`.
+
+        What the block leaves out has the API's defaults: a delay of 500000 updates, 8 bits for
+        weights and activations. The rest of the file is not looked at. Ranges are watched from
+        `calibration_steps` updates before the delay on, where TF1 watched them from the first; with
+        `symmetric: true` activations keep their zero point all the same, which is logged.
+
+        ```python
+        kc.Quantization.from_graph_rewriter("pipeline.config")
+        kc.Quantization.from_graph_rewriter("graph_rewriter { quantization { delay: 48000 } }")
+        ```
+
+        Args:
+            text_or_path: the path of the file, or its text (anything with a brace in it).
+
+        Raises:
+            FileNotFoundError: there is no file at that path.
+            ValueError: it is no protobuf text, has not one such block with `quantization` in it, a
+                field that `graph_rewriter.proto` does not have, or bits other than 8 (of weights: 4
+                or 8).
+            TypeError: neither text nor a path.
+        """
+        fields = read_graph_rewriter(text_or_path)
+        if fields.pop("symmetric"):
+            logger.warning(
+                "%s: `symmetric: true` is not supported and not needed: weights are symmetric "
+                "always, as TFLite's integers of 8 bits are, and activations have a zero point.",
+                OWNER,
+            )
+        return cls(**fields)
 
     @property
     def has_fractions(self) -> bool:

@@ -146,7 +146,7 @@ def test_tflite_convert_makes_float_files_unless_told_otherwise(folder, monkeypa
         ("convert net.keras out.tflite --mean x --std 1", 2, "must be a number. Received: x"),
         ("convert net.keras out.tflite --mean 1,2 --std 1,2", 2, "NAME=NUMBER for each input"),
         ("convert net.keras out.tflite --default-ranges-min 0", 2, "go together"),
-        ("convert net.keras out.tflite --inference-type STRING", 2, "unknown: STRING"),
+        ("convert net.keras out.tflite --inference-type STRING", 2, "must be FLOAT, QUANTIZED"),
         ("convert net.keras out.tflite --mode dynamic --inference-type FLOAT", 2, "contradict"),
         ("convert net.pb out.tflite --input-shapes 1,2", 2, "one for each of --input-arrays"),
         (

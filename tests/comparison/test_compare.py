@@ -1,16 +1,20 @@
 """Networks side by side: the numbers against NumPy, the layer at fault, and what is refused."""
 
 import dataclasses
+import itertools
 import json
 import math
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
+from helpers import tf1_graphs
 from helpers.nets import small_net
 
 import keras_compress as kc
+from keras_compress.comparison import compare as compare_module
 from keras_compress.comparison.signals import layer_signals
 
 
@@ -208,6 +212,92 @@ def test_files_that_do_not_fit_layer_by_layer_get_a_note(two_layers):
     assert found.notes[0] in str(found)
     found = kc.compare(*files, data=x, runs=0, layer_rows=0)
     assert (found.layers, found.notes) == ({}, [])
+
+
+@pytest.mark.by_turns
+def test_a_network_that_is_equal_is_said_to_be(two_layers):
+    _, folder, x = two_layers
+    data = (folder / "float.tflite").read_bytes()
+    text = str(kc.compare(folder / "float.tflite", data, data=x, runs=0))
+    assert (
+        "bytes is equal to float.tflite: all 2 layers compute the same numbers, and so are its"
+        in text
+    )
+    assert "inf" not in text
+    data = (folder / "int8.tflite").read_bytes()
+    text = str(kc.compare(folder / "int8.tflite", data, data=x, runs=0, rounds=0))
+    assert "bytes is equal to int8.tflite: all its answers are the same numbers" in text
+    text = str(kc.compare(folder / "float.tflite", data, data=x, runs=0, rounds=0))
+    assert "equal to" not in text
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("alone", "float", "int8"))))
+def test_the_network_that_differs_is_named_whatever_the_order(two_layers, order):
+    _, folder, x = two_layers
+    with pytest.raises(ValueError, match="must have the same outputs, ") as caught:
+        kc.compare(*(folder / f"{name}.tflite" for name in order), data=x, runs=0)
+    assert str(caught.value).endswith("Received: 'alone.tflite' with ['answer']")
+
+
+@pytest.mark.by_turns
+def test_of_two_networks_that_differ_both_are_named(two_layers, keras):
+    _, folder, x = two_layers
+    with pytest.raises(ValueError, match=r"same outputs\. Received: 'alone") as caught:
+        kc.compare(folder / "alone.tflite", folder / "float.tflite", data=x)
+    assert "'float.tflite' with ['" in str(caught.value)
+    given = keras.Input((6,), name="given")
+    wide = keras.Model(given, keras.layers.Dense(4, name="answer")(given))
+    message = r"the same shape of the output 'answer', \(3,\). Received: 'wide' with \(4,\)"
+    alone = folder / "alone.tflite"
+    with pytest.raises(ValueError, match=message):
+        kc.compare(wide, alone, alone, data=x, names=["wide", "one", "other"], runs=0, rounds=0)
+
+
+@pytest.mark.by_turns
+def test_a_frozen_graph_a_model_and_a_file_of_them(tmp_path, keras):
+    """The three-way table of TF1's tutorials: size, accuracy, time."""
+    graph = tf1_graphs.classifier(tmp_path / "net.pb", symmetric=True)
+    x = np.random.default_rng(0).uniform(-2, 2, (30, 16, 16, 3)).astype("float32")
+    export = kc.Export(tmp_path / "net.tflite", quantized_input_stats=(128, 64))
+    kc.export_tflite(graph, export)
+    model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(5, activation="softmax"))
+    answers = tf1_graphs.answers(graph, {"input": x}, ["softmax"])[0]
+    y = answers.argmax(-1)
+    found = kc.compare(graph, model, tmp_path / "net.tflite", data=x, labels=y, runs=0)
+    names = [network.name for network in found.networks]
+    assert names == ["net.pb (float)", "net.pb (fake-quantized)", model.name, "net.tflite"]
+    real, fake, other, file = found.networks
+    assert fake.metrics == {"accuracy": 1.0}  # it is what TensorFlow computes
+    assert file.metrics["accuracy"] > 0.9
+    assert file.largest_difference < 0.05 < other.largest_difference
+    assert [network.given_bytes for network in found.networks] == [
+        graph.stat().st_size, graph.stat().st_size, None, (tmp_path / "net.tflite").stat().st_size
+    ]  # fmt: skip
+    assert found.rounds == 10
+    assert all(network.seconds > 0 for network in found.networks)
+    assert real.bytes > file.bytes
+    text = str(found)
+    assert "10 times all rows, files by LiteRT, models and graphs by TensorFlow:" in text
+    assert f"{graph.stat().st_size:,}" in text
+
+
+def test_the_rounds_go_in_turns():
+    calls = []
+
+    def network(name):
+        def answer(columns):
+            calls.append((name, *columns))
+            return {}
+
+        return types.SimpleNamespace(answer=answer)
+
+    networks, given = [network("a"), network("b")], [{"x": 1}, {"y": 2}]
+    seconds = compare_module._timed(networks, given, 3)
+    assert calls == [("a", "x"), ("b", "y")] * 3
+    assert all(each > 0 for each in seconds)
+    assert compare_module._timed(networks, given, 0) == [None, None]
+    assert len(calls) == 6
 
 
 def test_comparing_files_loads_no_framework(two_layers):

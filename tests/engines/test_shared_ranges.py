@@ -139,7 +139,7 @@ def test_a_mean_of_a_mean_in_a_unit_has_a_range_that_was_seen(keras, given):
     compress = kc.Compress(quantization=kc.Quantization(delay=2), verbose=0)
     model.fit(x, np.zeros(16, "int32"), batch_size=4, verbose=0, callbacks=[compress])
     quantizers = engine_of(model).quantizers
-    assert quantizers.has_units
+    assert quantizers.planned_by_ops
     for key, limits in quantizers.ranges().items():
         if "Dense" not in key:
             assert limits[1] > 40, key

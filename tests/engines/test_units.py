@@ -540,10 +540,10 @@ def test_the_ops_of_a_kind_and_its_row_come_to_the_same(keras, case, tmp_path, m
         return engine, outputs, model.predict(x, verbose=0), steps
 
     engine, ranges, answers, steps = road("row")
-    assert not engine.has_units
+    assert not engine.quantizers.planned_by_ops
     monkeypatch.setattr(plan, "BY_OPS", frozenset(kinds))
     engine, others, other_answers, other_steps = road("ops")
-    assert engine.has_units
+    assert engine.quantizers.planned_by_ops
     assert ranges.keys() & others.keys()
     for path in ranges.keys() & others.keys():
         np.testing.assert_allclose(others[path], ranges[path], rtol=1e-5, atol=1e-6, err_msg=path)

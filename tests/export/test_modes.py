@@ -323,13 +323,46 @@ def test_a_sparse_float_file_is_smaller_and_runs(keras, digits, tmp_path):
     assert path.read_bytes() == b"older"
 
 
-def test_c_files_beside_the_file(plain, digits, tmp_path):
+def scales_of_kernels(path):
+    """Rank of a kernel -> how many scales each of that rank has."""
+    found = {}
+    for tensor in kc.inspect_tflite(path).tensors:
+        if tensor.kernel:
+            found.setdefault(len(tensor.shape), []).append(len(tensor.scales))
+    return found
+
+
+@pytest.mark.parametrize("mode", ["int8", "dynamic"])
+def test_a_dense_layer_with_one_scale(plain, exported, digits, tmp_path, mode):
+    path = tmp_path / "net.tflite"
+    kc.export_tflite(plain, export_of(path, mode, digits, per_channel_dense=False))
+    several, one = scales_of_kernels(exported[mode][0]), scales_of_kernels(path)
+    assert min(several[2]) > 1
+    assert set(one[2]) == {1}
+    assert one[4] == several[4]  # those of convolutions stay as they were
+    kernel = plain.get_layer("probabilities").get_weights()[0]
+    scales = [t.scales[0] for t in kc.inspect_tflite(path).tensors if t.kernel]
+    # The largest number of all of it is 127 steps.
+    assert np.isclose(scales, np.abs(kernel).max() / 127, rtol=1e-5).any()
+    _, _, x, y = digits
+    assert accuracy(path, x, y) > accuracy(exported[mode][0], x, y) - 0.03
+
+
+def test_c_files_beside_the_file(plain, digits, tmp_path, caplog):
     report = kc.export_tflite(
         plain, export_of(tmp_path / "net.tflite", "int8", digits, c_array=True)
     )
     assert [path.rpartition("/")[2] for path in report.c_files] == ["net.h", "net.cc"]
     size = (tmp_path / "net.tflite").stat().st_size
     assert f"net_tflite_len = {size};" in (tmp_path / "net.cc").read_text()
+    assert "dense layers with one scale for each unit" in caplog.text
+    assert "`Export(per_channel_dense=False)` gives each layer one" in caplog.text
+    caplog.clear()
+    export = export_of(
+        tmp_path / "net.tflite", "int8", digits, c_array=True, per_channel_dense=False
+    )
+    kc.export_tflite(plain, export)
+    assert caplog.text == ""
 
 
 # What goes wrong.

@@ -97,6 +97,41 @@ def test_without_state_and_data_there_are_no_ranges(rounded, digits, tmp_path):
     assert not (tmp_path / "net.tflite").exists()
 
 
+def test_a_saved_model_of_several_signatures(tmp_path):
+    """As tf_keras and TF1 left them, with a signature "predict" that is none of the usual ones."""
+
+    class Two(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, 3), name="x")])
+        def twice(self, x):
+            return {"y": 2.0 * x}
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 3), name="x")])
+        def thrice(self, x):
+            return {"z": 3.0 * x}
+
+    module, folder = Two(), str(tmp_path / "two")
+    tf.saved_model.save(module, folder, {"predict": module.twice, "other": module.thrice})
+    path = tmp_path / "net.tflite"
+    export = kc.Export(path, mode="float32")
+    x = np.ones((2, 3), "float32")
+    for signature, factor in (("predict", 2), ("other", 3)):
+        kc.export_tflite(folder, export, signature=signature, tags=["serve"])
+        np.testing.assert_array_equal(kc.load_tflite(path).predict(x), factor * x)
+    with pytest.raises(
+        ValueError, match=r"it has \['other', 'predict'\]; give the one you mean as"
+    ):
+        kc.export_tflite(folder, export)
+    with pytest.raises(ValueError, match=r"`signature` must be one of \['other', 'predict'\]"):
+        kc.export_tflite(folder, export, signature="serving_default")
+    with pytest.raises(ValueError, match=r"`tags` must be those of a graph in it.*tags=\['gpu'\]"):
+        kc.export_tflite(folder, export, tags=["gpu"])
+    with pytest.raises(TypeError, match="`tags` must be a list of names"):
+        kc.export_tflite(folder, export, tags="serve")
+    graph = frozen_graph(tmp_path / "net.pb")
+    with pytest.raises(ValueError, match="`signature` must be None, but for the folder of a Saved"):
+        kc.export_tflite(graph, export, signature="predict")
+
+
 # TF1's frozen graphs. One is written as TF1 wrote them: placeholders, constants, no signature.
 
 
@@ -180,6 +215,19 @@ def test_a_frozen_graph_with_fake_quant_ops_takes_their_ranges(values, tmp_path,
     # As a float network it rounds nothing.
     kc.export_tflite(graph, kc.Export(path, mode="float32"), outputs=["scores"])
     assert set(kc.inspect_tflite(path).op_counts) == {"FULLY_CONNECTED"}
+
+
+def test_a_graph_written_as_text(values, tmp_path):
+    graph = frozen_graph(tmp_path / "net.pb")
+    graph_def = tf.compat.v1.GraphDef.FromString(graph.read_bytes())
+    (tmp_path / "net.pbtxt").write_text(str(graph_def))
+    files = [tmp_path / name for name in ("of_text.tflite", "of_bytes.tflite")]
+    kc.export_tflite(tmp_path / "net.pbtxt", kc.Export(files[0], mode="float32"))
+    kc.export_tflite(graph, kc.Export(files[1], mode="float32"))
+    assert files[0].read_bytes() == files[1].read_bytes()
+    (tmp_path / "net.pbtxt").write_text("node { no such thing }")
+    with pytest.raises(ValueError, match="a frozen graph, as TF1's `freeze_graph` wrote it"):
+        kc.export_tflite(tmp_path / "net.pbtxt", kc.Export(files[0], mode="float32"))
 
 
 def test_the_range_of_a_rounded_input_is_known(tmp_path):

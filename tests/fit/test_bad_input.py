@@ -548,7 +548,8 @@ def test_integers_need_quantization_or_data(keras, pruning, tmp_path):
     export = kc.Export(tmp_path / "net.tflite")
     message = (
         "Export: `representative_dataset` must be given in mode 'int8' without `quantization`, to "
-        "calibrate the ranges with. Received: representative_dataset=None"
+        "calibrate the ranges with, or `default_ranges_stats` as a guess. "
+        "Received: representative_dataset=None"
     )
     model = dense_net(keras)
     refused(model, kc.Compress(pruning=pruning, export=export), message)

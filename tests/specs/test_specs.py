@@ -14,9 +14,17 @@ import numpy as np
 import pytest
 
 import keras_compress
-from keras_compress import ConstantSparsity, Export, PolynomialDecay, Pruning, Quantization
+from keras_compress import (
+    ConstantSparsity,
+    DetectionPostProcess,
+    Export,
+    PolynomialDecay,
+    Pruning,
+    Quantization,
+)
 
 HALF = PolynomialDecay(final_sparsity=0.5, begin_step=2, end_step=10)
+ANCHORS = np.array([[0.5, 0.5, 1, 0.1], [0.25, 0, 0.3, 2]], "float32")
 FLAT = ConstantSparsity(target_sparsity=0.25, begin_step=0.5)
 
 ROUND_TRIPS = [
@@ -37,6 +45,7 @@ ROUND_TRIPS = [
     Export("lenet.tflite"),
     Export("lenet.tflite", quantized_input_stats=(127.5, 127.5), default_ranges_stats=(0, 6)),
     Export("lenet.tflite", quantized_input_stats={"image": [0, 255]}, c_array=True),
+    Export("lenet.tflite", per_channel_dense=False),
     Export("lenet.tflite", quantized_input_stats="auto"),
     Export("lenet.tflite", mode="float32", sparse=True, allow_custom_ops=True),
     Export(
@@ -50,6 +59,19 @@ ROUND_TRIPS = [
     Export(pathlib.Path("lenet.tflite"), mode="float32"),
     Export("lenet.tflite", input_shape={"image": (224, 224, 3), "state": []}, rehearse=False),
     Export("lenet.tflite", input_shape=[28, 28, 1]),
+    DetectionPostProcess(ANCHORS),
+    DetectionPostProcess(
+        ANCHORS.tolist(),
+        max_detections=3,
+        num_classes=2,
+        use_regular_nms=True,
+        y_scale=1,
+        nms_score_threshold=0,
+        nms_iou_threshold=1,
+        boxes="where",
+        scores="what",
+    ),
+    Export("ssd.tflite", postprocess=DetectionPostProcess(ANCHORS, max_classes_per_detection=2)),
 ]
 
 
@@ -281,6 +303,10 @@ DATA = (
     "that returns an iterable"
 )
 
+ANCHOR_RULE = (
+    "array-like of shape (N, 4): rows of (center y, center x, height, width), finite, with height "
+    "and width above 0"
+)
 REFUSED = [
     # Pruning
     (
@@ -662,7 +688,129 @@ REFUSED = [
         "Export: `verify_data` must be the path of a file that exists. "
         "Received: verify_data='no/such.npz'",
     ),
+    (
+        lambda: Export("a.tflite", postprocess="nms"),
+        TypeError,
+        "Export: `postprocess` must be a DetectionPostProcess or None. Received: postprocess='nms'",
+    ),
+    (
+        lambda: Export("a.tflite", postprocess=DetectionPostProcess(ANCHORS), batch_size=2),
+        ValueError,
+        "Export: `batch_size` must be 1 with `postprocess`, whose op takes one image at a time. "
+        "Received: batch_size=2",
+    ),
+    (
+        lambda: Export(
+            "a.tflite",
+            postprocess=DetectionPostProcess(ANCHORS),
+            inference_output_type="uint8",
+        ),
+        ValueError,
+        "Export: `inference_output_type` must be 'float32' with `postprocess`, whose op gives real "
+        "numbers. Received: inference_output_type='uint8'",
+    ),
+    # DetectionPostProcess
+    (
+        lambda: DetectionPostProcess(7),
+        TypeError,
+        f"DetectionPostProcess: `anchors` must be {ANCHOR_RULE}. Received: anchors=7",
+    ),
+    (
+        lambda: DetectionPostProcess([]),
+        ValueError,
+        f"DetectionPostProcess: `anchors` must be {ANCHOR_RULE}. Received: anchors=[]",
+    ),
+    (
+        lambda: DetectionPostProcess([[0.5, 0.5, 0.1]]),
+        ValueError,
+        f"DetectionPostProcess: `anchors` must be {ANCHOR_RULE}. Received: anchors=[0.5, 0.5, 0.1]",
+    ),
+    (
+        lambda: DetectionPostProcess([[0.5, 0.5, 0.1, 0]]),
+        ValueError,
+        f"DetectionPostProcess: `anchors` must be {ANCHOR_RULE}. "
+        "Received: anchors=[0.5, 0.5, 0.1, 0]",
+    ),
+    (
+        lambda: DetectionPostProcess(ANCHORS, max_detections=0),
+        ValueError,
+        "DetectionPostProcess: `max_detections` must be an int >= 1. Received: max_detections=0",
+    ),
+    (
+        lambda: DetectionPostProcess(ANCHORS, use_regular_nms=1),
+        TypeError,
+        "DetectionPostProcess: `use_regular_nms` must be True or False. "
+        "Received: use_regular_nms=1",
+    ),
+    (
+        lambda: DetectionPostProcess(ANCHORS, nms_iou_threshold=0),
+        ValueError,
+        "DetectionPostProcess: `nms_iou_threshold` must be a number in (0, 1]. "
+        "Received: nms_iou_threshold=0",
+    ),
+    (
+        lambda: DetectionPostProcess(ANCHORS, nms_score_threshold=30),
+        ValueError,
+        "DetectionPostProcess: `nms_score_threshold` must be a number in [0, 1]. "
+        "Received: nms_score_threshold=30",
+    ),
+    (
+        lambda: DetectionPostProcess(ANCHORS, h_scale=0),
+        ValueError,
+        "DetectionPostProcess: `h_scale` must be a number > 0. Received: h_scale=0",
+    ),
+    (
+        lambda: DetectionPostProcess(ANCHORS, boxes="boxes"),
+        ValueError,
+        "DetectionPostProcess: `scores` must be the name of an output too, where `boxes` is one. "
+        "Received: scores=None",
+    ),
+    (
+        lambda: DetectionPostProcess(ANCHORS, boxes="a", scores="a"),
+        ValueError,
+        "DetectionPostProcess: `boxes` must be another output than `scores`. Received: boxes='a'",
+    ),
+    (
+        lambda: DetectionPostProcess(ANCHORS).heads({"a": (1, 2, 4), "b": (1, 2, 3), "c": (1, 2)}),
+        ValueError,
+        "DetectionPostProcess: this must be for a model of two outputs, boxes and scores. "
+        "Received: outputs ['a', 'b', 'c']",
+    ),
+    (
+        lambda: DetectionPostProcess(ANCHORS).heads({"a": (1, 2, 3), "b": (1, 2, 4)}),
+        ValueError,
+        "DetectionPostProcess: `anchors` must be one for each row of the output 'a' of shape "
+        "(1, anchors, 4). Received: 2 anchors for a=(1, 2, 3)",
+    ),
+    (
+        lambda: DetectionPostProcess(ANCHORS).heads({"a": (1, 2, 4), "b": (1, 3, 4)}),
+        ValueError,
+        "DetectionPostProcess: `anchors` must be one for each row of the output 'b' of shape "
+        "(1, anchors, classes). Received: 2 anchors for b=(1, 3, 4)",
+    ),
+    (
+        lambda: DetectionPostProcess(ANCHORS, num_classes=2).heads(
+            {"a": (1, 2, 4), "b": (1, 2, 4)}
+        ),
+        ValueError,
+        "DetectionPostProcess: `num_classes` must be 4, the columns of 'b', or one less with the "
+        "background first. Received: num_classes=2",
+    ),
+    (
+        lambda: DetectionPostProcess(ANCHORS, boxes="b", scores="c").heads(
+            {"a": (1, 2, 4), "b": (1, 2, 3)}
+        ),
+        ValueError,
+        "DetectionPostProcess: this must be for a model of two outputs, boxes and scores. "
+        "Received: outputs ['a', 'b'], boxes='b', scores='c'",
+    ),
 ]
+
+
+def test_heads_are_found_by_place_or_by_name():
+    shapes = {"a": (1, 2, 4), "b": (1, 2, 4)}
+    assert DetectionPostProcess(ANCHORS).heads(shapes) == ("a", "b")
+    assert DetectionPostProcess(ANCHORS, boxes="b", scores="a").heads(shapes) == ("b", "a")
 
 
 @pytest.mark.parametrize(("make", "kind", "message"), REFUSED)

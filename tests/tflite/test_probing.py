@@ -104,8 +104,8 @@ def test_what_crashes_loops_or_takes_memory_does_so_in_the_child(fresh, monkeypa
 BAD_JOBS = {
     "fine": "",
     "crash": "it crashes: SIGSEGV",
-    "loop": "it takes longer than 0.5 seconds: pass probe=False",
-    "memory": "it takes more than 1.0 GB of memory: pass probe=False",
+    "loop": "it takes longer than 0.5 seconds: pass `probe=False`",
+    "memory": "it takes more than 1.0 GB of memory: pass `probe=False`",
     "leave": "it crashes: exit code 3",
     "error": "KeyError: 'no such thing'",
 }
@@ -179,7 +179,7 @@ def test_a_child_that_cannot_start_says_so(fresh, monkeypatch):
     monkeypatch.setattr(
         subprocess, "Popen", with_command([sys.executable, "-c", "raise SystemExit(7)"])
     )
-    with pytest.raises(RuntimeError, match=r"ended with code 7. Pass probe=False"):
+    with pytest.raises(RuntimeError, match=r"ended with code 7. Pass `probe=False`"):
         inspect_tflite(data)
     assert inspect_tflite(data, probe=False).ops
     assert load_tflite(data, probe=False).inputs

@@ -61,12 +61,6 @@ class InPlace(Engine):
                 adapter, model, placement, quantization.weight_bits, quantization.activation_bits
             )
 
-    @property
-    def has_units(self) -> bool:
-        """Whether anything is quantized inside by its ops."""
-        quantizers = self.quantizers
-        return isinstance(quantizers, PatchedQuantizers) and quantizers.has_units
-
     def paths(self) -> list[str]:
         return plan.paths(self.adapter, self.model)
 

@@ -20,7 +20,7 @@ from keras_compress.engines.in_place.rows import Output
 from keras_compress.engines.quantizers import OnRounded, Quantizers
 from keras_compress.engines.state import Phase, State
 from keras_compress.frameworks.adapter import Adapter, wrap_method
-from keras_compress.frameworks.protocols import KerasModel, Method
+from keras_compress.frameworks.protocols import KerasModel, KerasOperation, Method
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
 """A layer's own, or what stands in for it."""
@@ -72,8 +72,8 @@ class PatchedQuantizers(Quantizers):
         self.kernels.update(self._units.kernels)
 
     @property
-    def has_units(self) -> bool:
-        return bool(self._units.plans)
+    def planned_by_ops(self) -> list[KerasOperation]:
+        return [plan.operation for plan in self._units.plans]
 
     def twins(self) -> dict[str, str]:
         twins, fixed = self.placement.twins, self.placement.quantizers

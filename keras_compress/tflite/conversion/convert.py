@@ -38,11 +38,14 @@ class Conversion:
     Args:
         mode: one of `MODES`.
         quantized: the function carries fake-quant ops whose ranges become the file's; mode "int8".
+        asymmetric: so does it, and rounds kernels over ranges whose middle is not 0: the file
+            computes in uint8, as TF1's did, and every input of real numbers has its range.
         input_type, output_type: of the integer modes: one of `END_TYPES[mode]`; None is the first.
         input_ranges: input name -> (minimum, maximum) of the real numbers that its integers stand
-            for, in mode "int8" without `quantized`; others are calibrated.
+            for, in mode "int8" without `quantized`, where others are calibrated, or `asymmetric`.
         default_range: (minimum, maximum) for every tensor whose range nobody knows, in mode "int8".
         sparse: store only what is not zero.
+        per_channel_dense: one scale for each unit of a dense layer whose weights are rounded here.
         allow_custom_ops: leave ops that TFLite does not know in the file, by their names.
         timeout: in seconds, for all that the child does.
 
@@ -53,11 +56,13 @@ class Conversion:
     mode: str
     _: dataclasses.KW_ONLY
     quantized: bool = False
+    asymmetric: bool = False
     input_type: str | None = None
     output_type: str | None = None
     input_ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     default_range: tuple[float, float] | None = None
     sparse: bool = False
+    per_channel_dense: bool = True
     allow_custom_ops: bool = False
     timeout: float = 600.0
 
@@ -67,13 +72,15 @@ class Conversion:
         check_positive(owner, "timeout", self.timeout, what="a number of seconds")
         if self.quantized and self.mode != "int8":
             raise value_error(owner, "quantized", True, f"False in mode {self.mode!r}")
+        if self.asymmetric and not self.quantized:
+            raise value_error(owner, "asymmetric", True, "False but of a quantized function")
         for name in ("input_type", "output_type"):
             value = getattr(self, name)
             if value is not None:
                 check_choice(owner, name, value, END_TYPES[self.mode])
         if self.default_range is not None and self.mode != "int8":
             raise value_error(owner, "default_range", self.default_range, "None but in mode 'int8'")
-        if self.input_ranges and (self.mode != "int8" or self.quantized):
+        if self.input_ranges and (self.mode != "int8" or (self.quantized > self.asymmetric)):
             rule = "empty but in mode 'int8' of a function that is not quantized"
             raise value_error(owner, "input_ranges", self.input_ranges, rule)
 
@@ -143,11 +150,13 @@ def _run(
         "outputs": outputs,
         "mode": how.mode,
         "quantized": how.quantized,
+        "asymmetric": how.asymmetric,
         "input_type": input_type,
         "output_type": output_type,
         "input_ranges": [how.input_ranges.get(end["name"]) for end in inputs],
         "default_range": how.default_range,
         "sparse": how.sparse,
+        "per_channel_dense": how.per_channel_dense,
         "allow_custom_ops": how.allow_custom_ops,
         "sizes_only": result == "sizes.json",
         "timeout": how.timeout,

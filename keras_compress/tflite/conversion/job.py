@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_compress.ranges import stats_of_range
 from keras_compress.tflite.conversion.graph_defs import node_of, remove_nodes
+from keras_compress.tflite.file.ends import change_ends
 from keras_compress.tflite.file.flatbuffer import (
     drop_waste,
     is_stored,
@@ -37,29 +39,18 @@ def convert_job(folder: Path, job: Job, progress: Callable[[int], None]) -> byte
 
     `progress` is told how many batches have been calibrated on.
     """
-    import tensorflow as tf
-    from tensorflow.lite.python import lite
-
     function, weights = _rebuilt(folder, job)
     function = _without_variables(function, job)
     del weights  # a function does not keep its variables alive
-    # Private: without it the converter's errors name lines of Python, not the layer's op. If it
-    # is gone, they do so again and nothing else changes (a test would notice).
-    lite._get_debug_info = lambda *_: None
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
-    converter.allow_custom_ops = job["allow_custom_ops"]
-    _set_mode(converter, job)
-    if job["samples"]:
-        converter.representative_dataset = lambda: _samples(folder, job, progress)
-    elif job["default_range"] and not job["quantized"]:
-        converter.representative_dataset = lambda: [_nothing(job)]  # its ranges are not used
-    # This way in keeps a fake-quantized graph integer from end to end, inputs and outputs in the
-    # given order; the names, which it does not know, are put in afterwards.
-    with _given_ranges(converter, job):
-        data = converter.convert()
-    model = unpack(data, "worker")
+    if job["asymmetric"]:
+        data = _in_uint8(function, job)
+        model = unpack(data, "worker")
+        change_ends(model, job["input_type"], job["output_type"])
+    else:
+        data = _converted(function, folder, job, progress)
+        model = unpack(data, "worker")
     if job["mode"] == "dynamic":
-        quantize_small_kernels(model)
+        quantize_small_kernels(model, job["per_channel_dense"])
     dequantize_for_float_kernels(model)
     missing = undefined_tensors(model)
     if missing:
@@ -71,6 +62,67 @@ def convert_job(folder: Path, job: Job, progress: Callable[[int], None]) -> byte
     )
     drop_waste(model)
     return pack(model, len(data))
+
+
+def _converted(
+    function: tf.types.experimental.ConcreteFunction,
+    folder: Path,
+    job: Job,
+    progress: Callable[[int], None],
+) -> bytes:
+    """What today's converter makes of a function without variables."""
+    import tensorflow as tf
+    from tensorflow.lite.python import lite
+
+    # Private: without it the converter's errors name lines of Python, not the layer's op. If it
+    # is gone, they do so again and nothing else changes (a test would notice).
+    lite._get_debug_info = lambda *_: None
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    converter.allow_custom_ops = job["allow_custom_ops"]
+    # Private, as it is called experimental; a test of the file would notice.
+    converter._experimental_disable_per_channel_quantization_for_dense_layers = not job[
+        "per_channel_dense"
+    ]
+    _set_mode(converter, job)
+    if job["samples"]:
+        converter.representative_dataset = lambda: _samples(folder, job, progress)
+    elif job["default_range"] and not job["quantized"]:
+        converter.representative_dataset = lambda: [_nothing(job)]  # its ranges are not used
+    # This way in keeps a fake-quantized graph integer from end to end, inputs and outputs in the
+    # given order; the names, which it does not know, are put in afterwards.
+    with _given_ranges(converter, job):
+        data: bytes = converter.convert()
+    return data
+
+
+def _in_uint8(function: tf.types.experimental.ConcreteFunction, job: Job) -> bytes:
+    """The file that TF1's converter makes of a function that rounds kernels over ranges whose
+    middle is not 0.
+
+    Today's gives them a zero point in int8, which no kernel of LiteRT's has: some refuse it, others
+    leave it out without a word.
+    """
+    import tensorflow as tf
+
+    graph_def = function.graph.as_graph_def()
+    inputs = function.inputs[: len(job["inputs"])]
+    with tf.Graph().as_default() as graph:
+        tf.graph_util.import_graph_def(graph_def, name="")
+        ends = [
+            [graph.get_tensor_by_name(tensor.name) for tensor in tensors]
+            for tensors in (inputs, function.outputs)
+        ]
+    converter = tf.compat.v1.lite.TFLiteConverter(graph_def, *ends)
+    converter.inference_type = tf.uint8
+    converter.allow_custom_ops = job["allow_custom_ops"]
+    converter.quantized_input_stats = {
+        tensor.op.name: (0.0, 1.0) if limits is None else stats_of_range(*limits)
+        for tensor, limits in zip(inputs, job["input_ranges"], strict=True)
+    }
+    if job["default_range"]:
+        converter.default_ranges_stats = tuple(job["default_range"])
+    data: bytes = converter.convert()
+    return data
 
 
 def _rebuilt(

@@ -20,8 +20,10 @@ such a kernel, as the converter writes it.
 """
 
 
-def quantize_small_kernels(model: ModelT) -> None:
-    """Give the float kernels of a `ModelT` of mode "dynamic" int8 too."""
+def quantize_small_kernels(model: ModelT, per_channel_dense: bool = True) -> None:
+    """Give the float kernels of a `ModelT` of mode "dynamic" int8 too; `per_channel_dense`: those
+    of dense layers one scale for each unit.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     for graph in model.subgraphs:
@@ -43,16 +45,19 @@ def quantize_small_kernels(model: ModelT) -> None:
                 .view(np.float32)
                 .reshape(tuple(kernel.shape))
             )
-            _quantize(model, kernel, numbers, axis)
+            dense = name == "FULLY_CONNECTED"
+            _quantize(model, kernel, numbers, axis, by_channel=per_channel_dense or not dense)
             code.version = max(code.version, version)
-            if name == "FULLY_CONNECTED":
+            if dense:
                 operator.builtinOptions.asymmetricQuantizeInputs = True
 
 
-def _quantize(model: ModelT, kernel: TensorT, numbers: np.ndarray, axis: int) -> None:
+def _quantize(
+    model: ModelT, kernel: TensorT, numbers: np.ndarray, axis: int, by_channel: bool
+) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
-    others = tuple(i for i in range(numbers.ndim) if i != axis)
+    others = tuple(i for i in range(numbers.ndim) if not (by_channel and i == axis))
     scales = np.abs(numbers).max(axis=others, keepdims=True) / np.float32(127)
     scales[scales == 0] = 1.0  # nothing but zeros still needs a scale
     kernel.type = schema.TensorType.INT8

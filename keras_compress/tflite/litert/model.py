@@ -111,26 +111,35 @@ class TFLiteModel:
         return f"<TFLiteModel {self._source}: {inputs} -> {outputs}>"
 
     @property
+    def rows(self) -> int | None:
+        """Rows that the file takes at once; None where its inputs have no common first axis, as a
+        size or an index beside an image, so that it knows no rows.
+        """
+        sizes = {info.shape[0] if info.shape else None for info in self.inputs}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    @property
     def batch_size(self) -> int:
         """Rows that the file takes at once.
 
         Raises:
-            ValueError: its inputs have no common first axis, so that it knows no rows.
+            ValueError: it knows no rows.
         """
-        sizes = {info.shape[:1] for info in self.inputs}
-        if len(sizes) != 1 or sizes == {()}:
+        rows = self.rows
+        if rows is None:
             shapes = {info.name: info.shape for info in self.inputs}
             raise ValueError(
                 "TFLiteModel: the inputs must have the same number of rows along the first axis. "
                 f"Received: shapes={shapes}"
             )
-        return sizes.pop()[0]
+        return rows
 
     def predict(self, x: Any, raw: bool = False) -> np.ndarray | dict[str, np.ndarray]:
         """Answers for any number of rows: an array for one output, a dict by name for several.
 
         The rows go through in chunks of the file's batch; the last chunk is filled up and the
-        surplus dropped.
+        surplus dropped. A file whose inputs have no common first axis knows no rows: it takes
+        exactly their shapes, and gives what it computes of them.
 
         Args:
             x: an array (one input), a list in the order of `inputs` or a dict by name, with rows
@@ -146,8 +155,16 @@ class TFLiteModel:
 
     def answers(self, x: Any, raw: bool = False) -> dict[str, np.ndarray]:
         """What `predict` gives, as a dict by name for one output too."""
-        batch_size = self.batch_size
         names = [info.name for info in self.inputs]
+        batch_size = self.rows
+        if batch_size is None:
+            whole = by_name(_OWNER, "x", x, names)
+            self._set([_whole(info, whole[info.name], raw) for info in self.inputs])
+            self._run()
+            return {
+                info.name: values if raw else _dequantize(info, values)
+                for info, values in zip(self.outputs, self._results(), strict=True)
+            }
         given = by_name(_OWNER, "x", x, names, rank=len(self.inputs[0].shape))
         columns = {info.name: _column(info, given[info.name], raw) for info in self.inputs}
         rows = rows_of(_OWNER, "x", columns)
@@ -190,14 +207,28 @@ class TFLiteModel:
         """
         return scores([info.name for info in self.outputs], metrics, y, lambda: self.answers(x))
 
-    def run_on_zeros(self) -> None:
+    @property
+    def counts(self) -> bool:
+        """Whether an input is of integers that stand for themselves, as sizes and indices do."""
+        return any(info.scale is None and "int" in info.dtype for info in self.inputs)
+
+    def run_on_zeros(self, counts: int = 0) -> None:
         """Computes once, for the time it takes; every input is all zeros.
+
+        Args:
+            counts: what integers that stand for themselves are in their place.
 
         Raises:
             ValueError: LiteRT fails.
         """
-        for info, index in zip(self.inputs, self._input_indices, strict=True):
-            self._interpreter.set_tensor(index, np.zeros(info.shape, info.dtype))
+        self._set(
+            [
+                np.full(
+                    info.shape, counts * (info.scale is None and "int" in info.dtype), info.dtype
+                )
+                for info in self.inputs
+            ]
+        )
         self._run()
 
     def tensor(self, index: int) -> np.ndarray:
@@ -207,10 +238,9 @@ class TFLiteModel:
         return np.array(self._interpreter.get_tensor(index))
 
     def _invoke(self, columns: Sequence[np.ndarray], batch_size: int) -> list[np.ndarray]:
-        for index, column in zip(self._input_indices, columns, strict=True):
-            self._interpreter.set_tensor(index, filled_up(column, batch_size))
+        self._set([filled_up(column, batch_size) for column in columns])
         self._run()
-        answers = [self._interpreter.get_tensor(index) for index in self._output_indices]
+        answers = self._results()
         for info, values in zip(self.outputs, answers, strict=True):
             if values.shape[:1] != (batch_size,):
                 raise ValueError(
@@ -218,6 +248,13 @@ class TFLiteModel:
                     f"{batch_size}. Received: {info.name}={values.shape}"
                 )
         return answers
+
+    def _set(self, values: Sequence[np.ndarray]) -> None:
+        for index, each in zip(self._input_indices, values, strict=True):
+            self._interpreter.set_tensor(index, each)
+
+    def _results(self) -> list[np.ndarray]:
+        return [self._interpreter.get_tensor(index) for index in self._output_indices]
 
     def _run(self) -> None:
         try:
@@ -237,8 +274,9 @@ def load_tflite(
     Args:
         num_threads: is not left to LiteRT, whose own choice depends on the machine.
         probe: run it once on zeros in a process of its own first, which a damaged file can make
-            crash or run out of time or memory in this one's place. Files exported by this package
-            with their record beside them are loaded straight away.
+            crash or run out of time or memory in this one's place. A file that takes sizes or
+            indices may fail on them. Files exported by this package with their record beside them
+            are loaded straight away.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -256,6 +294,19 @@ def _info(detail: Mapping[str, Any], name: str) -> TensorInfo:
         scale=float(scale) if scale else None,
         zero_point=int(zero_point) if scale else None,
     )
+
+
+def _whole(info: TensorInfo, values: Any, raw: bool) -> np.ndarray:
+    """An input of exactly the file's shape."""
+    values = np.asarray(values)
+    if values.shape != info.shape:
+        raise ValueError(
+            f"TFLiteModel: input {info.name!r} must have the shape {info.shape}, since the inputs "
+            f"have no common first axis. Received: {info.name}={values.shape}"
+        )
+    # As one row of it, which is checked and quantized as any other.
+    row = dataclasses.replace(info, shape=(1, *info.shape))
+    return np.asarray(_column(row, values[None], raw)[0])
 
 
 def _column(info: TensorInfo, values: Any, raw: bool) -> np.ndarray:

@@ -22,13 +22,23 @@ from keras_compress.tflite.litert.model import TFLiteModel
 
 LENGTH = 300
 """Of an error, in characters: an answer has to fit into a pipe at one stroke."""
-_TRUST = "pass probe=False if you trust the file"
+_TRUST = "pass `probe=False` if you trust the file"
+_OTHERS = "pass `probe=False` if it is meant to take other numbers"
 
 
 def _load(data: bytes) -> None:
     # What does not fit together is found here; LiteRT may write beside its memory unnoticed.
     read_report(data)
-    TFLiteModel(data).run_on_zeros()
+    model = TFLiteModel(data)
+    try:
+        model.run_on_zeros()
+    except ValueError as error:
+        if not model.counts:
+            said = " ".join(str(error.__cause__ or error).split())[: LENGTH // 2]
+            raise ValueError(f"it fails on zeros ({said}): {_OTHERS}") from None
+        # A size or an index of 0 may be none, and then says nothing of the file.
+        with contextlib.suppress(ValueError):
+            model.run_on_zeros(counts=1)
 
 
 JOBS = {"inspect": read_report, "load": _load}

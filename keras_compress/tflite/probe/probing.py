@@ -71,7 +71,7 @@ class Prober(Keeper[Child]):
         if not answer.endswith(b"\n"):
             raise RuntimeError(
                 "The process that tries files before they are loaded ended with code "
-                f"{child.process.wait()}. Pass probe=False for a file that you trust"
+                f"{child.process.wait()}. Pass `probe=False` for a file that you trust"
             )
         return answer
 
