@@ -33,7 +33,8 @@ def wrap(
 
     Args:
         model: built or a Sequential that its first batch builds, and not compiled yet.
-        pruning: which kernels to zero, how far and when. None: none.
+        pruning: which kernels to zero, how far and when. None: none. Of whole channels in place
+            only.
         quantization: what to round to integers, and from which step on. None: nothing.
         engine: "tfmot" (the default for tf_keras) returns a new model in the wrappers of
             `prune_low_magnitude` or `quantize_model`; for both at once in those of the latter, with
