@@ -32,6 +32,22 @@ def network_that_ships(engine: Engine) -> tuple[KerasModel, Engine | None]:
     return small, own
 
 
+def check_it_can_be_made(engine: Engine) -> None:
+    """Make the small network once, of the weights of now, and let it go: what would fail at the end
+    of a training is found before it. No number of the model is another.
+
+    Raises:
+        ValueError: its class cannot be made from its config, or the small network would not answer
+            as the masked model does.
+    """
+    with (
+        engine.adapter.seeds_kept(),
+        engine.pruned_to_the_end(),
+        known_classes(engine.adapter, engine.model),
+    ):
+        uncompiled(engine.adapter, engine.model)
+
+
 def _hand_over(engine: InPlace, own: InPlace) -> None:
     """Give the small network the ranges of the large one; a magnitude that is kept for each channel
     goes with it.

@@ -409,6 +409,29 @@ def test_what_cannot_be_is_refused_before_the_first_step(keras, name):
     assert engine_of(model) is None
 
 
+def test_a_model_that_its_config_does_not_make_is_refused_before_the_first_step(keras):
+    class Picky(keras.layers.Layer):
+        def __init__(self, needed, **arguments):
+            super().__init__(**arguments)
+
+        def call(self, x):
+            return x
+
+        def get_config(self):
+            return super().get_config()  # without what its class needs
+
+    layers = keras.layers
+    image = keras.Input((5,))
+    x = layers.Dense(3, name="out")(layers.Dense(4, name="hidden")(Picky(1, name="odd")(image)))
+    model = compiled(keras, keras.Model(image, x))
+    before = [weight.copy() for weight in model.get_weights()]
+    with pytest.raises(ValueError, match="that its class can be made from"):
+        fit(model, (np.ones((16, 5)), np.ones((16, 3))), kc.Compress(pruning=channels()))
+    assert engine_of(model) is None
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_model_without_a_graph_is_refused(keras):
     class Own(keras.Model):
         def __init__(self):
