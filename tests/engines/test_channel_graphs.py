@@ -38,6 +38,8 @@ HARDER = {"ConvNeXtTiny": (0.6, ("LayerNormalization", "LayerScale", "groups"))}
 
 @pytest.mark.sweep
 @pytest.mark.timeout(600)
+# Of tf_keras' EfficientNetV2, whenever its config is asked for.
+@pytest.mark.filterwarnings("ignore:The `keras.initializers.serialize:UserWarning")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_of_applications_loses_most_of_what_it_computes(keras, name):
     size = FAMILIES[name]
