@@ -122,9 +122,8 @@ def inspect(file: str, probe: bool) -> Answer:
 @click.option(
     "--rounds",
     type=COUNT,
-    default=10,
-    show_default=True,
-    help="How often all rows go through each network for the time; 0: none.",
+    help="How often all rows go through each network for the time; 0: none. "
+    "Default: 10, or what a minute has room for.",
 )
 def compare(
     networks: tuple[str, ...],
@@ -134,7 +133,7 @@ def compare(
     layer_rows: int,
     threads: int,
     runs: int,
-    rounds: int,
+    rounds: int | None,
 ) -> Answer:
     """Compare networks with the first one.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -82,6 +83,7 @@ def _without_effect(function: Decorated) -> Decorated:
         "quantization": "--state",
         "quantized_input_stats": "--mean and --std",
         "default_ranges_stats": "--default-ranges-min and --default-ranges-max",
+        "inputs={}": "--input-shapes",
         "inputs": "--input-arrays",
         "outputs": "--output-arrays",
         "input_shape": "--input-shapes",
@@ -167,6 +169,12 @@ def convert(paths: tuple[str, ...], **given: Any) -> Answer:
     options = _options(given, sizes)
     inputs: list[str] | dict[str, list[int]] | None = names if sizes is None else sizes
     if not is_graph(model):
+        if given["output_arrays"] is not None:
+            raise click.UsageError(
+                "--output-arrays are of a graph: a file of Keras' names its outputs by itself. "
+                "Leave it out; for other outputs save a model that has them. "
+                f"Received: {given['output_arrays']}."
+            )
         # A file of Keras' names its inputs by itself: there the names may only say in which order
         # statistics and shapes stand.
         if sizes is not None:
@@ -230,7 +238,10 @@ def _model_and_out(paths: Sequence[str], given: Mapping[str, Any]) -> tuple[str,
     outs = ends or [rest.pop(0) for _ in rest[:1]]
     if len(models) != 1 or len(outs) != 1 or rest:
         received = " ".join([*paths, *named, *ends]) or "nothing"
-        raise click.UsageError(f"One MODEL and one OUT are needed. Received: {received}.")
+        raise click.UsageError(
+            "One MODEL and one OUT are needed, or --graph_def_file, --saved_model_dir or "
+            f"--keras_model_file, and --output_file. Received: {received}."
+        )
     return models[0], outs[0], bool(named)
 
 
@@ -253,7 +264,8 @@ def _at(out: str, given: Mapping[str, Any]) -> Iterator[str]:
     folder = os.path.dirname(os.path.abspath(out))
     with tempfile.TemporaryDirectory(dir=folder, prefix=".keras-compress-") as room:
         path = os.path.join(room, "file.tflite")
-        yield path
+        with _called(path, out):
+            yield path
         with open(path, "rb") as file:
             data = file.read()
         record = ""
@@ -264,3 +276,19 @@ def _at(out: str, given: Mapping[str, Any]) -> Iterator[str]:
     if record:
         named = record.replace(json.dumps(path), json.dumps(out))
         write_atomically(f"{out}.json", named.encode())
+
+
+@contextlib.contextmanager
+def _called(path: str, out: str) -> Iterator[None]:
+    """While inside, what is logged of the file at `path` is said of `out`."""
+
+    def renamed(record: logging.LogRecord) -> bool:
+        record.msg, record.args = record.getMessage().replace(path, out), ()
+        return True
+
+    logger = logging.getLogger("keras_compress")
+    logger.addFilter(renamed)
+    try:
+        yield
+    finally:
+        logger.removeFilter(renamed)

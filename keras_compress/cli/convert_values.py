@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import rich_click as click
 
-from keras_compress.specs.export import InputStats
+from keras_compress.specs.export import INTEGER_MODES, InputStats
 
 Tell = Callable[[str], None]
 """Told what is accepted and of no effect, in one line each."""
@@ -50,7 +50,16 @@ def mode_and_types(
         mode = _MODE_OF_TYPE[kind]
         if kind == "uint8":
             ends = [end or kind for end in ends]
-    return mode or ("float32" if old else "int8"), ends[0], ends[1]
+    mode = mode or ("float32" if old else "int8")
+    if mode not in INTEGER_MODES:
+        for option, end in zip(("input", "output"), ends, strict=True):
+            if end not in (None, "float32"):
+                raise click.UsageError(
+                    f"--inference-{option}-type must be FLOAT in a file of floats (mode {mode}); "
+                    "integers are those of --inference_type=QUANTIZED_UINT8 or QUANTIZED_INT8. "
+                    f"Received: {given[f'inference_{option}_type']}."
+                )
+    return mode, ends[0], ends[1]
 
 
 def _mode_of_weights(given: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -74,7 +83,7 @@ def split(names: str | None) -> list[str] | None:
 
 def is_graph(model: str) -> bool:
     """Whether a model is a graph, whose ends have to be named."""
-    return os.path.isdir(model) or model.endswith((".pb", ".pbtxt"))
+    return os.path.isdir(model) or not model.endswith((".keras", ".h5", ".hdf5"))
 
 
 def shapes(

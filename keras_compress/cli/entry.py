@@ -76,6 +76,11 @@ def _explained(error: BaseException, command: click.Command | None) -> tuple[int
 def _in_words(message: str, words: Mapping[str, str]) -> str:
     """A message of the package, which names arguments, with the options in their place."""
     for name, word in words.items():
+        if name.endswith("={}"):  # an argument's own form, which is another option
+            given = rf"`{name.removesuffix('={}')}=\{{[^`]*\}}`"
+            if re.search(given, message):
+                message = re.sub(r"^\w+(\.\w+)*: ", "", re.sub(given, word, message))
+            continue
         one = rf"{name}(\[[^\]`]*\])?"  # one of several, as of an input by its name
         if re.search(f"`{one}(=[^`]*)?`", message):
             message = re.sub(r"^\w+(\.\w+)*: ", "", message)

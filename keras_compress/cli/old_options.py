@@ -97,11 +97,11 @@ OPTIONS = (
     OldOption("--batch_size", "toco", OPTION, "--batch-size", "2"),
     OldOption(
         "--input_data_type", "toco", REFUSED,
-        "the types of a graph's inputs are the graph's own.", "INT32", ("float",),
+        "the types of a graph's inputs are the graph's own; leave it out.", "INT32", ("float",),
     ),
     OldOption(
         "--input_data_types", "toco", REFUSED,
-        "the types of a graph's inputs are the graph's own.", "INT32", ("float",),
+        "the types of a graph's inputs are the graph's own; leave it out.", "INT32", ("float",),
     ),
     OldOption(
         "--variable_batch", "toco", REFUSED,

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_compress._shared import checks
 from keras_compress._shared.by_name import by_name, filled_up, rows_of
+from keras_compress.comparison.detections import counted, detects
 from keras_compress.comparison.signals import layer_signals
 from keras_compress.reports.comparison import ComparedNetwork, Comparison, LayerSignal
 from keras_compress.tflite import TFLiteModel, agreement, load_tflite, zipped_size
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 OWNER = "compare"
 _BATCH = 32  # rows that a Keras network gets at once
+_ROUNDS, _LONGEST = 10, 60.0  # what rounds there are and how many seconds they take, unasked
 _SOURCES = (".keras", ".h5", ".hdf5", ".pb", ".pbtxt")
 
 Columns = dict[str, np.ndarray]
@@ -44,6 +46,7 @@ class _Network:
         answer: input name -> all rows to output name -> all rows.
         file: by which it is measured; None of a fake-quantized network.
         given_bytes: of the file that was given, if it was one.
+        heads_only: its graph makes detections of its outputs.
     """
 
     name: str
@@ -52,6 +55,7 @@ class _Network:
     answer: Callable[[Columns], Columns]
     file: bytes | None
     given_bytes: int | None
+    heads_only: bool = False
 
 
 def compare(
@@ -63,7 +67,7 @@ def compare(
     layer_rows: int = 64,
     num_threads: int = 1,
     runs: int = 50,
-    rounds: int = 10,
+    rounds: int | None = None,
 ) -> Comparison:
     """Puts networks side by side on the same data; the first one is the reference.
 
@@ -84,18 +88,20 @@ def compare(
         num_threads: of LiteRT.
         runs: how often LiteRT runs for the latency; 0 for none.
         rounds: how often all rows go through each network, in turns, for the time that they take;
-            0 for none.
+            0 for none. None: ten, or as many as a minute has room for, but one.
 
     Raises:
         FileNotFoundError: there is no such file.
         TypeError: a network that is neither a file nor a model.
         ValueError: fewer than two networks, data or labels that do not fit, networks with different
-            outputs.
+            outputs; the graph of a detector, which TensorFlow runs up to its heads, beside a file
+            with its detections.
         ConversionError: no float file could be made of a Keras model.
     """
     layer_rows = checks.check_int(OWNER, "layer_rows", layer_rows, minimum=0)
     runs = checks.check_int(OWNER, "runs", runs, minimum=0)
-    rounds = checks.check_int(OWNER, "rounds", rounds, minimum=0)
+    if rounds is not None:
+        rounds = checks.check_int(OWNER, "rounds", rounds, minimum=0)
     if names is not None and len(names) != len(networks):
         raise checks.value_error(OWNER, "names", list(names), f"{len(networks)} names")
     with contextlib.ExitStack() as reading:
@@ -104,6 +110,7 @@ def compare(
         if len(found) < 2:
             rule = "two or more, or one Keras model whose quantization is on"
             raise checks.value_error(OWNER, "networks", [each.name for each in found], rule)
+        _check_detections(found)
         for what in ("inputs", "outputs"):
             ends = [getattr(network, what) for network in found]
             _check_alike(found, what, ends, [len(each) for each in ends])
@@ -116,7 +123,7 @@ def compare(
         for name in found[0].outputs:
             shapes = [own[name].shape[1:] for own in answers]
             _check_alike(found, f"shape of the output {name!r}", shapes, shapes)
-        seconds = _timed(found, given, rounds)
+        seconds, rounds = _timed(found, given, rounds)
     compared = [
         dataclasses.replace(
             _compared(network, answers[0], own, _evaluated(metric, labels, own), num_threads, runs),
@@ -130,18 +137,22 @@ def compare(
 
 
 def _timed(
-    networks: Sequence[_Network], given: Sequence[Columns], rounds: int
-) -> list[float | None]:
-    """How long each network takes for its rows, so often; in turns, so that whatever else the
-    machine does meets all of them.
+    networks: Sequence[_Network], given: Sequence[Columns], rounds: int | None
+) -> tuple[list[float | None], int]:
+    """How long each network takes for its rows, so often, and how often; in turns, so that whatever
+    else the machine does meets all of them.
     """
-    seconds = [0.0] * len(networks)
-    for _ in range(rounds):
+    seconds, done = [0.0] * len(networks), 0
+    wanted = _ROUNDS if rounds is None else rounds
+    while done < wanted:
+        if rounds is None and done and sum(seconds) * (done + 1) / done > _LONGEST:
+            break
         for position, (network, own) in enumerate(zip(networks, given, strict=True)):
             begin = time.perf_counter()
             network.answer(own)
             seconds[position] += time.perf_counter() - begin
-    return [each if rounds else None for each in seconds]
+        done += 1
+    return [each if done else None for each in seconds], done
 
 
 def _check_alike(
@@ -171,6 +182,25 @@ def _check_alike(
     raise ValueError(
         f"{OWNER}: `networks` must have the same {what}{usual}. Received: {told(sorted(odd))}"
     )
+
+
+def _check_detections(networks: Sequence[_Network]) -> None:
+    """Refuse the graph of a detector beside files with its detections, which TensorFlow has no op
+    for.
+
+    Raises:
+        ValueError: with what to compare in their place.
+    """
+    detecting = [network.name for network in networks if detects(network.outputs)]
+    up_to_heads = [network for network in networks if network.heads_only]
+    if detecting and up_to_heads:
+        heads = list(up_to_heads[0].outputs)
+        raise ValueError(
+            f"{OWNER}: `networks` must be files of its heads beside the graph of a detector, which "
+            f"TensorFlow runs up to them: write one by `export_tflite(graph, export, "
+            f"outputs={heads})`. Received: {', '.join(map(repr, detecting))} with detections, "
+            f"{up_to_heads[0].name!r} without"
+        )
 
 
 def _listed(ends: Sequence[Any]) -> str:
@@ -215,7 +245,8 @@ def _opened(
                 tuple(info.name for info in ends) for ends in (file.inputs, file.outputs)
             )
             data = read_bytes(network, OWNER)
-            yield _Network(name, inputs, outputs, file.answers, data, len(data))
+            answer = functools.partial(counted, file) if detects(outputs) else file.answers
+            yield _Network(name, inputs, outputs, answer, data, len(data))
         else:
             yield from _of_source(network, name, batch_size, reading)
 
@@ -242,7 +273,8 @@ def _of_source(
     def answering(label: str, function: ConcreteFunction, file: bytes | None) -> _Network:
         inputs = tuple(spec.name for spec in function.structured_input_signature[0])
         answer = functools.partial(_function_answer, function)
-        return _Network(label, inputs, tuple(function.structured_outputs), answer, file, size)
+        outputs, heads_only = tuple(function.structured_outputs), source.detections is not None
+        return _Network(label, inputs, outputs, answer, file, size, heads_only)
 
     own = source.rows  # of a graph that takes so many and no others
     function = source.function(own or batch_size, quantized=False)
@@ -297,14 +329,16 @@ def _compared(
     runs: int,
 ) -> ComparedNetwork:
     outputs = agreement(expected, answer, dict.fromkeys(expected, 1.0))
-    shares = [each.argmax_agreement for each in outputs.values()]
+    # Of detections the largest number is no decision.
+    shares = [None if detects(expected) else each.argmax_agreement for each in outputs.values()]
     sizes = [values.size for values in expected.values()]
     file = network.file
     return ComparedNetwork(
         name=network.name,
         metrics=metrics,
         agreement=min((share for share in shares if share is not None), default=None),
-        largest_difference=max(each.largest_steps for each in outputs.values()),
+        # Python's own `max` forgets a NaN that comes behind.
+        largest_difference=float(np.max([each.largest_steps for each in outputs.values()])),
         mean_difference=float(np.average([o.mean_steps for o in outputs.values()], weights=sizes)),
         bytes=None if file is None else len(file),
         zipped_bytes=None if file is None else zipped_size(file),
@@ -320,6 +354,11 @@ def _layers(
     layers: dict[str, list[LayerSignal]] = {}
     notes: list[str] = []
     reference = networks[0]
+    if detects(reference.outputs):
+        notes.append(
+            "detections are compared place by place: one that has moved differs from its neighbour "
+            "there. Compare files of the heads, or measure the precision of both"
+        )
     if reference.file is None or not len(next(iter(columns.values()))):
         return layers, notes
     for network in networks[1:]:

@@ -34,9 +34,18 @@ def rounded_anyway(contents: FileReport, layers_of: LayersOf, left_out: set[str]
     yield from sorted(left_out & found)
 
 
-def refuse(ops: Sequence[FloatOp], layers_of: LayersOf, by_choice: set[str], chooses: bool) -> None:
-    """Raise if an op computes in float that `layers` did not leave out. `chooses`: whether there
-    are `layers` to choose by.
+def refuse(
+    ops: Sequence[FloatOp],
+    layers_of: LayersOf,
+    by_choice: set[str],
+    chooses: bool,
+    lacks_ranges: bool = False,
+) -> None:
+    """Raise if an op computes in float that `layers` did not leave out.
+
+    Args:
+        chooses: whether there are `layers` to choose by.
+        lacks_ranges: whether they may be in float as a graph says no range there.
 
     Raises:
         ConversionError: naming the ops and their layers.
@@ -59,10 +68,14 @@ def refuse(ops: Sequence[FloatOp], layers_of: LayersOf, by_choice: set[str], cho
     computing = [op for op in refused if not (op.converts or op.moves)]
     # Those that only lead there and back are not what has to be changed, if there are others.
     listed = dict.fromkeys(map(str, named(computing or refused, layers_of)))
+    otherwise = (
+        ", or leave these layers out by `layers=`" if chooses else ", or replace these layers"
+    )
+    if lacks_ranges:
+        otherwise += "; where the graph lacks ranges, give `default_ranges_stats` as a guess"
     raise ConversionError(
         f"float ops would be left in the integer file: {', '.join(listed)}",
-        "Set `allow_float_ops=True` to write it all the same"
-        + (", or leave these layers out by `layers=`" if chooses else ", or replace these layers"),
+        f"Set `allow_float_ops=True` to write it all the same{otherwise}",
     )
 
 

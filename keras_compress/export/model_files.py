@@ -21,7 +21,7 @@ from keras_compress.export.source import Source
 from keras_compress.frameworks.inference import Shapes
 from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.specs.detection import OP
-from keras_compress.tflite.conversion.graph_defs import keep_needed, node_of
+from keras_compress.tflite.conversion.graph_defs import keep_needed, needed, node_of
 from keras_compress.tflite.conversion.job import frozen
 from keras_compress.tflite.data import read_npz
 from keras_compress.tflite.file.flatbuffer import SIGNATURE
@@ -219,8 +219,8 @@ def _saved_model(
     )
     return GraphSource(
         frozen(function),
-        {name: ends[name] for name in _chosen("inputs", inputs, ends)},
-        {name: results[name] for name in _chosen("outputs", outputs, results)},
+        _chosen("inputs", inputs, ends),
+        _chosen("outputs", outputs, results),
         _shapes(inputs),
     )
 
@@ -236,7 +236,10 @@ def _frozen_graph(path: Path, inputs: ChosenInputs, outputs: Sequence[str] | Non
             graph = tf.compat.v1.GraphDef.FromString(path.read_bytes())
     except (DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
         rule = "a frozen graph, as TF1's `freeze_graph` wrote it"
-        raise value_error(OWNER, "source", str(path), rule, hint="it cannot be read") from error
+        hint = "it cannot be read"
+        if path.name == "saved_model.pb":
+            hint = "it is a part of a SavedModel: give the folder that it lies in"
+        raise value_error(OWNER, "source", str(path), rule, hint=hint) from error
     variables = [node.name for node in graph.node if node.op in ("VariableV2", "VarHandleOp")]
     if variables or not graph.node:
         rule = "a frozen graph, with constants for its variables"
@@ -261,7 +264,13 @@ def _frozen_graph(path: Path, inputs: ChosenInputs, outputs: Sequence[str] | Non
     found = detections_of(graph, outputs)
     if found is not None:
         detections, taken = found
-    keep_needed(graph, map(node_of, [*given.values(), *taken.values()]))
+    ends_of = [set(map(node_of, each.values())) for each in (given, taken)]
+    open_ends = sorted(needed(graph, ends_of[1], ends_of[0]).intersection(holders))
+    if open_ends:
+        rule = f"all that the outputs are computed of, {[*given, *open_ends]} here"
+        hint = "what only a training needs is left out where the graph of inference is frozen"
+        raise value_error(OWNER, "inputs", list(given), rule, hint=hint)
+    keep_needed(graph, set.union(*ends_of))
     return GraphSource(graph, given, taken, _shapes(inputs), detections)
 
 
@@ -269,15 +278,22 @@ def _tensor(name: str) -> str:
     return name if ":" in name else f"{name}:0"
 
 
-def _chosen(field: str, given: Iterable[str] | None, known: Mapping[str, str]) -> list[str]:
-    """The ends to use, in the order given."""
+def _chosen(field: str, given: Iterable[str] | None, known: Mapping[str, str]) -> dict[str, str]:
+    """The ends to use, in the order given: name -> tensor.
+
+    Besides the signature's names those of its nodes are known, as TF1's commands have them.
+    """
+    nodes = {node_of(tensor): tensor for tensor in known.values()}
+    tensors = {**{tensor: tensor for tensor in known.values()}, **nodes, **known}
     names = list(known if given is None else given)
-    missing = [name for name in names if name not in known]
+    missing = [name for name in names if name not in tensors]
     if missing or not names:
-        raise value_error(OWNER, field, missing, f"names of the signature: {sorted(known)}")
-    if field == "inputs" and len(names) < len(known):
+        others = f", or of its nodes: {sorted(nodes)}" if set(nodes) != set(known) else ""
+        raise value_error(OWNER, field, missing, f"names of the signature: {sorted(known)}{others}")
+    found = {name: tensors[name] for name in names}
+    if field == "inputs" and set(found.values()) != set(known.values()):
         raise value_error(OWNER, field, names, f"all inputs of the signature: {sorted(known)}")
-    return names
+    return found
 
 
 def _shapes(inputs: ChosenInputs) -> dict[str, Sequence[int | None]]:

@@ -53,7 +53,8 @@ def export_tflite(
         state: of a file of Keras', the path that `save_state` wrote to; None is the same path with
             the ending ".npz", if a state lies there. With it the file's quantization is on.
         inputs: of a frozen graph or SavedModel, the names of its inputs, or a dict of name -> shape
-            where the graph leaves more open than the batch; None is all placeholders.
+            where the graph leaves more open than the batch; None is all placeholders. Of a
+            SavedModel they are those of its signature, or of the nodes behind them.
         outputs: of one, the names of its outputs; None is all that nothing reads.
         signature: of a SavedModel, which of its signatures; None is "serving_default", or its only
             one.

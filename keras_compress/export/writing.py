@@ -189,7 +189,13 @@ def _check_float_ops(
         if contents.float_ops and quantized and source.keras is None:
             _check_input_ranges(source, source.specs(export.batch_size))
         by_choice = set() if engine is None else engine.float_by_choice()
-        refuse(contents.float_ops, layers, by_choice, chooses=engine is not None)
+        refuse(
+            contents.float_ops,
+            layers,
+            by_choice,
+            chooses=engine is not None,
+            lacks_ranges=quantized and source.keras is None and export.default_ranges_stats is None,
+        )
 
 
 def unknown_ops(data: bytes, export: Export) -> list[str]:

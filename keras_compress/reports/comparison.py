@@ -109,13 +109,15 @@ class Comparison(Shown):
             )
             heads = ("network", "bytes as given", *metrics, "seconds")
             yield Table(heads, [_timed_cells(network) for network in self.networks])
+        differ = {each.name: each.largest_difference != 0 for each in self.networks}
         for name, layers in self.layers.items():
-            if all(each.sqnr_db == math.inf for each in layers):
-                answers = next(each for each in self.networks if each.name == name)
-                same = ", and so are its answers" * (answers.largest_difference == 0)
+            if not layers:
+                continue
+            # Only the first rows go through layer by layer: the answers to others may differ.
+            if not differ[name] and all(each.sqnr_db == math.inf for each in layers):
                 yield Line(
                     f"{name} is equal to {first}: all {len(layers)} layers compute the same "
-                    f"numbers{same}"
+                    "numbers, and so are its answers"
                 )
                 continue
             listed, count = layers[:LISTED_LAYERS], len(layers)
@@ -130,7 +132,7 @@ class Comparison(Shown):
             ]
             yield Table(("layer", "op", "by itself", "in all"), rows, left=2)
         for network in self.networks[1:]:
-            if network.largest_difference == 0 and network.name not in self.layers:
+            if not differ[network.name] and not self.layers.get(network.name):
                 yield Line(
                     f"{network.name} is equal to {first}: all its answers are the same numbers"
                 )

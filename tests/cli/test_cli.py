@@ -134,7 +134,7 @@ def test_tflite_convert_makes_float_files_unless_told_otherwise(folder, monkeypa
 @pytest.mark.parametrize(
     ("command", "code", "message"),
     [
-        ("convert net.keras", 2, "One MODEL and one OUT are needed. Received: net.keras."),
+        ("convert net.keras", 2, "and --output_file. Received: net.keras."),
         ("convert a b c", 2, "One MODEL and one OUT are needed"),
         ("convert a b --output-file c", 2, "One MODEL and one OUT are needed"),
         ("convert none.keras out.tflite", 2, "MODEL must be a file or folder that exists"),

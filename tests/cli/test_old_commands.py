@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shlex
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import tf1_graphs
@@ -208,7 +210,11 @@ def test_the_first_number_of_a_shape_is_the_batch(asked, capfd):
             "--inference_type=QUANTIZED_UINT8 --mean_values=image=1 --std_values=image=0",
             "--mean and --std of 'image' must be (mean, std)",
         ),
-        ("--inference_type=FLOAT --inference_input_type=QUANTIZED_UINT8", "--inference-input-type"),
+        (
+            "--inference_type=FLOAT --inference_input_type=QUANTIZED_UINT8",
+            "--inference-input-type must be FLOAT in a file of floats (mode float32); integers are "
+            "those of --inference_type=QUANTIZED_UINT8 or QUANTIZED_INT8. Received: QUANTIZED_UIN",
+        ),
         ("--output_format=GRAPHVIZ_DOT", "--output_format=GRAPHVIZ_DOT: only TFLite files"),
         ("--mode int8 --post_training_quantize", "--mode int8 and --post_training_quantize"),
         ("--output_file=x/foo.cc", "--output-file must be a file in a folder that exists"),
@@ -236,7 +242,7 @@ def test_what_the_conversion_says_is_in_these_words_too(public, monkeypatch, cap
     command = "convert --graph_def_file=graph.pb --output_file=o.tflite"
     assert main(f"{command} --output_arrays=flat".split()) == 2
     line = capfd.readouterr().err.splitlines()[-1]
-    assert "give the --batch-size that it was made for, or other shapes with --input-arr" in line
+    assert "give the --batch-size that it was made for, or other shapes with --input-shap" in line
     assert main(f"{command} --output_arrays=flat --batch_size=2".split()) == 0
     capfd.readouterr()
     assert main(f"{command} --output_arrays=triangle --batch_size=2".split()) == 1
@@ -247,6 +253,16 @@ def test_what_the_conversion_says_is_in_these_words_too(public, monkeypatch, cap
     quantized = "convert quantized.pb o.tflite --mean 128 --std 64 --output-arrays conv --mode int8"
     assert main(quantized.split()) == 2
     assert "--output-arrays must be names of nodes" in capfd.readouterr().err.splitlines()[-1]
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, (1, 4), "image")
+        kernel = tf.quantization.fake_quant_with_min_max_args(tf.eye(4), -1, 1, narrow_range=True)
+        tf.matmul(tf.quantization.fake_quant_with_min_max_args(x, -1, 1), kernel, name="lacking")
+    Path("graph.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    lacking = "convert --graph_def_file=graph.pb --output_file=o.tflite"
+    assert main([*lacking.split(), "--inference_type=QUANTIZED_INT8"]) == 1
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert "(lacking). Set --allow-float-ops to write it" in line.replace(" True", "")
+    assert "lacks ranges, give --default-ranges-min and --default-ranges-max as a guess" in line
 
 
 def test_a_file_may_have_any_name(asked, capfd):
@@ -259,6 +275,83 @@ def test_a_file_may_have_any_name(asked, capfd):
     )
     assert Path("foo.cc").read_bytes() == b"a file"
     assert sorted(os.listdir()) == ["foo.cc", "net", "net.h5", "net.pb"]
+
+
+def test_what_is_logged_of_it_names_it(asked, monkeypatch, capfd, caplog):
+    """Not the file that it was for a while."""
+    import keras_compress.export.to_tflite as module
+
+    def warning(source, export, **others):
+        Path(export.path).write_bytes(b"a file")
+        logging.getLogger("keras_compress").warning("The file at %s is bad.", export.path)
+        return ExportReport(export.path, export.mode, bytes=0)
+
+    monkeypatch.setattr(module, "export_tflite", warning)
+    assert main(["convert", "--keras_model_file=net.h5", "--output_file=foo.cc"]) == 0
+    assert caplog.messages == ["The file at foo.cc is bad."]
+
+
+def test_outputs_of_a_file_of_keras_are_its_own(asked, capfd):
+    command = "convert --keras_model_file=net.h5 --output_file=o.tflite --output_arrays=a/Softmax"
+    assert main(command.split()) == 2
+    assert "names its outputs by itself. Leave it out" in capfd.readouterr().err.splitlines()[-1]
+    assert not asked
+
+
+def test_a_graph_may_have_any_name_but_one_of_keras(tmp_path, monkeypatch, capfd):
+    """It is refused for its name then, not for what was said of its inputs."""
+    monkeypatch.chdir(tmp_path)
+    Path("net").touch()
+    command = "convert --graph_def_file=net --output_file=o.tflite --input_arrays=a"
+    assert main([*command.split(), "--input_shapes=1,4"]) == 2
+    assert "MODEL must be a model or the path of a" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_saved_model_of_tf1_by_the_names_of_its_nodes(tmp_path, monkeypatch, capfd):
+    """As TF1's command took them; also, the size that is left open."""
+    monkeypatch.chdir(tmp_path)
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        image = v1.placeholder(tf.float32, (None, None, 4), "input_node")
+        answer = tf.nn.relu(tf.reduce_sum(image, 1), "output_node")
+        v1.saved_model.simple_save(session, "net", {"image": image}, {"answer": answer})
+    command = "convert --saved_model_dir=net --output_file=o.tflite"
+    nodes = "--input_arrays=input_node --output_arrays=output_node"
+    assert main([*command.split(), *nodes.split()]) == 2
+    assert (
+        "but the batch must be fixed; give its shape with --input-shapes. "
+        in (capfd.readouterr().err.splitlines()[-1])
+    )
+    assert main([*command.split(), *nodes.split(), "--input_shapes=1,3,4"]) == 0
+    file = kc.load_tflite("o.tflite")
+    assert [end.name for end in (*file.inputs, *file.outputs)] == ["input_node", "output_node"]
+    x = np.arange(-12, 12, dtype="float32").reshape(2, 3, 4)
+    assert np.array_equal(file.predict(x), np.maximum(x.sum(axis=1), 0))
+    capfd.readouterr()
+    assert main([*command.split(), "--input_arrays=other", "--input_shapes=1,3,4"]) == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert "--input-arrays must be names of the signature: ['image'], or of its nodes: ['in" in line
+
+
+def test_a_graph_that_reads_more_than_the_inputs_given(tmp_path, monkeypatch, capfd):
+    """As one frozen with its `keep_prob`; what lies before an input is not read."""
+    monkeypatch.chdir(tmp_path)
+    with tf.Graph().as_default() as graph:
+        image = tf.compat.v1.placeholder(tf.float32, (1, 4), "image")
+        keep = tf.compat.v1.placeholder(tf.float32, (), "keep_prob")
+        tf.nn.relu(tf.identity(image, "inner") * keep, "kept")
+        tf.nn.relu(tf.identity(tf.add(image, keep), "sum"), "free")
+    Path("net.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    command = "convert --graph_def_file=net.pb --output_file=o.tflite --input_arrays"
+    assert main([*command.split(), "image", "--output_arrays=kept"]) == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert "--input-arrays must be all that the outputs are computed of, ['image', 'keep_p" in line
+    assert "Received: --input-arrays ['image'] (what only a training needs" in line
+    assert main([*command.split(), "sum", "--output_arrays=free"]) == 0
+    assert [end.name for end in kc.load_tflite("o.tflite").inputs] == ["sum"]
+    Path("saved_model.pb").write_bytes(b"a part")
+    assert main(["convert", "--graph_def_file=saved_model.pb", "--output_file=o.tflite"]) == 2
+    assert "give the folder that it lies in" in capfd.readouterr().err.splitlines()[-1]
 
 
 def test_the_beginning_of_a_name_is_enough_where_it_is_of_one_option(asked, capfd):

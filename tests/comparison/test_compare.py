@@ -1,9 +1,11 @@
 """Networks side by side: the numbers against NumPy, the layer at fault, and what is refused."""
 
+import ast
 import dataclasses
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 import types
@@ -15,7 +17,10 @@ from helpers.nets import small_net
 
 import keras_compress as kc
 from keras_compress.comparison import compare as compare_module
+from keras_compress.comparison.detections import counted
 from keras_compress.comparison.signals import layer_signals
+from keras_compress.reports.comparison import ComparedNetwork, Comparison, LayerSignal
+from keras_compress.tflite.file.flatbuffer import pack, unpack
 
 
 def decibels(reference, quantized):
@@ -231,6 +236,76 @@ def test_a_network_that_is_equal_is_said_to_be(two_layers):
     assert "equal to" not in text
 
 
+def test_equal_is_said_only_where_all_is():
+    """Answers to rows that no layer saw; files without a layer in common; NaN in one of two."""
+
+    def text(difference, layers):
+        networks = [
+            ComparedNetwork(name, {}, None, largest, 0.0, 1, 1, None)
+            for name, largest in (("first", 0.0), ("other", difference))
+        ]
+        return str(Comparison(9, networks, {"other": layers}, [], 5))
+
+    layer = LayerSignal(("dense",), "FULLY_CONNECTED", "dense", math.inf, math.inf)
+    assert "other is equal to first: all 1 layers" in text(0.0, [layer])
+    assert "equal to" not in text(0.5, [layer])
+    assert "equal to" not in text(0.5, [])
+    assert "equal to" not in text(math.nan, [layer])
+    assert "other is equal to first: all its answers are the same" in text(0.0, [])
+
+
+@pytest.mark.by_turns
+def test_nan_in_the_second_output_is_no_equality(two_layers):
+    _, folder, x = two_layers
+    wrong = unpack((folder / "float.tflite").read_bytes(), "test")
+    tensors = wrong.subgraphs[0].tensors
+    (kernel,) = (tensor for tensor in tensors if list(tensor.shape) == [3, 8])
+    wrong.buffers[kernel.buffer].data = np.full(24, np.nan, "<f4").view(np.uint8)
+    found = kc.compare(
+        folder / "float.tflite", pack(wrong, 9999), data=x, runs=0, rounds=0, layer_rows=0
+    )
+    assert math.isnan(found.networks[1].largest_difference)
+    assert "equal to" not in str(found)
+
+
+def test_a_detector_s_graph_beside_its_file(tmp_path):
+    graph, _ = tf1_graphs.detector(tmp_path / "ssd.pb", rounds=False)
+    export = kc.Export(tmp_path / "ssd.tflite", mode="float32")
+    kc.export_tflite(graph, export)
+    x = np.random.default_rng(0).uniform(-1, 1, (4, 16, 16, 3)).astype("float32")
+    with pytest.raises(ValueError, match="must be files of its heads") as caught:
+        kc.compare(graph, export.path, data=x)
+    (heads,) = re.findall(r"outputs=(\[.*?\])\)", str(caught.value))
+    kc.export_tflite(graph, export, outputs=ast.literal_eval(heads))  # as the error says
+    found = kc.compare(graph, export.path, data=x, runs=0, rounds=0)
+    assert found.networks[1].largest_difference < 1e-5
+
+
+def test_detections_that_do_not_count_are_no_difference(tmp_path):
+    """Where the op writes nothing anything may stand; and no argmax of a box is a decision."""
+    graph, _ = tf1_graphs.detector(tmp_path / "ssd.pb", rounds=False, nms_score_threshold=0.6)
+    export = kc.Export(tmp_path / "ssd.tflite", mode="float32")
+    kc.export_tflite(graph, export)
+    x = np.random.default_rng(0).uniform(-1, 1, (9, 16, 16, 3)).astype("float32")
+    found = kc.compare(export.path, export.path, data=x, runs=0, rounds=0)
+    assert found.networks[1].agreement is None
+    assert "detections are compared place by place" in found.notes[0]
+
+    raw = {
+        tf1_graphs.OUTPUTS[0]: np.arange(16.0).reshape(2, 2, 4),
+        tf1_graphs.OUTPUTS[1]: np.float32([[1, np.nan], [2, 3]]),
+        tf1_graphs.OUTPUTS[2]: np.float32([[0.9, 7], [0.8, 0.7]]),
+        tf1_graphs.OUTPUTS[3]: np.float32([1, 2]),
+    }
+    file = types.SimpleNamespace(answers=lambda columns: dict(raw))
+    boxes, classes, scores, number = counted(file, {}).values()
+    assert boxes.tolist()[0] == [[0, 1, 2, 3], [0, 0, 0, 0]]
+    assert boxes.tolist()[1] == raw[tf1_graphs.OUTPUTS[0]].tolist()[1]
+    assert classes.tolist() == [[1, 0], [2, 3]]
+    assert scores.tolist() == np.float32([[0.9, 0], [0.8, 0.7]]).tolist()
+    assert number.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(("alone", "float", "int8"))))
 def test_the_network_that_differs_is_named_whatever_the_order(two_layers, order):
     _, folder, x = two_layers
@@ -293,11 +368,29 @@ def test_the_rounds_go_in_turns():
         return types.SimpleNamespace(answer=answer)
 
     networks, given = [network("a"), network("b")], [{"x": 1}, {"y": 2}]
-    seconds = compare_module._timed(networks, given, 3)
+    seconds, done = compare_module._timed(networks, given, 3)
     assert calls == [("a", "x"), ("b", "y")] * 3
     assert all(each > 0 for each in seconds)
-    assert compare_module._timed(networks, given, 0) == [None, None]
+    assert done == 3
+    assert compare_module._timed(networks, given, 0) == ([None, None], 0)
     assert len(calls) == 6
+
+
+def test_unasked_the_rounds_are_those_that_a_minute_has_room_for(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(compare_module.time, "perf_counter", lambda: clock[0])
+
+    def taking(seconds):
+        def answer(columns):
+            clock[0] += seconds
+            return {}
+
+        return [types.SimpleNamespace(answer=answer)] * 2
+
+    assert compare_module._timed(taking(1), [{}, {}], None) == ([10.0, 10.0], 10)
+    assert compare_module._timed(taking(7), [{}, {}], None) == ([28.0, 28.0], 4)
+    assert compare_module._timed(taking(100), [{}, {}], None) == ([100.0, 100.0], 1)
+    assert compare_module._timed(taking(7), [{}, {}], 6) == ([42.0, 42.0], 6)
 
 
 def test_comparing_files_loads_no_framework(two_layers):

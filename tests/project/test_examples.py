@@ -278,3 +278,17 @@ def test_what_a_long_life_costs_is_measured(which, tmp_path):
         ).groups()
     )
     assert ratio == pytest.approx(last / second, abs=0.01)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("which", ["3", "2"])
+def test_the_cost_of_a_step_is_measured(which, tmp_path):
+    printed, _ = outputs(BENCHMARKS / "step_time.py", tmp_path, "--quick", "--keras", which)
+    for row in ("off", "on", "pruned, mask every 100", "pruned, mask every step"):
+        assert f"LeNet b32: {row} / plain" in printed
+    # Off, nothing but the counter is added to a step.
+    off, on = (
+        int(re.search(rf"LeNet b32: {row} / plain: (\d+) more ops", printed)[1])
+        for row in ("off", "on")
+    )
+    assert off <= 5 < on

@@ -50,15 +50,22 @@ def inputs_of(node: tf.compat.v1.NodeDef) -> list[str]:
 
 def keep_needed(graph: tf.compat.v1.GraphDef, ends: Iterable[str]) -> None:
     """Leave only these nodes, by name, and those that they are computed by."""
+    remove_nodes(graph, {node.name for node in graph.node} - needed(graph, ends))
+
+
+def needed(
+    graph: tf.compat.v1.GraphDef, ends: Iterable[str], given: Collection[str] = ()
+) -> set[str]:
+    """These nodes, by name, and those that they are computed by where some are given."""
     nodes = {node.name: node for node in graph.node}
     found: set[str] = set()
     waiting = list(ends)
     while waiting:
         name = waiting.pop()
-        if name not in found and name in nodes:
+        if name not in found and name in nodes and name not in given:
             found.add(name)
             waiting += [node_of(read.removeprefix("^")) for read in nodes[name].input]
-    remove_nodes(graph, nodes.keys() - found)
+    return found
 
 
 def constant(nodes: Mapping[str, tf.compat.v1.NodeDef], tensor: str) -> np.ndarray | None:
