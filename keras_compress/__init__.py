@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # so that editors and type checkers know every name; `_PUBLIC
     from keras_compress.fit.saved_state import save_state as save_state
     from keras_compress.fit.summaries import CompressionSummaries as CompressionSummaries
     from keras_compress.fit.wrap import wrap as wrap
+    from keras_compress.frameworks.operation_counts import macs as macs
     from keras_compress.reports.comparison import Comparison as Comparison
     from keras_compress.reports.export import ExportReport as ExportReport
     from keras_compress.reports.fit import Report as Report
@@ -61,6 +62,7 @@ _PUBLIC = {
     "inspect_tflite": "tflite",
     "load_state": "fit.saved_state",
     "load_tflite": "tflite",
+    "macs": "frameworks.operation_counts",
     "preview": "fit.preview",
     "save_state": "fit.saved_state",
     "strip": "engines.strip",

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_compress.engines.counts import Counts
 from keras_compress.engines.layers_argument import LEFT_BY_USER, with_names
-from keras_compress.engines.masks import Pruner
+from keras_compress.engines.masks import Pruner, Target
 from keras_compress.engines.quantizers import Quantizers
 from keras_compress.engines.readers import Readers
 from keras_compress.engines.state import Phase
@@ -25,6 +25,7 @@ from keras_compress.frameworks.adapter import Adapter, layers_inside, wrap_metho
 from keras_compress.frameworks.inference import Shapes
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, Method
 from keras_compress.frameworks.random_streams import RandomStreams
+from keras_compress.reports.channels import LayerChannels
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
 
@@ -108,6 +109,12 @@ class Engine(abc.ABC):
         integer file; otherwise as the network itself computes. `input_shape`: of inputs that the
         model leaves free.
         """
+
+    @contextlib.contextmanager
+    def in_float(self) -> Iterator[None]:
+        """While inside, what is called answers as the plain network."""
+        with self.tracing_in(Phase.OFF):
+            yield
 
     def check_saving(self, path: object) -> None:  # noqa: B027  (not every engine has to)
         """Refuse to save the whole model to a path from which it could not be loaded."""
@@ -352,6 +359,16 @@ class Engine(abc.ABC):
         strategy = self.model.distribute_strategy
         return not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
+    @contextlib.contextmanager
+    def pruned_to_the_end(self) -> Iterator[None]:
+        """While inside, the masks are those that the weights of now would get at last."""
+        if self.pruner is None:
+            yield
+            return
+        with self.pruner.trying():
+            self.pruner.update_all(self.timetable.reached_at)
+            yield
+
     def broken_kernels(self) -> list[str]:
         """The paths of the kernels under pruning that have NaN or infinite weights."""
         targets = [] if self.pruner is None else self.pruner.targets
@@ -375,17 +392,36 @@ class Engine(abc.ABC):
 
     # --- leaving
 
+    @property
+    def shrinks(self) -> bool:
+        """Whether the network that ships is smaller than the model."""
+        return self.pruner is not None and self.pruner.shrinks
+
+    def channels(self) -> Iterator[LayerChannels]:
+        """How many channels are left of each layer of which some are pruned."""
+        yield from ()
+
+    def shipped_config(self) -> dict[str, Any]:
+        """The config of the network that ships."""
+        return self.model.get_config()
+
+    def shipped_weights(self) -> Iterator[np.ndarray]:
+        """The weights of the network that ships, in its own order."""
+        return self.masked_weights()
+
     def masked_weights(self) -> Iterator[np.ndarray]:
         """The model's weights in its own order, every dropped one zero, whatever the last update
         wrote.
         """
         targets = [] if self.pruner is None else self.pruner.targets
-        pruned = {id(target.kernel): target for target in targets}
+        pruned: dict[int, list[Target]] = {}
+        for target in targets:
+            pruned.setdefault(id(target.kernel), []).append(target)
         for variable in self.model.weights:
             kernel = self.adapter.tf_variable(variable)
             value = kernel.numpy()
-            if id(kernel) in pruned:
-                value[~pruned[id(kernel)].kept()] = 0  # a copy, ours to write to
+            for target in pruned.get(id(kernel), ()):
+                value[~target.kept()] = 0  # a copy, ours to write to
             yield value
 
     def input_range(self, position: int) -> tuple[float, float] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -54,6 +54,8 @@ class Target:
     """The kernel's shape; bool, or 1 and 0 in the kernel's dtype: what is kept."""
     started: bool = False
     """Whether an update saw this kernel trainable; until then it has no mask."""
+    listed: bool = True
+    """Whether reports have a row for it: a kernel, and not what hangs on its channels."""
 
     @property
     def trainable(self) -> bool:
@@ -89,6 +91,9 @@ class Target:
 class Pruner(abc.ABC):
     """The masks of one model."""
 
+    shrinks = False
+    """Whether what is dropped is left out of the network that ships."""
+
     def __init__(self, targets: Sequence[Target], by_begin_step: bool):
         self.targets: Sequence[Target] = targets
         self._by_begin_step = by_begin_step
@@ -114,6 +119,11 @@ class Pruner(abc.ABC):
     def active(self) -> list[Target]:
         """The targets that this fit may change."""
         return [target for target in self.targets if target.trainable]
+
+    @property
+    def paths(self) -> list[str]:
+        """Those of the layers that a spec means, each once."""
+        return list(dict.fromkeys(target.path for target in self.targets))
 
     @property
     def schedules(self) -> dict[str, PolynomialDecay | ConstantSparsity]:
@@ -161,6 +171,14 @@ class Pruner(abc.ABC):
     @abc.abstractmethod
     def update(self, target: Target, step: tf.Tensor) -> None:
         """Make one mask anew from its kernel, at the sparsity of `step`."""
+
+    def update_all(self, when: Callable[[PolynomialDecay | ConstantSparsity], int]) -> None:
+        """Make every mask anew that training may change, or has changed, at the step that `when`
+        says of its schedule.
+        """
+        for target in self.targets:
+            if target.trainable or target.started:
+                self.update(target, tf.constant(when(target.schedule), tf.int64))
 
     @abc.abstractmethod
     def threshold(self, target: Target) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.engine import Engine
+from keras_compress.frameworks.operation_counts import macs
+from keras_compress.frameworks.protocols import KerasModel
+from keras_compress.reports.channels import ChannelsReport
 from keras_compress.reports.fit import LayerReport, Report
+
+logger = logging.getLogger("keras_compress")
 
 
 def compressed_kernels(engine: Engine) -> Iterator[tuple[str, str, tf.Variable]]:
@@ -19,7 +25,7 @@ def compressed_kernels(engine: Engine) -> Iterator[tuple[str, str, tf.Variable]]
         for path, name, kernel in engine.quantizers.kernels_by_path():
             found.setdefault(id(kernel), (path, name, kernel))
     if engine.pruner is not None:
-        for target in engine.pruner.targets:
+        for target in filter(lambda each: each.listed, engine.pruner.targets):
             own = (target.path, target.kernel_name, target.kernel)
             found.setdefault(id(target.kernel), own)
     yield from found.values()
@@ -41,6 +47,23 @@ def report_on(engine: Engine) -> Report:
         left_out=left_out(engine),
         steps=steps,
         specs=specs,
+    )
+
+
+def channels_report(engine: Engine, small: KerasModel) -> ChannelsReport:
+    """What is left of an engine's model in the network that ships."""
+    model = engine.model
+    counts: list[int] | None = []
+    try:
+        with engine.in_float():
+            counts = [macs(model), macs(small)]
+    except ValueError as error:  # a count must not cost the report
+        logger.warning("No count of multiply-accumulates: %s", error)
+        counts = None
+    return ChannelsReport(
+        layers=list(engine.channels()),
+        parameters=(model.count_params(), small.count_params()),
+        macs=None if counts is None else (counts[0], counts[1]),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_compress.engines.engine import engine_of
+from keras_compress.engines.same_answers import check_same
 from keras_compress.engines.tfmot.engine import Tfmot, plain_copy
 from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.adapter import Adapter
@@ -28,7 +29,8 @@ def strip(model: KerasModel) -> KerasModel:
 
     It has the original layer names and classes, knows nothing of keras_compress, and is compiled as
     the argument is: a fresh optimizer from its config, loss and metrics rebuilt. A plain copy if
-    nothing was compressed.
+    nothing was compressed. Of a model whose channels are pruned it is the smaller network without
+    the dropped ones, whose outputs are the same.
 
     Args:
         model: a built Keras 3 or tf_keras model. One whose class overrides `compile` comes back
@@ -44,26 +46,34 @@ def strip(model: KerasModel) -> KerasModel:
             "strip: `model` must be built; call it on a batch of data first. "
             f"Received: model={type(model).__name__} without weights"
         )
-    engine = engine_of(model)
-    wrapped = is_wrapped(model, "strip")
     with known_classes(adapter, model):
-        if not wrapped:
-            plain = _copy(adapter, model)
-            values: Iterable[np.ndarray] = (adapter.tf_variable(v).numpy() for v in model.weights)
-            if engine is not None:
-                values = engine.masked_weights()
-            for variable, value in zip(plain.weights, values, strict=True):
-                variable.assign(value)  # one by one: never all of them a third time
-        else:
-            plain = engine.plain_copy() if isinstance(engine, Tfmot) else plain_copy(adapter, model)
+        plain = uncompiled(adapter, model)
         _compile_like(adapter, plain, model)
     return plain
 
 
-def _copy(adapter: Adapter, model: KerasModel) -> KerasModel:
-    """A new model of the same class and config, with new weights."""
+def uncompiled(adapter: Adapter, model: KerasModel) -> KerasModel:
+    """The same, not compiled; inside of `known_classes`."""
+    engine = engine_of(model)
+    if is_wrapped(model, "strip"):
+        return engine.plain_copy() if isinstance(engine, Tfmot) else plain_copy(adapter, model)
+    if engine is None:
+        plain = _copy(adapter, model, model.get_config)
+        values: Iterable[np.ndarray] = (adapter.tf_variable(v).numpy() for v in model.weights)
+    else:
+        plain = _copy(adapter, model, engine.shipped_config)
+        values = engine.shipped_weights()
+    for variable, value in zip(plain.weights, values, strict=True):
+        variable.assign(value)  # one by one: never all of them a third time
+    if engine is not None and engine.shrinks:
+        check_same(adapter, engine, plain)
+    return plain
+
+
+def _copy(adapter: Adapter, model: KerasModel, config: Callable[[], dict[str, Any]]) -> KerasModel:
+    """A new model of the same class from its config, with new weights."""
     try:
-        plain = _made_again(model)
+        plain = _made_again(model, config())
     except Exception as error:  # a user's own `from_config` may raise anything
         raise ValueError(
             "strip: `model` must be Sequential, functional, or subclassed with a `get_config` "
@@ -76,9 +86,9 @@ def _copy(adapter: Adapter, model: KerasModel) -> KerasModel:
     return plain
 
 
-def _made_again(model: KerasModel) -> KerasModel:
+def _made_again(model: KerasModel, config: dict[str, Any]) -> KerasModel:
     """A model of the same class, from its config."""
-    config, kind = model.get_config(), type(model)
+    kind = type(model)
     try:
         return kind.from_config(config)
     except TypeError:

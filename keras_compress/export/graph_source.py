@@ -38,7 +38,7 @@ class GraphSource:
     """
 
     keras = None
-    engine = None
+    engine = attached = network = None
 
     def __init__(
         self,

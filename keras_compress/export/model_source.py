@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.engine import Engine, engine_of
+from keras_compress.engines.shipping import network_that_ships
 from keras_compress.engines.tfmot.engine import reader
 from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.export.float_ops import LayersOf
@@ -46,21 +48,38 @@ class ModelSource:
         attached = engine_of(model)
         # Or one to read a model with that tfmot's wrappers alone have driven.
         wrapped = attached is None and is_wrapped(model, owner)
-        self.engine = reader(self._adapter, model) if wrapped else attached
+        self.attached = reader(self._adapter, model) if wrapped else attached
+
+    @functools.cached_property
+    def _shipped(self) -> tuple[KerasModel, Engine | None]:
+        """The network of which the file is made, and its engine: the model itself, but for one that
+        ships without its dropped channels.
+        """
+        if self.attached is None or not self.attached.shrinks:
+            return self._model, self.attached
+        return network_that_ships(self.attached)
+
+    @property
+    def network(self) -> KerasModel:
+        return self._shipped[0]
+
+    @property
+    def engine(self) -> Engine | None:
+        return self._shipped[1]
 
     @property
     def rounds(self) -> bool:
         return self.engine is not None and self.engine.phase.rounds
 
     def specs(self, batch_size: int) -> list[tf.TensorSpec]:
-        return input_specs(self._adapter, self._model, batch_size, self._input_shape)
+        return input_specs(self._adapter, self.network, batch_size, self._input_shape)
 
     def function(
         self, batch_size: int, *, quantized: bool, for_file: bool = True
     ) -> tf.types.experimental.ConcreteFunction:
         if self.engine is None:
             return inference_function(
-                self._adapter, self._model, batch_size, input_shape=self._input_shape
+                self._adapter, self.network, batch_size, input_shape=self._input_shape
             )
         return self.engine.inference_function(
             batch_size, quantized=quantized, for_file=for_file, input_shape=self._input_shape
@@ -79,7 +98,8 @@ class ModelSource:
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
         model, adapter = self._model, self._adapter
-        if self.engine is not None and not self.engine.works_alone:
+        engine = self.attached
+        if engine is not None and not engine.works_alone:
             return None  # all processes would have to call it, and one writes the file
         structure, _ = adapter.structures(model)
         given = [inputs[name] for name in adapter.flat_names(model)[0]]
@@ -91,13 +111,12 @@ class ModelSource:
             own.pop("history", None)
             own.update(history)
         flat = [np.asarray(answer) for answer in adapter.tree.flatten(answers)]
-        engine = self.engine
         names = adapter.flat_names(model)[1] if engine is None else engine.output_names()
         return dict(zip(names, flat, strict=True)) if len(flat) == len(names) else None
 
     def layers_of(self, outputs: Sequence[str], quantized: bool) -> LayersOf:
         engine = self.engine
-        traced = self._model if engine is None else engine.network_behind(quantized)
+        traced = self.network if engine is None else engine.network_behind(quantized)
         naming = Naming(self._adapter, traced, outputs)
 
         def layers(tensor: str) -> list[str]:

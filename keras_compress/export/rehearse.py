@@ -131,6 +131,8 @@ def _as_at_the_end(model: KerasModel, export: Export) -> Iterator[ModelSource]:
         stack.enter_context(adapter.seeds_kept())
         stack.enter_context(_without_zeros(adapter, model))
         source = ModelSource(model, export.input_shape)
+        if source.attached is not None and source.attached.shrinks:
+            stack.enter_context(source.attached.pruned_to_the_end())
         engine = source.engine
         if engine is not None and engine.quantizers is not None:
             if not engine.phase.rounds:

@@ -7,6 +7,7 @@ which layer a tensor came from.
 from __future__ import annotations
 
 import contextlib
+import logging
 import types
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -15,11 +16,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.engine import Engine
-from keras_compress.engines.reporting import report_on
+from keras_compress.engines.reporting import channels_report, report_on
 from keras_compress.export.float_ops import LayersOf
+from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.reports.fit import Report
 from keras_compress.specs.detection import DetectionPostProcess
 from keras_compress.specs.export import Export
+
+logger = logging.getLogger("keras_compress")
 
 Range = tuple[float, float]
 
@@ -29,7 +33,10 @@ class Source(Protocol):
 
     Attributes:
         keras: the package that the network belongs to; None for a graph.
-        engine: of a compressed model; None of anything else.
+        engine: of the network of which the file is made, where it is compressed; None of anything
+            else.
+        attached: of the model itself, which is another where the network ships without its
+            dropped channels.
         rounds: whether the network, as it answers, rounds its numbers.
         asymmetric: whether it rounds weights over ranges whose middle is not 0, which only TF1 did.
         rows: how many a graph takes at once, where it takes no other number; None of anything else.
@@ -41,6 +48,13 @@ class Source(Protocol):
 
     @property
     def engine(self) -> Engine | None: ...
+
+    @property
+    def attached(self) -> Engine | None: ...
+
+    @property
+    def network(self) -> KerasModel | None:
+        """The model of which the file is made; None of a graph."""
 
     @property
     def rounds(self) -> bool: ...
@@ -91,7 +105,13 @@ class Source(Protocol):
 
 def report_before_export(source: Source, export: Export | None) -> Report:
     """The report on a network as it is now, with the spec of the export that it lacks as yet."""
-    engine = source.engine
+    engine = source.attached
     report = Report.of_plain_model() if engine is None else report_on(engine)
     report.specs["export"] = export and export.get_config()
+    if engine is not None and engine.shrinks:
+        try:
+            if source.network is not None:
+                report.channels = channels_report(engine, source.network)
+        except Exception as error:  # what cannot be made is said by whoever needs it
+            logger.warning("No report on the channels: %s", error)
     return report

@@ -82,7 +82,7 @@ def _written(
     source: ModelSource, missed: Sequence[str], export: Export, progress: Progress
 ) -> ExportReport:
     why = f"the fit ended before {' and '.join(missed)}" if missed else None
-    if source.engine is not None and not source.engine.is_chief:
+    if source.attached is not None and not source.attached.is_chief:
         why = "the chief of the strategy's processes writes it"
     if why is not None:
         return ExportReport(export.path, export.mode, skipped=why)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import tensorflow as tf
+import numpy as np
 
 from keras_compress.engines.engine import Engine
 from keras_compress.engines.reporting import compressed_kernels, left_out
 from keras_compress.fit.preflight import Checks
+from keras_compress.reports.channels import LayerChannels
 from keras_compress.reports.preview import PlannedFile, PlannedLayer, Preview
 
 
@@ -49,6 +50,7 @@ def plan_of(
         left_out={} if engine is None else left_out(engine),
         files=files,
         problems=problems or [],
+        channels=[] if engine is None else _channels_at_the_end(engine),
     )
 
 
@@ -84,16 +86,23 @@ def _up_from(path: str) -> Iterator[str]:
         path = path.rpartition("/")[0]
 
 
+def _channels_at_the_end(engine: Engine) -> list[LayerChannels]:
+    """Empty where no channels are pruned."""
+    with engine.pruned_to_the_end():
+        return list(engine.channels())
+
+
 def _zeros_at_the_end(engine: Engine) -> dict[int, float]:
     """id of a kernel -> the share of zeros that its final mask will have: it is made of the weights
     as they are now, by the code that makes the real one, and taken back. A frozen kernel has none.
     """
     pruner, found = engine.pruner, {}
     if pruner is not None:
-        with pruner.trying():
+        with engine.pruned_to_the_end():
+            kept: dict[int, np.ndarray] = {}
             for target in pruner.targets:
                 if target.trainable or target.started:
-                    end = engine.timetable.reached_at(target.schedule)
-                    pruner.update(target, tf.constant(end, tf.int64))
-                    found[id(target.kernel)] = 1 - float(target.kept().mean())
+                    mask = target.kept()
+                    kept[id(target.kernel)] = mask & kept.get(id(target.kernel), True)
+        found = {kernel: 1 - float(mask.mean()) for kernel, mask in kept.items()}
     return found

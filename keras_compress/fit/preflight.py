@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from keras_compress.engines.engine import Engine, engine_inside
+from keras_compress.engines.shipping import check_it_can_be_made
 from keras_compress.engines.train_step import LOG_NAMES
 from keras_compress.export.detections import check_heads
 from keras_compress.export.input_ranges import check_calibrated, input_ranges
@@ -126,6 +127,9 @@ class Checks:
             yield functools.partial(check_export_of, self.model, self.engine, export)
         if self.engine is not None and self.updates is not None and self.must_reach:
             yield functools.partial(check_reach, self.engine, self.updates)
+        rehearsed = any(export.rehearse for export in self.exports)  # which makes it too
+        if self.engine is not None and self.engine.shrinks and self.updates and not rehearsed:
+            yield functools.partial(check_it_can_be_made, self.engine)
         # Not before a fit without updates, whose export comes at once.
         for export in self.exports if self.updates != 0 else ():
             yield functools.partial(self._rehearse, export)

@@ -369,7 +369,8 @@ class Run:
             return False
         self._reached_before = True
         at = engine.timetable.pruned_at or engine.step
-        self._voice.later(at, f"pruned, {engine.sparsity:.1%} of the weights are zeros.")
+        what = "channels are dropped" if engine.shrinks else "weights are zeros"
+        self._voice.later(at, f"pruned, {engine.sparsity:.1%} of the {what}.")
         return True
 
     def _warn_of_broken(self, engine: Engine) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras_compress._shared.checks import check_choice
 from keras_compress.engines.engine import Engine, engine_inside, engine_of
 from keras_compress.engines.in_place.engine import InPlace
-from keras_compress.engines.tfmot.engine import Tfmot
+from keras_compress.engines.tfmot.engine import Tfmot, check_no_structure
 from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.engines.tfmot.wrap import wrapped
 from keras_compress.fit.callback import Compress, continue_in_bare_fits
@@ -33,7 +33,8 @@ def wrap(
 
     Args:
         model: built or a Sequential that its first batch builds, and not compiled yet.
-        pruning: which kernels to zero, how far and when. None: none.
+        pruning: which kernels to zero, how far and when. None: none. Of whole channels in place
+            only.
         quantization: what to round to integers, and from which step on. None: nothing.
         engine: "tfmot" (the default for tf_keras) returns a new model in the wrappers of
             `prune_low_magnitude` or `quantize_model`; for both at once in those of the latter, with
@@ -57,6 +58,7 @@ def wrap(
     check_choice("wrap", "engine", engine, ENGINES)
     attached: Engine
     if engine == "tfmot":
+        check_no_structure("wrap", pruning)
         if not adapter.has_tfmot:
             raise ValueError(
                 'wrap: `engine` must be "in_place" for a Keras 3 model, which tfmot does not know. '

@@ -467,6 +467,13 @@ class Adapter(abc.ABC):
     def graph_end_names(self, functional: KerasModel) -> tuple[list[str], list[str]]:
         """The names of the layers at a functional graph's flat inputs and outputs."""
 
+    def name_inputs_like(  # noqa: B027  (not every Keras has to)
+        self, copy: KerasModel, original: KerasModel
+    ) -> None:
+        """Give the inputs of a copy the names of the original's, where they do not bear those of
+        their layers.
+        """
+
     def end_names(self, model: KerasModel) -> tuple[list[str], list[str]]:
         """The names of a model's flat inputs and outputs: of the layers there, or "input_1",
         "output_1" and so on where there is no graph that would tell.

@@ -81,6 +81,12 @@ class Keras3(Adapter):
         names = [tensor.name for tensor in functional.inputs]
         return names, list(functional.output_names)
 
+    def name_inputs_like(self, copy: KerasModel, original: KerasModel) -> None:
+        # An input that was given no name has a number, and each new model the next one.
+        pairs = zip(self.graph_of(copy).inputs, self.graph_of(original).inputs, strict=True)
+        for mine, theirs in pairs:
+            cast(Any, mine).name = theirs.name
+
     def is_compiled(self, model: Any) -> bool:
         return bool(model.compiled)
 

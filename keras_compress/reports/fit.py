@@ -13,6 +13,7 @@ from keras_compress._shared.checks import check_path
 from keras_compress._shared.files import write_atomically
 from keras_compress._shared.plain import plain
 from keras_compress._shared.versions import installed
+from keras_compress.reports.channels import ChannelsReport
 from keras_compress.reports.export import ExportReport
 from keras_compress.reports.plots import plot_report
 from keras_compress.reports.shown import (
@@ -97,7 +98,8 @@ class Report(Shown):
         phase: of quantization when the fit ended: "off", "watching", "on" or "frozen".
         switched_at: the first update that was rounded, or would be, where the delay ends with the
             fit; None before that.
-        sparsity: fraction of zeros over all pruned kernels together, in [0, 1].
+        sparsity: fraction of zeros over all pruned kernels together, in [0, 1]; of channels, the
+            fraction that is dropped.
         layers: one for each kernel that is pruned or quantized.
         left_out: per spec, path -> reason.
         steps: the updates that fractions became: "delay", "freeze_step" and "schedules" (by path).
@@ -106,6 +108,7 @@ class Report(Shown):
         export: None if no file was asked for.
         specs: the plain dicts of "pruning", "quantization" and "export" as they were given.
         history: the epochs of this fit.
+        channels: what is left of them; None where none are pruned.
     """
 
     step: int
@@ -120,6 +123,7 @@ class Report(Shown):
     export: ExportReport | None = None
     specs: dict[str, Any] = dataclasses.field(default_factory=dict)
     history: list[EpochReport] = dataclasses.field(default_factory=list)
+    channels: ChannelsReport | None = None
 
     @classmethod
     def of_plain_model(cls) -> Report:
@@ -203,6 +207,8 @@ class Report(Shown):
         if self.layers:
             columns = ("layer", "kernel", "shape", "sparsity", "bits", "scale")
             yield Table(columns, [_cells(layer) for layer in self.layers], left=2)
+        if self.channels is not None:
+            yield from self.channels.parts()
         yield from left_out_lines(self.left_out)
         for what in self.missed:
             yield Line(f"missed: {what}", "warning")
@@ -220,7 +226,10 @@ class Report(Shown):
         elif self.phase != "off":
             parts.append("quantized by the wrappers it had")
         if self.specs.get("pruning", True) is not None:
-            parts.append(f"{self.sparsity:.1%} of the pruned weights are zeros")
+            what = "the pruned weights are zeros"
+            if (self.specs.get("pruning") or {}).get("structure") is not None:
+                what = "the channels are dropped"
+            parts.append(f"{self.sparsity:.1%} of {what}")
         return "; ".join(parts)
 
 

@@ -46,8 +46,9 @@ def plot_report(
     panels: list[tuple[float, Callable[[SubFigure], None]]] = []  # height in inches, what draws it
     if report.history:
         panels.append((3.2, lambda part: _draw_training(part, report)))
+    channels = [] if report.channels is None else report.channels.layers
     if report.layers or compared:
-        rows = min(max(len(report.layers), len(compared)), ROWS_SHOWN)
+        rows = min(max(len(report.layers), len(compared), len(channels)), ROWS_SHOWN)
         panels.append((1.4 + ROW * max(rows, 5), lambda part: _draw_layers(part, report, compared)))
     if chosen:
         rows = -(-len(chosen) // _COLUMNS)
@@ -195,7 +196,9 @@ def _draw_training(part: SubFigure, report: Report) -> None:
 
 def _draw_layers(part: SubFigure, report: Report, compared: Sequence[LayerAgreement]) -> None:
     part.suptitle("layers")
-    all_axes = iter(part.subplots(1, bool(report.layers) + bool(compared), squeeze=False)[0])
+    channels = [] if report.channels is None else report.channels.layers
+    count = sum(map(bool, (report.layers, channels, compared)))
+    all_axes = iter(part.subplots(1, count, squeeze=False)[0])
     if report.layers:
         axes = next(all_axes)
         paths = [layer.path for layer in report.layers]
@@ -206,6 +209,15 @@ def _draw_layers(part: SubFigure, report: Report, compared: Sequence[LayerAgreem
         _bars(axes, labels, {"": ([100 * layer.sparsity for layer in report.layers], _AFTER)})
         axes.set_xlim(0, 100)
         axes.set_xlabel("zeros (%)")
+    if channels:
+        axes = next(all_axes)
+        series = {
+            "before": ([float(each.before) for each in channels], "lightsteelblue"),
+            "left": ([float(each.after) for each in channels], _AFTER),
+        }
+        _bars(axes, [each.path for each in channels], series)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("channels")
     if compared:
         axes = next(all_axes)
         labels = [

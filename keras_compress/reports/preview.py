@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_compress._shared.plain import plain
+from keras_compress.reports.channels import LayerChannels, channels_table, dropped_share
 from keras_compress.reports.shown import Line, Part, Shown, Table, left_out_lines
 
 LISTED_LAYERS = 60
@@ -69,6 +70,8 @@ class Preview(Shown):
         left_out: per spec, path -> reason.
         files: that will be written at its end.
         problems: what would be refused or go wrong; empty for a plan that will do.
+        channels: of pruned channels, how many of each layer's will be left; empty where single
+            weights are pruned.
     """
 
     step: int
@@ -84,10 +87,15 @@ class Preview(Shown):
     left_out: dict[str, dict[str, str]]
     files: list[PlannedFile]
     problems: list[str] = dataclasses.field(default_factory=list)
+    channels: list[LayerChannels] = dataclasses.field(default_factory=list)
 
     @property
     def sparsity(self) -> float:
-        """The fraction of zeros over all pruned kernels together, in [0, 1]."""
+        """The fraction of zeros over all pruned kernels together, in [0, 1]; of channels, the
+        fraction that is dropped.
+        """
+        if self.channels:
+            return dropped_share(self.channels)
         pruned = [each for each in self.layers if each.sparsity is not None]
         sizes = [math.prod(each.shape or ()) for each in pruned]
         zeros = sum(size * (each.sparsity or 0) for each, size in zip(pruned, sizes, strict=True))
@@ -120,6 +128,8 @@ class Preview(Shown):
 
     def _pruning(self, begin: int, end: int) -> str:
         kernels = _counted(sum(each.sparsity is not None for each in self.layers), "kernel")
+        if self.channels:
+            kernels = f"the channels of {_counted(len(self.channels), 'layer')}"
         if end <= self.step:
             return f"keeps {kernels} pruned to {self.sparsity:.0%}"
         if begin <= self.step:
@@ -164,6 +174,8 @@ class Preview(Shown):
             yield Table(columns, [_cells(each) for each in self.layers[:LISTED_LAYERS]], left=2)
         if len(self.layers) > LISTED_LAYERS:
             yield Line(f"and {len(self.layers) - LISTED_LAYERS} more layers, which `.layers` lists")
+        if self.channels:
+            yield channels_table(self.channels[:LISTED_LAYERS])
         yield from left_out_lines(self.left_out)
         for problem in self.problems:
             yield Line(f"problem: {problem}", "error")

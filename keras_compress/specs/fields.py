@@ -11,9 +11,12 @@ def set_field(spec: object, name: str, value: object) -> None:
     object.__setattr__(spec, name, value)
 
 
-def read_config(cls: type, config: object, without: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_config(
+    cls: type, config: object, without: tuple[str, ...] = (), optional: tuple[str, ...] = ()
+) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(cls) if field.name not in without]
-    return checks.check_keys(cls.__name__, config, names, names)
+    required = [name for name in names if name not in optional]
+    return checks.check_keys(cls.__name__, config, names, required)
 
 
 def writable_layers(owner: str, layers: checks.Layers) -> list[str] | None:

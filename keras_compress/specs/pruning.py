@@ -13,13 +13,25 @@ from keras_compress._shared.checks import Layers
 from keras_compress.specs.fields import read_config, set_field, writable_layers
 from keras_compress.specs.schedules import Schedule, as_schedule, schedule_from_config
 
+CHANNELS = "channels"
+"""The `structure` of whole channels."""
+
+OF_CHANNELS = ("score", "allocation", "multiple_of", "weights")
+"""The fields that say something of channels alone."""
+
+OF_WEIGHTS = ("block_size", "block_pooling_type", "sparsity_m_by_n")
+"""The fields that say something of single weights alone."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Pruning:
     """Which kernels to prune, how far, and in what pattern.
 
     The smallest weights of each kernel are zeroed, as many as its schedule says at that step, and
-    stay zero until the mask is computed anew.
+    stay zero until the mask is computed anew. With `structure="channels"` whole output channels of
+    dense and convolution layers are dropped, with all that hangs on them, and what `strip`, the
+    export and `Compress.stripped_model` hold is the network without them: it is smaller and faster
+    by itself.
 
     Args:
         schedule: `PolynomialDecay` or `ConstantSparsity`, tfmot's own two included; or a sparsity,
@@ -33,6 +45,18 @@ class Pruning:
         block_pooling_type: "AVG" or "MAX": what of a block's magnitudes is compared.
         sparsity_m_by_n: (m, n): m zeros in every n consecutive weights along the input axis, as
             (2, 4); every target must be m / n. Not together with a `block_size`.
+        structure: "channels": a sparsity is the share of channels that are dropped. None: single
+            weights, in the patterns above. Not together with one of those.
+        score: of channels, what is compared: "l2", the root of the mean square of all weights that
+            hang on a channel; "l1", their mean magnitude; "gamma", that of batch norm's scales
+            alone. The lowest are dropped.
+        allocation: of channels: "uniform", of each group of coupled layers the same share;
+            "global", the lowest of all groups together, each score as a share of its group's mean.
+        multiple_of: of channels: what is left of each group is a multiple of it (4 or 8 suit
+            integer kernels), and at least that.
+        weights: of channels: a schedule, or a sparsity, by which single weights of those that are
+            left are zeroed too, in every kernel that can be pruned. It is best reached when the
+            channels are: what goes later takes zeros with it.
 
     Raises:
         TypeError: for a value of the wrong type.
@@ -45,6 +69,11 @@ class Pruning:
     block_size: tuple[int, int] = (1, 1)
     block_pooling_type: str = "AVG"
     sparsity_m_by_n: tuple[int, int] | None = None
+    structure: str | None = None
+    score: str = "l2"
+    allocation: str = "uniform"
+    multiple_of: int = 1
+    weights: Schedule | None = None
 
     if TYPE_CHECKING:  # what may be given is more than what is kept
 
@@ -56,6 +85,11 @@ class Pruning:
             block_size: Sequence[int] = (1, 1),
             block_pooling_type: str = "AVG",
             sparsity_m_by_n: Sequence[int] | None = None,
+            structure: str | None = None,
+            score: str = "l2",
+            allocation: str = "uniform",
+            multiple_of: int = 1,
+            weights: float | object | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -80,6 +114,31 @@ class Pruning:
         checks.check_choice(owner, "block_pooling_type", self.block_pooling_type, ("AVG", "MAX"))
         if self.sparsity_m_by_n is not None:
             self._check_m_by_n()
+        self._check_structure()
+
+    def _check_structure(self) -> None:
+        owner = "Pruning"
+        if self.structure is not None:
+            checks.check_choice(owner, "structure", self.structure, (CHANNELS,), " or None")
+        checks.check_choice(owner, "score", self.score, ("l2", "l1", "gamma"))
+        checks.check_choice(owner, "allocation", self.allocation, ("uniform", "global"))
+        multiple_of = checks.check_int(owner, "multiple_of", self.multiple_of, minimum=1)
+        set_field(self, "multiple_of", multiple_of)
+        if self.weights is not None:
+            set_field(self, "weights", as_schedule(self.weights, owner, "weights"))
+        defaults = {
+            field.name: field.default
+            for field in dataclasses.fields(self)
+            if field.default is not dataclasses.MISSING
+        }
+        strangers: tuple[str, ...] = OF_CHANNELS
+        rule = f"its default without structure={CHANNELS!r}"
+        if self.structure is not None:
+            strangers = OF_WEIGHTS
+            rule = f"its default with structure={self.structure!r}"
+        for name in strangers:
+            if getattr(self, name) != defaults[name]:
+                raise checks.value_error(owner, name, getattr(self, name), rule)
 
     def _check_m_by_n(self) -> None:
         name = "sparsity_m_by_n"
@@ -100,9 +159,12 @@ class Pruning:
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:
-        """Every schedule in it: the general one first, then those of named layers."""
+        """Every schedule in it: the general one first, then those of named layers, then that of
+        the single weights of what channels are left.
+        """
         own = tuple(self.layers.values()) if isinstance(self.layers, dict) else ()
-        return own if self.schedule is None else (self.schedule, *own)
+        single = () if self.weights is None else (self.weights,)
+        return (*(() if self.schedule is None else (self.schedule,)), *own, *single)
 
     @property
     def has_fractions(self) -> bool:
@@ -122,7 +184,8 @@ class Pruning:
             schedule = schedule.resolve(start, updates)
         if isinstance(layers, dict):
             layers = {name: each.resolve(start, updates) for name, each in layers.items()}
-        return dataclasses.replace(self, schedule=schedule, layers=layers)
+        weights = self.weights and self.weights.resolve(start, updates)
+        return dataclasses.replace(self, schedule=schedule, layers=layers, weights=weights)
 
     def get_config(self) -> dict[str, Any]:
         """A plain dict of plain values that `from_config` reads back equal.
@@ -135,13 +198,17 @@ class Pruning:
             layers = {name: each.get_config() for name, each in self.layers.items()}
         else:
             layers = writable_layers("Pruning", self.layers)
-        return {
+        config: dict[str, Any] = {
             "schedule": None if self.schedule is None else self.schedule.get_config(),
             "layers": layers,
             "block_size": list(self.block_size),
             "block_pooling_type": self.block_pooling_type,
             "sparsity_m_by_n": None if self.sparsity_m_by_n is None else list(self.sparsity_m_by_n),
         }
+        if self.structure is not None:  # without, it is what it was before there was one
+            config |= {name: getattr(self, name) for name in ("structure", *OF_CHANNELS)}
+            config["weights"] = self.weights and self.weights.get_config()
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -150,9 +217,13 @@ class Pruning:
         Raises:
             ValueError: if a key is missing or unknown, or a value is out of its range.
         """
-        arguments = read_config(cls, config)
+        of_channels = ("structure", *OF_CHANNELS)
+        optional = () if isinstance(config, Mapping) and "structure" in config else of_channels
+        arguments = read_config(cls, config, optional=optional)
         if arguments["schedule"] is not None:
             arguments["schedule"] = schedule_from_config(arguments["schedule"])
+        if arguments.get("weights") is not None:
+            arguments["weights"] = schedule_from_config(arguments["weights"])
         if isinstance(arguments["layers"], dict):
             arguments["layers"] = {
                 name: schedule_from_config(each) for name, each in arguments["layers"].items()

@@ -14,6 +14,7 @@ import keras_tuner
 import numpy as np
 
 from keras_compress._shared.checks import check_bool, check_int, type_error, value_error
+from keras_compress.engines.in_place.channels.plan import plan_channels
 from keras_compress.engines.in_place.plan import plan_quantization
 from keras_compress.engines.prunable_kernels import plan_pruning
 from keras_compress.engines.strip import strip
@@ -22,6 +23,7 @@ from keras_compress.fit.saved_state import load_state, save_state
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.graph_memory import forget_graphs
+from keras_compress.frameworks.operation_counts import macs
 from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.reports.export import ExportReport
 from keras_compress.reports.fit import Report
@@ -33,6 +35,7 @@ from keras_compress.tflite import ConversionError, load_tflite
 from keras_compress.tflite.litert.latency import latency_ms
 from keras_compress.tuner import baseline, bridge
 from keras_compress.tuner.protocols import Build, HyperParameters, KerasTunerTrial, Tuner
+from keras_compress.tuner.question import LATENCY, MACS
 from keras_compress.tuner.space import OWNER, Space
 from keras_compress.tuner.trials import STATE, TFLITE_FILE, WEIGHTS
 from keras_compress.tuner.weights import load_weights, save_weights
@@ -42,7 +45,6 @@ Specs = Callable[[HyperParameters], tuple[Pruning | None, Quantization]]
 
 # The metrics of a trial besides those of the networks.
 SIZES = ("tflite_bytes", "tflite_zipped_bytes", "sparsity")
-LATENCY = "tflite_latency_ms"
 
 
 class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # untyped
@@ -83,6 +85,8 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
         export: arguments of `Export` other than the path, for every trial.
         latency: whether to measure how long LiteRT takes for one batch of the file (one input, if
             `export` does not say otherwise), on one thread.
+        macs: whether to count the multiply-accumulates of the network that ships, as `kc.macs`
+            does: the metric `macs`.
         verbose: of `Compress`: 1 prints what happens in a trial.
         **space: the fields of `Space`, the search space: `final_sparsity=(0.3, 0.9)` and so on.
 
@@ -99,6 +103,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
         specs: Specs | None = None,
         export: Mapping[str, Any] | None = None,
         latency: bool = False,
+        macs: bool = False,
         verbose: int = 0,
         **space: Any,
     ):
@@ -109,6 +114,7 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
             )
         self.float_epochs = check_int(OWNER, "float_epochs", float_epochs, minimum=0)
         self.latency = check_bool(OWNER, "latency", latency)
+        self.macs = check_bool(OWNER, "macs", macs)
         self.verbose = check_int(OWNER, "verbose", verbose, minimum=0)
         self.export = dict(export or {})
         if "path" in self.export:
@@ -152,7 +158,8 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
             self._clear = adapter.keras.backend.clear_session
         pruning, quantization = self._specs(hp)
         if pruning is not None:
-            plan_pruning(adapter, model, pruning)
+            plan = plan_pruning if pruning.structure is None else plan_channels
+            plan(adapter, model, pruning)
         plan_quantization(adapter, model, quantization)
         if not hp.space:
             raise ValueError(
@@ -216,6 +223,8 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
         except ConversionError as error:  # of the rehearsal, once for trials of one structure
             raise keras_tuner.errors.FailedTrialError(f"No file: {error}") from error
         metrics = self._metrics(cast(Report, compress.report), folder, floats)
+        if self.macs:
+            metrics[MACS] = float(macs(strip(model)))
         save_weights(model, folder / WEIGHTS)
         save_state(model, folder / STATE)
         if standing is not model:  # where Hyperband will look for the weights of this trial
@@ -299,7 +308,12 @@ class CompressionHyperModel(keras_tuner.HyperModel):  # type: ignore[misc]  # un
             names += [f"{output}_{name}" for output in outputs for name in names]
         prefixes = ["tflite", "val", *(["float"] if self.float_epochs or self.trained else [])]
         found = [f"{prefix}_{name}" for prefix in prefixes for name in names]
-        return [*found, *SIZES, *([LATENCY] if self.latency else [])]
+        return [
+            *found,
+            *SIZES,
+            *([LATENCY] if self.latency else []),
+            *([MACS] if self.macs else []),
+        ]
 
     def _folder(self, trial: bridge.CurrentTrial) -> Path:
         """Of a trial; of its second and later executions, folders in it."""

@@ -21,6 +21,16 @@ OWNER = "SparsitySearch"
 QUESTION_FILE = "question.json"
 """What the scores of a project's trials are an answer to."""
 
+LATENCY = "tflite_latency_ms"
+MACS = "macs"
+
+MOST = {
+    "max_bytes": ("tflite_zipped_bytes", "zipped bytes"),
+    "max_macs": (MACS, "multiply-accumulates"),
+    "max_latency_ms": (LATENCY, "ms in LiteRT"),
+}
+"""Limit -> (the metric that it is of, its unit in words)."""
+
 Metrics = Mapping[str, float]
 """The metrics of one trial."""
 
@@ -29,7 +39,7 @@ Metrics = Mapping[str, float]
 class Question:
     """How small can it get, or how good, under a limit: the arguments of a search of these names.
 
-    Exactly one of `max_accuracy_drop` and `max_bytes` is given; `max_epochs` with Hyperband alone.
+    Exactly one of `max_accuracy_drop` and the `MOST` is given; `max_epochs` with Hyperband alone.
     """
 
     metric: str
@@ -37,24 +47,42 @@ class Question:
     max_accuracy_drop: float | None
     max_bytes: int | None
     max_epochs: int | None
+    max_macs: int | None = None
+    max_latency_ms: float | None = None
 
     def __post_init__(self) -> None:
         check_choice(OWNER, "direction", self.direction, ("max", "min"))
-        if (self.max_accuracy_drop is None) == (self.max_bytes is None):
+        limits = {name: getattr(self, name) for name in ("max_accuracy_drop", *MOST)}
+        if sum(limit is not None for limit in limits.values()) != 1:
             raise ValueError(
-                "SparsitySearch: exactly one of `max_accuracy_drop` and `max_bytes` must be given. "
-                f"Received: max_accuracy_drop={self.max_accuracy_drop}, max_bytes={self.max_bytes}"
+                "SparsitySearch: exactly one of `max_accuracy_drop`, `max_bytes`, `max_macs` and "
+                "`max_latency_ms` must be given. "
+                f"Received: {', '.join(f'{name}={limit}' for name, limit in limits.items())}"
             )
         if self.max_accuracy_drop is not None and not is_number(self.max_accuracy_drop):
             raise type_error(OWNER, "max_accuracy_drop", self.max_accuracy_drop, "a number")
         if self.max_bytes is not None:
             check_int(OWNER, "max_bytes", self.max_bytes, minimum=1)
+        if self.max_macs is not None:
+            check_int(OWNER, "max_macs", self.max_macs, minimum=1)
+        longest = self.max_latency_ms
+        if longest is not None and not (is_number(longest) and longest > 0):
+            raise type_error(OWNER, "max_latency_ms", longest, "a number above 0")
+
+    @property
+    def most(self) -> tuple[str, float] | None:
+        """(metric, the largest value of it); None where the limit is one of accuracy."""
+        for name, (metric, _) in MOST.items():
+            if getattr(self, name) is not None:
+                return metric, getattr(self, name)
+        return None
 
     @property
     def limit(self) -> str:
         """In words."""
-        if self.max_bytes is not None:
-            return f"at most {self.max_bytes:,} zipped bytes"
+        for name, (_, what) in MOST.items():
+            if getattr(self, name) is not None:
+                return f"at most {getattr(self, name):,} {what}"
         return f"{self.metric} at most {self.max_accuracy_drop:g} worse than the float model's"
 
     def score(self, metrics: Metrics, reference: float | None) -> float:
@@ -66,7 +94,7 @@ class Question:
         if not excess <= 0:
             return 1 + _squeezed(10 * excess)
         size, badness = self.point(metrics)
-        return _squeezed(math.log(size) / 20 if self.max_bytes is None else badness)
+        return _squeezed(math.log(size) / 20 if self.most is None else badness)
 
     def excess(self, metrics: Metrics, reference: float | None) -> float:
         """By how much the limit is broken; at most 0 where it is kept, NaN where nobody knows.
@@ -74,8 +102,9 @@ class Question:
         Args:
             reference: the float model's metric, if it is known.
         """
-        if self.max_bytes is not None:
-            return metrics["tflite_zipped_bytes"] / self.max_bytes - 1
+        if self.most is not None:
+            metric, largest = self.most
+            return metrics[metric] / largest - 1
         if reference is None or self.max_accuracy_drop is None:
             return math.nan
         drop = self._badness(metrics[f"tflite_{self.metric}"]) - self._badness(reference)
@@ -95,7 +124,7 @@ class Question:
     def rank(self, metrics: Metrics) -> tuple[float, float]:
         """The smallest of this, among those that keep to the limit, wins."""
         size, badness = self.point(metrics)
-        return (size, badness) if self.max_bytes is None else (badness, size)
+        return (size, badness) if self.most is None else (badness, size)
 
     def _badness(self, value: float) -> float:
         return -value if self.direction == "max" else value

@@ -44,7 +44,8 @@ class SparsitySearch(Shown):
 
     Either the smallest zipped file whose metric is at most `max_accuracy_drop` worse than the float
     model's (the best of them, where `build` makes several), or the best metric of a file of at most
-    `max_bytes` (zipped). A trial that breaks the limit never wins, however good it is otherwise.
+    `max_bytes` (zipped), `max_macs` or `max_latency_ms`. A trial that breaks the limit never wins,
+    however good it is otherwise.
 
     ```python
     search = SparsitySearch(build, max_accuracy_drop=0.01, float_epochs=10)
@@ -57,7 +58,11 @@ class SparsitySearch(Shown):
         build: as for `CompressionHyperModel`.
         max_accuracy_drop: how much worse than the float model's the file's metric may be, in the
             metric's own unit (0.01: a point of accuracy).
-        max_bytes: how large the zipped file may be. Exactly one of the two is given.
+        max_bytes: how large the zipped file may be. Exactly one of these four is given.
+        max_macs: how many multiply-accumulates the network may have, as `kc.macs` counts them:
+            pruned channels make them fewer, single weights do not.
+        max_latency_ms: how long LiteRT may take for one batch of the file, measured on this
+            machine on one thread.
         metric: what the model was compiled with; "accuracy" by default.
         direction: "max" or "min": which way the metric is better.
         tuner: "bayesian", "random", "grid" or "hyperband".
@@ -83,6 +88,8 @@ class SparsitySearch(Shown):
         *,
         max_accuracy_drop: float | None = None,
         max_bytes: int | None = None,
+        max_macs: int | None = None,
+        max_latency_ms: float | None = None,
         metric: str = "accuracy",
         direction: str = "max",
         tuner: str = "bayesian",
@@ -100,7 +107,13 @@ class SparsitySearch(Shown):
             max_accuracy_drop=max_accuracy_drop,
             max_bytes=max_bytes,
             max_epochs=max_epochs,
+            max_macs=max_macs,
+            max_latency_ms=max_latency_ms,
         )
+        if max_macs is not None:
+            hypermodel["macs"] = True
+        if max_latency_ms is not None:
+            hypermodel["latency"] = True
         kind = TUNERS[check_choice(OWNER, "tuner", tuner, TUNERS)]
         size = _check_size(tuner, max_trials, max_epochs)
         folder = Path(directory) / project_name

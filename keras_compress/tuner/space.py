@@ -31,6 +31,8 @@ class Space:
         delay: of the quantization.
         weight_bits: 8, 4 or [8, 4].
         layers: which layers are quantized, as in `Quantization`.
+        structure, score, allocation, multiple_of: as in `Pruning`: with `structure="channels"`
+            a `final_sparsity` is the share of channels that go, and bytes and latency fall with it.
     """
 
     final_sparsity: Any = (0.3, 0.9)
@@ -40,6 +42,10 @@ class Space:
     delay: Any = 0.6
     weight_bits: Any = 8
     layers: Any = None
+    structure: str | None = None
+    score: str = "l2"
+    allocation: str = "uniform"
+    multiple_of: int = 1
 
     def __post_init__(self) -> None:
         check_int(OWNER, "frequency", self.frequency, minimum=1)
@@ -80,6 +86,12 @@ class Space:
         """
         drawn = {name: _drawn(hp, name, values) for name, _, values in self._entries()}
         pruning = None
+        how: dict[str, Any] = {
+            "structure": self.structure,
+            "score": self.score,
+            "allocation": self.allocation,
+            "multiple_of": self.multiple_of,
+        }
         if self.final_sparsity is not None:
 
             def schedule(final_sparsity: float) -> PolynomialDecay:
@@ -95,9 +107,9 @@ class Space:
                 layers: dict[str, Schedule] = {
                     layer: schedule(drawn[name]) for name, group in groups for layer in group
                 }
-                pruning = Pruning(None, layers=layers)
+                pruning = Pruning(None, layers=layers, **how)
             else:
-                pruning = Pruning(schedule(drawn[SPARSITY]))
+                pruning = Pruning(schedule(drawn[SPARSITY]), **how)
         quantization = Quantization(
             delay=drawn["delay"], weight_bits=int(drawn["weight_bits"]), layers=self.layers
         )

@@ -284,6 +284,13 @@ def test_being_ahead_of_tfmot_by_too_little_is_called_so(told):
 
 
 @pytest.mark.sweep
+@pytest.mark.parametrize("which", ["3", "2"])
+def test_channels_are_measured(which, tmp_path):
+    printed, _ = outputs(BENCHMARKS / "channels.py", tmp_path, "--quick", "--keras", which)
+    assert re.search(r"LeNet *│ *in the( fit)? *│ *[\d,]+ *│ *0\.\d\d", printed)
+
+
+@pytest.mark.sweep
 def test_a_killed_training_survives(tmp_path):
     printed, _ = outputs(BENCHMARKS / "survival.py", tmp_path, "--quick")
     assert re.search(r"in all *│ *1 of 1 ", printed)

@@ -12,6 +12,7 @@ from helpers.nets import small_net
 
 import keras_compress as kc
 from keras_compress.export.record import record
+from keras_compress.reports.channels import ChannelsReport
 from keras_compress.reports.export import ExportReport, FloatOpReport, LayerAgreement
 from keras_compress.reports.fit import EpochReport, LayerReport, Report, WeightHistogram
 from keras_compress.reports.validation import ValidationReport
@@ -183,6 +184,7 @@ def test_the_schema_describes_every_field(schema):
         ("float_op", FloatOpReport),
         ("layer_agreement", LayerAgreement),
         ("validation", ValidationReport),
+        ("channels", ChannelsReport),
     ):
         fields = [field.name for field in dataclasses.fields(kind)]
         assert list(described[name]["properties"]) == fields

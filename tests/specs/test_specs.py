@@ -36,6 +36,8 @@ ROUND_TRIPS = [
     Pruning(HALF, layers=["conv1", "backbone/conv1"], block_size=[1, 4], block_pooling_type="MAX"),
     Pruning(None, layers={"conv1": HALF, "conv2": FLAT}),
     Pruning(HALF, layers={"conv2": HALF}, sparsity_m_by_n=[2, 4]),
+    Pruning(HALF, structure="channels", score="gamma", allocation="global", multiple_of=8),
+    Pruning(HALF, structure="channels", weights=FLAT),
     Quantization(),
     Quantization(
         delay=0.8, weight_bits=4, calibration_steps=0, freeze_step=1.0, layers=("conv1", "dense")
@@ -400,6 +402,39 @@ REFUSED = [
         ValueError,
         "Pruning: `target_sparsity` must be 2/4 with sparsity_m_by_n=(2, 4). "
         "Received: target_sparsity=0.25",
+    ),
+    (
+        lambda: Pruning(HALF, structure="filters"),
+        ValueError,
+        "Pruning: `structure` must be 'channels' or None. Received: structure='filters'",
+    ),
+    (
+        lambda: Pruning(HALF, structure="channels", block_size=(1, 4)),
+        ValueError,
+        "Pruning: `block_size` must be its default with structure='channels'. "
+        "Received: block_size=(1, 4)",
+    ),
+    (
+        lambda: Pruning(HALF, structure="channels", sparsity_m_by_n=(2, 4)),
+        ValueError,
+        "Pruning: `sparsity_m_by_n` must be its default with structure='channels'. "
+        "Received: sparsity_m_by_n=(2, 4)",
+    ),
+    (
+        lambda: Pruning(HALF, multiple_of=8),
+        ValueError,
+        "Pruning: `multiple_of` must be its default without structure='channels'. "
+        "Received: multiple_of=8",
+    ),
+    (
+        lambda: Pruning(HALF, structure="channels", multiple_of=0),
+        ValueError,
+        "Pruning: `multiple_of` must be an int >= 1. Received: multiple_of=0",
+    ),
+    (
+        lambda: Pruning(HALF, structure="channels", score="fisher"),
+        ValueError,
+        "Pruning: `score` must be 'l2', 'l1' or 'gamma'. Received: score='fisher'",
     ),
     (
         lambda: Pruning(HALF, layers=every_layer).get_config(),

@@ -279,8 +279,15 @@ def test_a_metric_that_the_model_has_not_ends_the_search(keras, data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"max_bytes": 5000}, ValueError, "exactly one of `max_accuracy_drop` and `max_bytes`"),
+        ({"max_bytes": 5000}, ValueError, "exactly one of `max_accuracy_drop`, `max_bytes`"),
         ({"max_accuracy_drop": None}, ValueError, "exactly one of"),
+        (
+            {"max_macs": 5},
+            ValueError,
+            "Received: max_accuracy_drop=0.1, max_bytes=None, max_macs=5",
+        ),
+        ({"max_accuracy_drop": None, "max_macs": 0}, ValueError, "`max_macs` must be an int >= 1"),
+        ({"max_accuracy_drop": None, "max_latency_ms": 0}, TypeError, "`max_latency_ms` must be a"),
         ({"max_accuracy_drop": "1%"}, TypeError, "`max_accuracy_drop` must be a number"),
         ({"float_epochs": 0}, ValueError, "`float_epochs` must be at least 1"),
         ({"tuner": "hyper"}, ValueError, "`tuner` must be"),
@@ -338,3 +345,43 @@ def test_a_folder_that_cannot_be_written_to_is_refused(keras, tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(ValueError, match="`directory` must be a folder that can be written to"):
         make(keras, tmp_path / "taken")
+
+
+@pytest.mark.sweep
+def test_channels_are_searched_and_the_file_falls_with_them(keras, data, tmp_path):
+    more = {"structure": "channels", "final_sparsity": [0.25, 0.75], "max_trials": 2}
+    search = make(keras, tmp_path, max_accuracy_drop=0.9, tuner="grid", **more)
+    search.search(**data, epochs=2)
+    trials = {trial.metrics["sparsity"]: trial.metrics for trial in search.trials()}
+    few, many = (trials[share] for share in sorted(trials))
+    assert sorted(trials) == pytest.approx([0.25, 0.75])
+    assert many["tflite_bytes"] < 0.7 * few["tflite_bytes"]
+    model = search.best_model()
+    assert kc.strip(model).get_layer("conv1").filters == 2  # of 8
+
+
+@pytest.mark.sweep
+def test_a_search_keeps_to_a_number_of_multiplications(keras, data, tmp_path):
+    whole = kc.macs(builder(keras)(None))
+    more = {"structure": "channels", "final_sparsity": [0.25, 0.75], "max_trials": 2}
+    limit = {"max_accuracy_drop": None, "max_macs": whole // 2}
+    search = make(keras, tmp_path, tuner="grid", **more, **limit)
+    search.search(**data, epochs=2)
+    counted = {trial.metrics["sparsity"]: trial.metrics["macs"] for trial in search.trials()}
+    few, many = (counted[share] for share in sorted(counted))
+    assert many <= whole // 2 < few < whole
+    best = search.best_trial()
+    assert best.metrics["macs"] == many == kc.macs(kc.strip(search.best_model()))
+    assert [trial.feasible for trial in search.trials()].count(True) == 1
+
+
+def test_limits_of_what_a_trial_costs_are_kept():
+    asked = question.Question(
+        metric="accuracy", direction="max", max_accuracy_drop=None, max_bytes=None,
+        max_epochs=None, max_macs=1000,
+    )  # fmt: skip
+    metrics = {"macs": 1100.0, "tflite_zipped_bytes": 5.0, "tflite_accuracy": 0.9}
+    assert asked.excess(metrics, None) == pytest.approx(0.1)
+    assert asked.score(metrics, None) > 1 > asked.score({**metrics, "macs": 900.0}, None)
+    assert asked.limit == "at most 1,000 multiply-accumulates"
+    assert asked.rank(metrics) == (-0.9, 5.0)

@@ -46,6 +46,17 @@ def test_every_field_can_be_searched():
     assert quantization == kc.Quantization(delay=0.8, weight_bits=4)
 
 
+def test_channels_are_searched_as_single_weights_are():
+    space = Space(final_sparsity=(0.2, 0.8), structure="channels", multiple_of=4, score="l1")
+    hp = keras_tuner.HyperParameters()
+    pruning, _ = space.specs(hp)
+    assert (pruning.structure, pruning.multiple_of, pruning.score) == ("channels", 4, "l1")
+    named, _ = Space(final_sparsity={"conv": 0.4}, structure="channels").specs(hp)
+    assert (named.structure, list(named.layers)) == ("channels", ["conv"])
+    with pytest.raises(ValueError, match="`multiple_of` must be its default without structure"):
+        Space(multiple_of=4)
+
+
 def test_layers_and_groups_have_targets_of_their_own():
     space = Space(final_sparsity={"conv": (0.1, 0.5), ("a", "b"): [0.6, 0.9], "head": 0.2})
     hp = keras_tuner.HyperParameters()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keras_compress.engines.engine import Engine
 from keras_compress.engines.in_place import plan
+from keras_compress.engines.in_place.channels.masks import ChannelPruner
+from keras_compress.engines.in_place.channels.plan import plan_channels
+from keras_compress.engines.in_place.channels.rebuild import cuts_of, small_config, small_weight
 from keras_compress.engines.in_place.masks import MagnitudePruner
 from keras_compress.engines.in_place.patches import PatchedQuantizers
 from keras_compress.engines.prunable_kernels import make_targets, plan_pruning
@@ -16,10 +18,12 @@ from keras_compress.engines.state import Phase
 from keras_compress.frameworks import inference
 from keras_compress.frameworks.adapter import wrap_method
 from keras_compress.frameworks.protocols import Method
+from keras_compress.reports.channels import LayerChannels
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
 
 if TYPE_CHECKING:
+    import numpy as np
     import tensorflow as tf
 
 
@@ -37,15 +41,20 @@ class InPlace(Engine):
     def place(self) -> None:
         adapter, model = self.adapter, self.model
         pruning, quantization = self.pruning, self.quantization
-        kernels = placement = None
-        if pruning is not None:
+        kernels = channels = placement = None
+        if pruning is not None and pruning.structure is not None:
+            channels = plan_channels(adapter, model, pruning)
+            self.left_out["pruning"] = channels.left_out
+        elif pruning is not None:
             kernels = plan_pruning(adapter, model, pruning)
             self.left_out["pruning"] = kernels.left_out
         if quantization is not None:
             placement = plan.plan_quantization(adapter, model, quantization, self.by_ops)
             self.left_out["quantization"] = placement.left_out
         # Only now, when nothing is refused any more.
-        if pruning is not None and kernels is not None:
+        if pruning is not None and channels is not None:
+            self.pruner = ChannelPruner(adapter, pruning, channels)
+        elif pruning is not None and kernels is not None:
             self.pruner = MagnitudePruner(pruning, make_targets(adapter, kernels))
         if quantization is not None and placement is not None:
             self.quantizers = PatchedQuantizers(
@@ -57,28 +66,45 @@ class InPlace(Engine):
 
     def chosen(self, spec: Pruning | Quantization) -> list[str]:
         if spec is self.pruning and self.pruner is not None:
-            return list(dict.fromkeys(target.path for target in self.pruner.targets))
+            return self.pruner.paths
+        if isinstance(spec, Pruning) and spec.structure is not None:
+            with self.in_float():  # layers are run to see what they move
+                return list(plan_channels(self.adapter, self.model, spec).schedules)
         if isinstance(spec, Pruning):
             return [path for path, *_ in plan_pruning(self.adapter, self.model, spec).kernels]
         if spec is self.quantization and isinstance(self.quantizers, PatchedQuantizers):
             placement = self.quantizers.placement
         else:
-            with self._in_float():  # units are found by tracing the model
+            with self.in_float():  # units are found by tracing the model
                 placement = plan.plan_quantization(self.adapter, self.model, spec, self.by_ops)
         return [path for path in placement.names if path not in placement.left_out]
 
-    @contextlib.contextmanager
-    def _in_float(self) -> Iterator[None]:
-        """While inside, traces are those of the plain network."""
-        if self.quantizers is None:
-            yield
+    def channels(self) -> Iterator[LayerChannels]:
+        if not isinstance(self.pruner, ChannelPruner):
             return
-        mode = self.quantizers.mode
-        before, mode.phase = mode.phase, Phase.OFF
-        try:
-            yield
-        finally:
-            mode.phase = before
+        makers, kept = self.pruner.channels.makers, self.pruner.kept_ids()
+        for path in self.pruner.paths:
+            yield LayerChannels(path, len(makers[path]), int(kept[makers[path]].sum()))
+
+    def shipped_config(self) -> dict[str, Any]:
+        if not isinstance(self.pruner, ChannelPruner):
+            return super().shipped_config()
+        return small_config(self.model, self.pruner.channels, self.pruner.kept_ids())
+
+    def shipped_weights(self) -> Iterator[np.ndarray]:
+        if not isinstance(self.pruner, ChannelPruner):
+            yield from super().shipped_weights()
+            return
+        cuts = cuts_of(self.pruner.channels, self.pruner.kept_ids())
+        for variable, value in zip(self.model.weights, self.masked_weights(), strict=True):
+            yield small_weight(self.adapter.tf_variable(variable), value, cuts)
+
+    def shipped_part(self, variable: tf.Variable, value: np.ndarray) -> np.ndarray:
+        """What the network that ships has of `value`, which is of a variable's shape."""
+        if not isinstance(self.pruner, ChannelPruner):
+            return value
+        cuts = cuts_of(self.pruner.channels, self.pruner.kept_ids())
+        return small_weight(variable, value, cuts)
 
     def _patched_export(self, original: Method) -> Method:
         @functools.wraps(original)

@@ -250,6 +250,19 @@ class KernelQuantizer:
             frozen.assign(self.magnitude())
             self.frozen = frozen
 
+    def by_weight(self, magnitude: np.ndarray) -> np.ndarray:
+        """The magnitudes of channels, at each weight: of the kernel's shape."""
+        shape = tuple(self.variable.shape)
+        if self._granularity is Granularity.DEPTHWISE:
+            magnitude = magnitude.reshape(shape[-2:])
+        return np.broadcast_to(magnitude, shape)
+
+    def by_channel(self, each: np.ndarray) -> np.ndarray:
+        """The other way round."""
+        axes = 2 if self._granularity is Granularity.DEPTHWISE else 1
+        magnitude: np.ndarray = each.reshape(-1, *each.shape[-axes:])[0].reshape(-1)
+        return magnitude
+
     def _channels(self, kernel: tf.Tensor) -> tf.Tensor:
         if self._granularity is Granularity.DEPTHWISE:
             return tf.reshape(kernel, (*kernel.shape[:-2], kernel.shape[-2] * kernel.shape[-1]))

@@ -46,6 +46,8 @@ class Graph:
         self._keep: list[KerasTensor | _Copy] = []
         self.dtypes: dict[int, str] = {}
         self.nodes: list[Node] = []
+        self.nested: list[tuple[str, KerasModel, tuple[int, ...]]] = []
+        """(path, graph, numbers of its flat inputs) of each call of each nested model."""
         self.inputs = [self._number(tensor) for tensor in inputs]
         renamed: dict[int, int] = {}
         if functional is None:
@@ -117,6 +119,7 @@ class Graph:
                 shapes = tuple((tuple(tensor.shape), _dtype(tensor)) for tensor in inputs)
                 self.nodes.append(Node(operation, path, *numbers, shapes, arguments))
                 continue
+            self.nested.append((path, inner, tuple(map(number, inputs))))
             # Each call of a nested model is its own copy of the inner tensors.
             inside = {
                 id(own): number(given) for own, given in zip(inner.inputs, inputs, strict=True)

@@ -12,7 +12,7 @@ from keras_compress.frameworks.adapter import MADE_OF_OTHERS, Adapter
 from keras_compress.frameworks.protocols import KerasOperation
 
 # Operations and layers that are nothing but an activation; those with None say which themselves.
-_ACTIVATION_KINDS: dict[str, str | None] = {
+ACTIVATION_KINDS: dict[str, str | None] = {
     "Activation": None,
     "ReLU": None,
     "Relu": "relu",
@@ -52,10 +52,10 @@ def known(
     kind = adapter.kind(operation)
     if getattr(operation, "interpolation", None) == "bilinear" and f"{kind}(bilinear)" in TABLE:
         kind = f"{kind}(bilinear)"
-    activation = _activation_name(adapter, operation, kind)
+    activation = activation_name(adapter, operation, kind)
     if activation is not None and activation not in ACTIVATIONS:
         return f"activation {activation!r} is not in the placement table"
-    if kind in _ACTIVATION_KINDS:
+    if kind in ACTIVATION_KINDS:
         row = MOVES if activation is None else OWN  # None: Activation("linear")
     elif kind in TABLE:
         row = TABLE[kind]
@@ -71,7 +71,7 @@ def known(
     return row, None if activation is None else ACTIVATIONS[activation]
 
 
-def _activation_name(adapter: Adapter, operation: Any, kind: str) -> str | None:
+def activation_name(adapter: Adapter, operation: Any, kind: str) -> str | None:
     """The name of an activation in `ACTIVATIONS`; None for linear or none at all."""
     if kind == "ReLU":
         slope, threshold = float(operation.negative_slope), float(operation.threshold)
@@ -82,14 +82,14 @@ def _activation_name(adapter: Adapter, operation: Any, kind: str) -> str | None:
         if operation.max_value is None:
             return "relu"
         return "relu6" if float(operation.max_value) == 6 else "limited_relu"
-    if kind in _ACTIVATION_KINDS and kind != "Activation":
-        return _ACTIVATION_KINDS[kind]
+    if kind in ACTIVATION_KINDS and kind != "Activation":
+        return ACTIVATION_KINDS[kind]
     function = getattr(operation, "activation", None) if kind else None
     if function is None:
         return None
     own_kind = adapter.kind(function)
-    if own_kind in _ACTIVATION_KINDS:  # a layer, given as the activation of another
-        return _activation_name(adapter, function, own_kind)
+    if own_kind in ACTIVATION_KINDS:  # a layer, given as the activation of another
+        return activation_name(adapter, function, own_kind)
     name = getattr(function, "__name__", type(function).__name__)
     module = getattr(function, "__module__", "")
     if not adapter.owns(module) and not module.startswith("tensorflow."):

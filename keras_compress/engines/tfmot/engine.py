@@ -88,6 +88,7 @@ class Tfmot(Engine):
                 "built; call a Sequential on a batch of data first. "
                 f"Received: model={type(model).__name__}"
             )
+        check_no_structure("Compress", pruning)
         wrappers = {path: w for path, w in wrapped_layers(model) if is_own(w, PRUNED)}
         if wrappers:
             for name, given in (("pruning", pruning), ("quantization", quantization)):
@@ -339,6 +340,21 @@ class Tfmot(Engine):
         else:
             model, names = self.model, self.output_names()
         return inference.inference_function(self.adapter, model, batch_size, names, input_shape)
+
+
+def check_no_structure(owner: str, pruning: Pruning | None) -> None:
+    """Refuse what tfmot's wrappers do not know.
+
+    Raises:
+        ValueError: whole channels are to be pruned.
+    """
+    if pruning is not None and pruning.structure is not None:
+        raise ValueError(
+            f"{owner}: `structure` must be None for tfmot's wrappers, which mask the weights of "
+            "one layer each and know of no channels that go through several; give "
+            '`wrap(engine="in_place")`, or the plain model to `fit` with a `Compress`. '
+            f"Received: structure={pruning.structure!r}"
+        )
 
 
 def reader(adapter: Adapter, model: KerasModel) -> Tfmot:

@@ -1,0 +1,1 @@
+"""Channels: which of them go together, which are dropped, and the network without them."""
