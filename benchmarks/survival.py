@@ -190,8 +190,10 @@ def kills(count, keras):
     return [(place, draw.choice(list(PLACES[place]))) for place in chosen]
 
 
-def child(name, count):
-    """All kills of one engine, in a process that has computed nothing."""
+def child(name, count, results):
+    """All kills of one engine, in a process that has computed nothing; one line of JSON for each
+    goes to the file `results`.
+    """
     number, engine = ENGINES[name]
     keras = keras_of(number)
     with tempfile.TemporaryDirectory() as root:
@@ -204,7 +206,7 @@ def child(name, count):
             expected[mid_epoch] = left(alone)
         for place, at in kills(count, number):
             wrong = survives(keras, engine, root, place, at, expected[place == MID_EPOCH])
-            print(json.dumps([place, at, wrong]), flush=True)
+            print(json.dumps([place, at, wrong]), file=results, flush=True)
 
 
 def main():
@@ -224,9 +226,9 @@ def main():
             process = os.fork()  # each engine imports its own Keras, and only that
             if not process:
                 os.close(read)
-                os.dup2(write, 1)
+                os.dup2(2, 1)  # what libraries print is no result
                 try:
-                    child(name, count)
+                    child(name, count, os.fdopen(write, "w"))
                 except BaseException:
                     sys.excepthook(*sys.exc_info())
                     os._exit(1)

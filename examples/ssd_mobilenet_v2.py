@@ -68,6 +68,7 @@ def run(keras, train, test, arguments, seed, told):
     images, annotations = train
     classes = len(coco.names(annotations))
     folder = arguments.folder
+    folder.mkdir(parents=True, exist_ok=True)  # not after the first fit has gone by
 
     def fit(title, epochs, rate, *callbacks, weights=None):
         """The same weights, images and order of them for every network that goes on."""
