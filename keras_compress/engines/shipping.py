@@ -55,16 +55,10 @@ def _hand_over(engine: InPlace, own: InPlace) -> None:
     ours, theirs = (cast(PatchedQuantizers, each.quantizers) for each in (engine, own))
     state = State(ranges=ours.ranges())
     kept: dict[str, object] = {}
-    for quantizer, (key, smaller) in zip(
-        ours.kernels.values(), theirs.kernels.items(), strict=True
-    ):
+    for quantizer, key in zip(ours.kernels.values(), theirs.kernels, strict=True):
         if quantizer.frozen is None:
             continue
-        magnitude = quantizer.frozen.numpy()
-        if magnitude.ndim and quantizer.variable is not None:
-            each = engine.shipped_part(quantizer.variable, quantizer.by_weight(magnitude))
-            magnitude = smaller.by_channel(each)
-        kept[key] = magnitude
+        kept[key] = engine.shipped_by_channel(quantizer, quantizer.frozen.numpy())
     state.kernel_ranges = kept  # type: ignore[assignment]  # arrays
     theirs.observed.assign(ours.observed)
     theirs.read_from(state)
