@@ -139,7 +139,7 @@ STOPS = {
     ),
     "frozen": (
         lambda layers, x, image: layers.BatchNormalization(trainable=False, name="still")(x),
-        "'still' is frozen",
+        "'still' was frozen when the channels were followed",
     ),
     "reshape by a function": (
         lambda layers, x, image: _reshape(x, (-1, 64)),
