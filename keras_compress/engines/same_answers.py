@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -75,6 +76,29 @@ def _by_rounding(adapter: Adapter, small: KerasModel, inputs: list[tf.Tensor]) -
         return _furthest(before, _answers(adapter, small, inputs))
     finally:
         small.set_weights(weights)
+
+
+@contextlib.contextmanager
+def drawn_weights(adapter: Adapter, model: KerasModel) -> Iterator[None]:
+    """While inside, a model has weights from which its answers hear of every channel. Through those
+    that it begins with they often do not: a large net of zero biases says the same to everything.
+    """
+    generator = np.random.default_rng(0)
+    variables = [adapter.tf_variable(own) for own in model.weights]
+    floats = [own for own in variables if own.dtype.is_floating]
+    before = [own.numpy() for own in floats]
+    try:
+        for own in floats:
+            shape = own.shape.as_list()
+            if len(shape) < 2:  # above zero: a variance, a scale, a bias that keeps a ReLU open
+                value = generator.uniform(0.5, 1.5, shape)
+            else:
+                value = generator.normal(0, np.prod(shape[:-1]) ** -0.5, shape)
+            own.assign(tf.cast(value, own.dtype))
+        yield
+    finally:
+        for own, value in zip(floats, before, strict=True):
+            own.assign(value)
 
 
 def _furthest(expected: list[np.ndarray], found: list[np.ndarray]) -> float:

@@ -8,6 +8,7 @@ from helpers.dropped_channels import answers, assert_same, pruned
 
 import keras_compress as kc
 from keras_compress.engines import same_answers
+from keras_compress.engines.engine import engine_of
 from keras_compress.engines.in_place.channels import rebuild
 from keras_compress.frameworks.choose import adapter_of
 
@@ -32,8 +33,7 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("name", NETS)
-def test_channels_of_another_order_are_found_out(keras, name, monkeypatch):
+def _shift(monkeypatch):
     """All shapes are right, and the network is another."""
     original = rebuild.cuts_of
 
@@ -43,12 +43,35 @@ def test_channels_of_another_order_are_found_out(keras, name, monkeypatch):
             for key, cuts in original(channels, kept).items()
         }
 
+    monkeypatch.setattr("keras_compress.engines.in_place.engine.cuts_of", shifted)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_channels_of_another_order_are_found_out(keras, name, monkeypatch):
     model = NETS[name](keras)
     pruned(model)
     kc.strip(model)
-    monkeypatch.setattr("keras_compress.engines.in_place.engine.cuts_of", shifted)
+    _shift(monkeypatch)
     with pytest.raises(ValueError, match="must answer as the masked one"):
         kc.strip(model)
+
+
+def test_a_net_that_says_the_same_to_everything_is_found_out_before_the_first_step(
+    keras, monkeypatch
+):
+    layers = keras.layers
+    hidden = [layers.Dense(8), layers.Dense(8)]
+    model = keras.Sequential([layers.Input((5,)), *hidden, layers.Dense(3, "softmax")])
+    faint = [weight * np.float32(1e-6) for weight in model.get_weights()]
+    model.set_weights(faint)
+    model.compile("sgd", "mse", jit_compile=False)
+    _shift(monkeypatch)
+    compress = kc.Compress(pruning=kc.Pruning(0.5, structure="channels"))
+    with pytest.raises(ValueError, match="must answer as the masked one"):
+        model.fit(np.ones((8, 5)), np.ones((8, 3)), batch_size=1, verbose=0, callbacks=[compress])
+    assert engine_of(model) is None
+    for one, other in zip(faint, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def cancelling(keras, width=4096):
