@@ -37,8 +37,10 @@ def detector(keras, classes=3):
 
     def heads(columns, name):
         parts = [
-            layers.Reshape((-1, columns))(layers.Conv2D(2 * columns, 1)(scale))
-            for scale in (fine, coarse)
+            layers.Reshape((-1, columns), name=f"{name}_rows{i}")(
+                layers.Conv2D(2 * columns, 1, name=f"{name}_conv{i}")(scale)
+            )
+            for i, scale in enumerate((fine, coarse))
         ]
         return layers.Concatenate(axis=1, name=name)(parts)
 
@@ -198,6 +200,26 @@ def test_without_the_op_the_heads_are_integers(trained, folder):
     assert kc.inspect_tflite(export.path).all_integer
     assert list(report.outputs) == ["boxes", "scores"]
     assert report.outputs["boxes"]["dtype"] == "int8"
+
+
+def test_the_head_of_the_boxes_can_be_left_in_float(keras, folder):
+    """Then its op's boxes are no multiples of a step; the scores are rounded as before."""
+    model = detector(keras)
+    spec = kc.Quantization(delay=0.5, layers=lambda layer: not layer.name.startswith("boxes"))
+    export = quantized_export(folder / "float_boxes.tflite")
+    compress = kc.Compress(quantization=spec, export=export)
+    train(model, compress, epochs=1)
+    report = compress.report.export
+    assert report.error is None
+    assert {op.layer for op in report.float_ops if op.op == "CONV_2D"} == {
+        "boxes_conv0",
+        "boxes_conv1",
+    }
+    kernels = {t.shape: t.dtype for t in kc.inspect_tflite(report.path).kernels}
+    assert kernels[(8, 1, 1, 8)] == "float32"  # of the boxes
+    assert kernels[(6, 1, 1, 8)] == "int8"  # of the scores
+    answers = kc.load_tflite(report.path).predict(X[:2])
+    assert (answers[NUMBER] > 3).all()
 
 
 # --- what the op can be told

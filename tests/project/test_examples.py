@@ -159,6 +159,35 @@ def test_sparsity_search_without_a_winner_says_so(tmp_path):
 
 
 @pytest.mark.sweep
+@both(suite="3")
+def test_the_detector_prints_its_table(which, tmp_path):
+    printed, rows = run("ssd_mobilenet_v2.py", which, tmp_path, "--quick")
+    assert "pruned and quantized: epoch 1 of 1" in printed
+    assert "50.0% of the weights are zeros" in printed
+    files = {
+        "float, before": "before",
+        "float": "float",
+        "float16": "float16",
+        "dynamic": "dynamic",
+        "post-training int8": "post_training",
+        "int8": "int8",
+        "half pruned, int8": "pruned_int8",
+    }
+    assert list(rows) == list(files)
+    for row, name in files.items():
+        path = tmp_path / f"ssd_{name}.tflite"
+        contents = kc.inspect_tflite(path)
+        assert sizes(rows[row][2:4]) == [path.stat().st_size, contents.zipped_bytes], row
+        assert contents.ops[-1].name == "TFLite_Detection_PostProcess"
+    (image,) = kc.load_tflite(tmp_path / "ssd_pruned_int8.tflite").inputs
+    assert (image.dtype, image.scale, image.zero_point) == ("uint8", 1 / 128, 128)
+    heads = kc.load_tflite(tmp_path / "ssd_heads.tflite")
+    assert [each.name for each in heads.outputs] == ["boxes", "scores"]
+    assert kc.inspect_tflite(tmp_path / "ssd_heads.tflite").all_integer
+    assert (tmp_path / "ssd.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.sweep
 def test_the_cost_of_a_search_is_measured(tmp_path):
     printed, _ = outputs(BENCHMARKS / "search_cost.py", tmp_path, "--quick")
     assert "LeNet on digits, keras" in printed
