@@ -385,6 +385,12 @@ class Engine(abc.ABC):
         """The fraction of zeros over all kernels under pruning."""
         return 0.0 if self.pruner is None else float(self.pruner.sparsity.numpy())
 
+    def kernel_scale(self, kernel: tf.Variable) -> np.ndarray | None:
+        """The step between two integers of a rounded kernel, () or one for each channel that ships;
+        None where it is not known.
+        """
+        return None if self.quantizers is None else self.quantizers.kernel_scale(kernel)
+
     @property
     def has_unseen_ranges(self) -> bool:
         """Whether the model is, or is about to be, rounded over ranges that no update has set."""

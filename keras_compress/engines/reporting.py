@@ -96,7 +96,7 @@ def _layers(engine: Engine) -> list[LayerReport]:
             row.bits = quantizers.kernel_bits(kernel)
             if row.bits is None and engine.quantization is not None:
                 row.bits = engine.quantization.weight_bits
-            row.scale = _smallest_and_largest(quantizers.kernel_scale(kernel))
+            row.scale = _smallest_and_largest(engine.kernel_scale(kernel))
         rows.append(row)
     return rows
 

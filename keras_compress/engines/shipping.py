@@ -7,6 +7,7 @@ from typing import cast
 from keras_compress.engines.engine import Engine
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.in_place.patches import PatchedQuantizers
+from keras_compress.engines.same_answers import drawn_weights
 from keras_compress.engines.state import State
 from keras_compress.engines.strip import uncompiled
 from keras_compress.frameworks.protocols import KerasModel
@@ -33,8 +34,8 @@ def network_that_ships(engine: Engine) -> tuple[KerasModel, Engine | None]:
 
 
 def check_it_can_be_made(engine: Engine) -> None:
-    """Make the small network once, of the weights of now, and let it go: what would fail at the end
-    of a training is found before it. No number of the model is another.
+    """Make the small network once and let it go: what would fail at the end of a training is found
+    before it. No number of the model is another afterwards.
 
     Raises:
         ValueError: its class cannot be made from its config, or the small network would not answer
@@ -44,6 +45,7 @@ def check_it_can_be_made(engine: Engine) -> None:
         engine.adapter.seeds_kept(),
         engine.pruned_to_the_end(),
         known_classes(engine.adapter, engine.model),
+        drawn_weights(engine.adapter, engine.model),
     ):
         uncompiled(engine.adapter, engine.model)
 
@@ -55,16 +57,10 @@ def _hand_over(engine: InPlace, own: InPlace) -> None:
     ours, theirs = (cast(PatchedQuantizers, each.quantizers) for each in (engine, own))
     state = State(ranges=ours.ranges())
     kept: dict[str, object] = {}
-    for quantizer, (key, smaller) in zip(
-        ours.kernels.values(), theirs.kernels.items(), strict=True
-    ):
+    for quantizer, key in zip(ours.kernels.values(), theirs.kernels, strict=True):
         if quantizer.frozen is None:
             continue
-        magnitude = quantizer.frozen.numpy()
-        if magnitude.ndim and quantizer.variable is not None:
-            each = engine.shipped_part(quantizer.variable, quantizer.by_weight(magnitude))
-            magnitude = smaller.by_channel(each)
-        kept[key] = magnitude
+        kept[key] = engine.shipped_by_channel(quantizer, quantizer.frozen.numpy())
     state.kernel_ranges = kept  # type: ignore[assignment]  # arrays
     theirs.observed.assign(ours.observed)
     theirs.read_from(state)

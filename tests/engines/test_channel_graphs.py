@@ -6,6 +6,7 @@ from helpers.channel_graphs import ChannelGraph
 from helpers.dropped_channels import answers, assert_same, pruned
 
 import keras_compress as kc
+from keras_compress.engines.same_answers import drawn_weights
 
 IN_SUITE = 3
 
@@ -51,7 +52,8 @@ def test_a_family_of_applications_loses_most_of_what_it_computes(keras, name):
         with pytest.raises(ValueError, match="that its class can be made from"):
             kc.strip(model)
         return
-    small = kc.strip(model)  # which compares them
+    with drawn_weights(engine.adapter, model):  # or most of them say the same to everything
+        small = kc.strip(model)  # which compares them
     left, stops = HARDER.get(name, (0.31, ()))
     assert kc.macs(small) <= left * kc.macs(model)
     reasons = engine.left_out["pruning"].values()

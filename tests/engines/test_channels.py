@@ -2,8 +2,10 @@
 
 import re
 
+import keras as keras3
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers.channel_graphs import with_random_weights
 from helpers.dropped_channels import answers, assert_same, pruned
 from helpers.nets import compile_net
@@ -99,6 +101,13 @@ def stopped(keras, make):
     return str(refused.value)
 
 
+def _reshape(x, sizes):
+    """By the function of either Keras."""
+    if isinstance(x, keras3.KerasTensor):
+        return keras3.ops.reshape(x, sizes)
+    return tf.reshape(x, sizes)
+
+
 STOPS = {
     "unknown": (
         lambda layers, x, image: layers.LayerNormalization(name="norm")(x),
@@ -130,7 +139,11 @@ STOPS = {
     ),
     "frozen": (
         lambda layers, x, image: layers.BatchNormalization(trainable=False, name="still")(x),
-        "'still' is frozen",
+        "'still' was frozen when the channels were followed",
+    ),
+    "reshape by a function": (
+        lambda layers, x, image: _reshape(x, (-1, 64)),
+        "its sizes are numbers that stay, as those of a `Reshape` layer would not",
     ),
     "constant": (
         lambda layers, x, image: x * np.arange(4, dtype="float32"),
@@ -230,6 +243,23 @@ def test_gamma_alone_decides_where_it_is_asked_for(keras):
     expected = np.isin(np.arange(6), np.argsort(-gamma)[:3])
     np.testing.assert_array_equal(engine.pruner.kept().numpy(), expected)
     assert "no batch norm scales them" in engine.left_out["pruning"]["hidden"]
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_of_nan_nobody_can_tell_which_channels_are_the_lowest(keras, allocation):
+    model = dense_net(keras, ("first", 8), ("second", 8), ("third", 8))
+    engine = pruned(model, allocation=allocation)
+    before = engine.pruner.kept().numpy()
+    broken = [weight.copy() for weight in model.get_weights()]
+    broken[0][0, 0] = np.nan  # of the first layer alone
+    broken[4] = -np.roll(broken[4], 1, 1)
+    model.set_weights(broken)
+    engine.pruner.update_all(lambda schedule: 1)
+    after = engine.pruner.kept().numpy()
+    np.testing.assert_array_equal(after[:8], before[:8])
+    # Among all groups, where one cannot be compared none can.
+    assert (after[16:] == before[16:]).all() == (allocation == "global")
+    assert after.mean() == 0.5
 
 
 def test_one_channel_of_each_layer_stays(keras):
@@ -498,22 +528,3 @@ def test_weights_of_which_a_row_tells_nothing_stop_the_channels(keras, kind, wei
     left_out = pruned(image_net(keras)).left_out["pruning"]
     assert f"({kind}): it has a weight" in left_out["first"]
     assert weight in left_out["first"]
-
-
-def test_channels_of_another_order_are_found_out(keras, monkeypatch):
-    """All shapes are right, and the network is another."""
-    from keras_compress.engines.in_place.channels import rebuild
-
-    original = rebuild.cuts_of
-
-    def shifted(channels, kept):
-        return {
-            key: [(axis, np.roll(places, 1)) for axis, places in cuts[:1]] + cuts[1:]
-            for key, cuts in original(channels, kept).items()
-        }
-
-    monkeypatch.setattr("keras_compress.engines.in_place.engine.cuts_of", shifted)
-    model = image_net(keras)
-    pruned(model)
-    with pytest.raises(ValueError, match="must answer as the masked one"):
-        kc.strip(model)

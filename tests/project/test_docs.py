@@ -164,7 +164,9 @@ def check_channels(names, folder, printed):
     assert f"{before} -> {after}" in printed
     assert after < 0.35 * before
     assert "LayerChannels(path='conv1', before=8, after=4)" in printed
-    assert all_integer(folder) == {"small": True}
+    assert all_integer(folder) == {"small": True, "whole": True}
+    timed = re.findall(r"^(whole|small).*? [\d.]+ ms$", printed, re.M)
+    assert timed == ["whole", "small"]
 
 
 def check_preview(names, folder, printed):

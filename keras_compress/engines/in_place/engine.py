@@ -11,6 +11,7 @@ from keras_compress.engines.in_place import plan
 from keras_compress.engines.in_place.channels.masks import ChannelPruner
 from keras_compress.engines.in_place.channels.plan import plan_channels
 from keras_compress.engines.in_place.channels.rebuild import cuts_of, small_config, small_weight
+from keras_compress.engines.in_place.fake_quant import KernelQuantizer
 from keras_compress.engines.in_place.masks import MagnitudePruner
 from keras_compress.engines.in_place.patches import PatchedQuantizers
 from keras_compress.engines.prunable_kernels import make_targets, plan_pruning
@@ -105,6 +106,20 @@ class InPlace(Engine):
             return value
         cuts = cuts_of(self.pruner.channels, self.pruner.kept_ids())
         return small_weight(variable, value, cuts)
+
+    def shipped_by_channel(self, quantizer: KernelQuantizer, each: np.ndarray) -> np.ndarray:
+        """Of numbers of the channels of a rounded kernel, () or (channels,), those that ship."""
+        if not each.ndim or quantizer.variable is None:
+            return each
+        shipped = self.shipped_part(quantizer.variable, quantizer.by_weight(each))
+        return quantizer.by_channel(shipped)
+
+    def kernel_scale(self, kernel: tf.Variable) -> np.ndarray | None:
+        scale = super().kernel_scale(kernel)
+        if scale is None or not isinstance(self.quantizers, PatchedQuantizers):
+            return scale
+        own = (each for each in self.quantizers.kernels.values() if each.variable is kernel)
+        return self.shipped_by_channel(next(own), scale)
 
     def _patched_export(self, original: Method) -> Method:
         @functools.wraps(original)

@@ -293,7 +293,7 @@ class _Walk:
                 if owner != id(operation):
                     self._stop(ids, f"{node.path!r} has a weight of another layer")
                 if not operation.trainable:
-                    self._stop(ids, f"{node.path!r} is frozen")
+                    self._stop(ids, f"{node.path!r} was frozen when the channels were followed")
                 self._slots.append(Slot(node.path, operation, weight, variable, kernel, axis, ids))
 
     def _variable(self, operation: Any, name: str) -> KerasVariable | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,6 +78,10 @@ class ChannelPruner(Pruner):
         self.hanging = weights
         self.remaining = [] if plan.kernels is None else remaining(adapter, plan.kernels, weights)
         super().__init__([*weights, *self.remaining], by_begin_step=False)
+        self._by_kernel: dict[int, list[Target]] = {}
+        """Its masks, for one pass over each weight in every step."""
+        for target in self.targets:
+            self._by_kernel.setdefault(id(target.kernel), []).append(target)
 
     def _weights(self, adapter: Adapter, plan: ChannelPlan) -> list[HangingWeight]:
         slots: dict[int, list[Slot]] = {}
@@ -246,10 +251,12 @@ class ChannelPruner(Pruner):
             own = [group for group in groups if group.schedule == schedule]
             shares = [scores[group.start :][: group.size] for group in own]
             masks = self._masks(shares, sparsity_at(schedule, step))
-            for group, share, mask in zip(own, shares, masks, strict=True):
-                # Of NaN nobody can tell which are the smallest.
-                finite = tf.reduce_all(tf.math.is_finite(share))
-                found[group.start] = tf.where(finite, mask, found[group.start])
+            # Of NaN nobody can tell which are the smallest.
+            finite = [tf.reduce_all(tf.math.is_finite(share)) for share in shares]
+            if self.spec.allocation == "global":  # where each is compared with all others
+                finite = [tf.reduce_all(finite)] * len(own)
+            for group, mask, can_tell in zip(own, masks, finite, strict=True):
+                found[group.start] = tf.where(can_tell, mask, found[group.start])
         kept = tf.concat([*found.values(), [True]], 0)  # the last one stands for NONE
         for weight in {id(w): w for group in groups for w in group.weights}.values():
             weight.mask.assign(_product(kept, weight))
@@ -271,9 +278,11 @@ class ChannelPruner(Pruner):
         return None
 
     def apply(self) -> None:
-        for target in self.targets:
-            kernel = tf.convert_to_tensor(target.kernel)
-            target.kernel.assign(kernel * tf.cast(target.mask, kernel.dtype))
+        for own in self._by_kernel.values():
+            kernel = tf.convert_to_tensor(own[0].kernel)
+            masks = [tf.convert_to_tensor(target.mask) for target in own]
+            mask = functools.reduce(tf.logical_and, masks)
+            own[0].kernel.assign(kernel * tf.cast(mask, kernel.dtype))
 
 
 def _witnesses(

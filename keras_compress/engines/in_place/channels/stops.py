@@ -46,6 +46,13 @@ def scales_by_channel(operation: Any) -> str | None:
     return None
 
 
+def constant_sizes(operation: Any) -> str | None:
+    """A function keeps the sizes that it was called with; those of a layer stand in its config."""
+    if "target_shape" in operation.get_config():
+        return None
+    return "its sizes are numbers that stay, as those of a `Reshape` layer would not"
+
+
 def constants(node: Node) -> str | None:
     """An operand that is no tensor of the graph keeps its size."""
     args, kwargs = node.arguments([None] * len(node.inputs))

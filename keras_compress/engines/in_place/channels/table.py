@@ -121,6 +121,7 @@ CHANNELS: dict[str, Passing] = {
             "MaxPooling1D",
             "MaxPooling2D",
             "MaxPooling3D",
+            "Resizing",
             "SpatialDropout1D",
             "SpatialDropout2D",
             "SpatialDropout3D",
@@ -146,7 +147,7 @@ CHANNELS: dict[str, Passing] = {
     "Concatenate": Passing(How.JOINS),
     # --- what only moves numbers
     "Flatten": Passing(How.LAYS_OUT, config=lambda config, channels: {}),
-    "Reshape": Passing(How.LAYS_OUT, config=_reshaped),
+    "Reshape": Passing(How.LAYS_OUT, config=_reshaped, refuses=stops.constant_sizes),
     "Permute": _LAYS_OUT,
     "Transpose": _LAYS_OUT,
     "Squeeze": _LAYS_OUT,
