@@ -168,7 +168,7 @@ def masks_of(keras, name, pruning):
     size = LARGE[name]
     network = getattr(keras.applications, name)
     model = network(weights=None, input_shape=(size, size, 3), classes=10)
-    model = kc.wrap(model, pruning=pruning, engine="in_place")
+    model = kc.wrap(model, pruning=pruning, engine="in_place", verbose=0)
     run = tf.function(engine_of(model).pruner.before_step)
     run(tf.constant(1, tf.int64))
     return model, run

@@ -121,7 +121,7 @@ def train(keras, engine, folder, place, number, mid_epoch):
     export = kc.Export(str(folder / "net.tflite"), rehearse=False)
     model = smallest(keras)
     if engine == "tfmot":
-        model = kc.wrap(model, **specs, engine="tfmot")
+        model = kc.wrap(model, **specs, engine="tfmot", verbose=0)
         callbacks = [kc.Compress(export=export, verbose=0)]
     else:
         callbacks = [kc.Compress(**specs, export=export, verbose=0)]

@@ -24,6 +24,7 @@ def wrap(
     pruning: Pruning | None = None,
     quantization: Quantization | None = None,
     engine: str | None = None,
+    verbose: int = 1,
 ) -> KerasModel:
     """Compress a model from its first `fit` on: wrap, `compile`, `fit`, and no callback to add.
 
@@ -40,6 +41,7 @@ def wrap(
             `prune_low_magnitude` or `quantize_model`; for both at once in those of the latter, with
             the kernels inside pruned by tfmot's own code. "in_place" (the default for Keras 3; give
             it for what tfmot cannot wrap) returns the same model.
+        verbose: what its bare fits print, as in `Compress`.
 
     Raises:
         TypeError: `model` is no Keras model, or a spec of the wrong kind.
@@ -51,7 +53,8 @@ def wrap(
         raise ValueError(
             "wrap: one of `pruning` and `quantization` must be given. Received: nothing to do"
         )
-    owner = Compress(pruning=pruning, quantization=quantization)  # refuses what is no spec
+    # Refuses what is no spec.
+    owner = Compress(pruning=pruning, quantization=quantization, verbose=verbose)
     _check_unused(adapter, model)
     if engine is None:
         engine = "tfmot" if adapter.has_tfmot else "in_place"

@@ -76,6 +76,18 @@ def test_verbose_2_prints_the_preview_and_0_nothing(keras, digits, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_the_bare_fits_of_a_wrapped_model_print_what_it_was_wrapped_with(
+    keras, digits, capsys, verbose
+):
+    x, y, *_ = digits
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    model = kc.wrap(keras.Sequential(layers), pruning=PRUNING, verbose=verbose)
+    model.compile("sgd", "mse", jit_compile=False)
+    model.fit(x[:160], y[:160], batch_size=16, verbose=0)
+    assert ("Compress: prunes" in capsys.readouterr().out) is bool(verbose)
+
+
 def test_why_there_is_no_file(keras, digits, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
