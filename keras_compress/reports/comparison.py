@@ -114,7 +114,7 @@ class Comparison(Shown):
             if not layers:
                 continue
             # Only the first rows go through layer by layer: the answers to others may differ.
-            if not differ[name] and all(each.sqnr_db == math.inf for each in layers):
+            if not differ.get(name, True) and all(each.sqnr_db == math.inf for each in layers):
                 yield Line(
                     f"{name} is equal to {first}: all {len(layers)} layers compute the same "
                     "numbers, and so are its answers"
