@@ -18,6 +18,7 @@ import numpy as np
 from keras_compress._shared.tensor_names import CALL, INNER, ROUNDING
 from keras_compress.reports.comparison import LayerSignal
 from keras_compress.reports.inspection import CONVERTING, MOVING
+from keras_compress.specs.detection import OP
 from keras_compress.tflite.file.flatbuffer import end_names, pack, scale_of, text, unpack
 from keras_compress.tflite.file.inspect import op_name
 from keras_compress.tflite.file.schema import TensorT
@@ -57,7 +58,9 @@ def layer_signals(
             "layer_signals: `reference` must be a float file. "
             f"Received: one with integers in {integers[0]!r}"
         )
-    partners = _partners(theirs, ours, outputs)
+    pairs = _partners(theirs, ours, outputs)
+    # The op that makes detections leaves in memory what was there behind those that count.
+    partners = {own: other for own, other in pairs.items() if ours.computed[other] != OP}
     fed = _Fed(reference, list(partners))
     ratios = {index: (_Ratio(), _Ratio()) for index in partners}
     for batch in _batches(x, ours.runner.batch_size):
@@ -79,7 +82,7 @@ def layer_signals(
         for index, partner in partners.items()
     ]
     found.sort(key=lambda each: -math.inf if math.isnan(each.own_db) else each.own_db)
-    unpaired = [index for index in ours.computed if index not in partners.values()]
+    unpaired = [index for index in ours.computed if index not in pairs.values()]
     return found, tuple(map(ours.name, unpaired))
 
 

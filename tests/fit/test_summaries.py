@@ -53,7 +53,8 @@ class Events:
 
     def values(self, tag):
         """[(step, value)]."""
-        events = self._found.Tensors(tag)
+        # Files of one second are read in the order of their names, the tenth before the ninth.
+        events = sorted(self._found.Tensors(tag), key=lambda event: event.wall_time)
         return [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events]
 
     def curve(self, tag):
