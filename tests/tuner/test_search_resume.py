@@ -149,7 +149,7 @@ KILLED, INTERRUPTED = ("kill", -signal.SIGKILL), ("interrupt", -signal.SIGINT)
     ("searches", "how"),
     [
         pytest.param("keras3", INTERRUPTED, id="keras3-interrupt", marks=pytest.mark.sweep),
-        pytest.param("tf_keras", KILLED, id="tf_keras-kill"),
+        pytest.param("tf_keras", KILLED, id="tf_keras-kill", marks=pytest.mark.sweep),
     ],
     indirect=["searches"],
 )
