@@ -5,7 +5,8 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -88,6 +89,36 @@ class Target:
             variable.assign(value)
 
 
+class Scheduled(Protocol):
+    """What has a mask, or several that change together."""
+
+    schedule: PolynomialDecay | ConstantSparsity
+
+    @property
+    def trainable(self) -> bool: ...
+
+    @property
+    def started(self) -> bool: ...
+
+
+Masked = TypeVar("Masked", bound=Scheduled)
+
+
+def by_schedule(masked: Iterable[Masked]) -> list[list[Masked]]:
+    """Those of each schedule."""
+    found: dict[PolynomialDecay | ConstantSparsity, list[Masked]] = {}
+    for each in masked:
+        found.setdefault(each.schedule, []).append(each)
+    return list(found.values())
+
+
+def is_late(masked: Scheduled, step: int) -> bool:
+    """Whether its schedule began before it was trainable; a first update has missed nothing, for
+    there is no update 0.
+    """
+    return masked.trainable and not masked.started and step > max(masked.schedule.begin_step, 1)
+
+
 class Pruner(abc.ABC):
     """The masks of one model."""
 
@@ -141,6 +172,20 @@ class Pruner(abc.ABC):
             return step == max(schedule.begin_step, 1)
         return updates_at(schedule, step)
 
+    def renew_when_due(
+        self, active: Iterable[Masked], step: tf.Tensor, renew: Callable[[list[Masked]], None]
+    ) -> None:
+        """Let `renew` make the masks of a schedule anew at the steps that it names. One condition
+        per schedule, not per kernel: most models have a single one.
+        """
+        for group in by_schedule(active):
+
+            def due(group: list[Masked] = group) -> tf.Tensor:
+                renew(group)
+                return tf.constant(True)
+
+            tf.cond(self.due(group[0].schedule, step), due, lambda: tf.constant(False))
+
     def start(self, step: int) -> None:
         """Give a mask, at the sparsity of `step`, to kernels that become trainable after their
         schedule began, for the first time or again.
@@ -149,8 +194,7 @@ class Pruner(abc.ABC):
             if not target.trainable:
                 target.started = False
                 continue
-            # A first update has missed nothing, for there is no update 0.
-            if not target.started and step > max(target.schedule.begin_step, 1):
+            if is_late(target, step):
                 self.update(target, tf.constant(step, tf.int64))
             target.started = True
         self.measure()

@@ -18,7 +18,6 @@ import tensorflow as tf
 from keras_compress.engines.masks import Pruner, Target, sparsity_at
 from keras_compress.frameworks.finite import all_finite
 from keras_compress.specs.pruning import Pruning
-from keras_compress.specs.schedules import ConstantSparsity, PolynomialDecay
 
 _DIGITS = (11, 10, 10)
 """How the 31 bits of a non-negative float32 are read, from the top: bins enough to need few passes,
@@ -115,21 +114,13 @@ class MagnitudePruner(Pruner):
         The unmasked weights of the last update decide, so a pruned weight that grew comes back.
         """
         active = self.active
-        # One condition per schedule, not per kernel: most models have a single one.
-        schedules: list[PolynomialDecay | ConstantSparsity] = []
-        for target in active:
-            if target.schedule not in schedules:
-                schedules.append(target.schedule)
-        for schedule in schedules:
-            group = [target for target in active if target.schedule == schedule]
 
-            def update(group: list[Target] = group) -> tf.Tensor:
-                for target in group:
-                    self.update(target, step)
-                self.measure()
-                return tf.constant(True)
+        def renew(targets: list[Target]) -> None:
+            for target in targets:
+                self.update(target, step)
+            self.measure()
 
-            tf.cond(self.due(schedule, step), update, lambda: tf.constant(False))
+        self.renew_when_due(active, step, renew)
         self.apply(active)
 
     def apply(self, targets: list[Target] | None = None) -> None:

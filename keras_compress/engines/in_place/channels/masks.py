@@ -25,7 +25,7 @@ from keras_compress.engines.in_place.channels.scores import (
     kept_count,
     powers,
 )
-from keras_compress.engines.masks import Pruner, Target, sparsity_at
+from keras_compress.engines.masks import Pruner, Target, by_schedule, is_late, sparsity_at
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import Schedule
@@ -160,10 +160,6 @@ class ChannelPruner(Pruner):
 
     # --- when they change
 
-    @property
-    def schedules(self) -> dict[str, Schedule]:
-        return {target.path: target.schedule for target in self.targets}
-
     def resolve(self, schedules: dict[str, Any]) -> None:
         super().resolve(schedules)
         for group in self.groups:
@@ -174,50 +170,31 @@ class ChannelPruner(Pruner):
         return self.makers
 
     def start(self, step: int) -> None:
-        late = [
-            group
-            for group in self.groups
-            if group.trainable and not group.started and step > max(group.schedule.begin_step, 1)
-        ]
+        late = [group for group in self.groups if is_late(group, step)]
         self._update(late, tf.constant(step, tf.int64))
         for group in self.groups:
             for weight in group.weights:
                 weight.started = weight.trainable
         for single in self.remaining:
-            if (
-                single.trainable
-                and not single.started
-                and step > max(single.schedule.begin_step, 1)
-            ):
+            if is_late(single, step):
                 single.renew(tf.constant(step, tf.int64))
             single.started = single.trainable
         self.measure()
 
     def before_step(self, step: tf.Tensor) -> None:
         """Change the masks that are due, then apply all."""
-        active = [group for group in self.groups if group.trainable]
-        schedules: list[Schedule] = []
-        for group in active:
-            if group.schedule not in schedules:
-                schedules.append(group.schedule)
-        for schedule in schedules:
-            groups = [group for group in active if group.schedule == schedule]
 
-            def update(groups: list[MaskedGroup] = groups) -> tf.Tensor:
-                self._update(groups, step)
-                self.measure()
-                return tf.constant(True)
+        def renew(groups: list[MaskedGroup]) -> None:
+            self._update(groups, step)
+            self.measure()
 
-            tf.cond(self.due(schedule, step), update, lambda: tf.constant(False))
-        singles = [single for single in self.remaining if single.trainable]
-        if singles:  # which have one schedule
+        def renew_single(singles: list[RemainingWeights]) -> None:
+            for single in singles:
+                single.renew(step)
 
-            def renew() -> tf.Tensor:
-                for single in singles:
-                    single.renew(step)
-                return tf.constant(True)
-
-            tf.cond(self.due(singles[0].schedule, step), renew, lambda: tf.constant(False))
+        self.renew_when_due((each for each in self.groups if each.trainable), step, renew)
+        singles = (each for each in self.remaining if each.trainable)
+        self.renew_when_due(singles, step, renew_single)
         self.apply()
 
     def update(self, target: Target, step: tf.Tensor) -> None:
@@ -234,10 +211,8 @@ class ChannelPruner(Pruner):
         self._update([group for group in groups if group.trainable], step)
 
     def update_all(self, when: Callable[[Schedule], int]) -> None:
-        groups = [group for group in self.groups if group.trainable or group.started]
-        for schedule in dict.fromkeys(group.schedule for group in groups):
-            own = [group for group in groups if group.schedule == schedule]
-            self._update(own, tf.constant(when(schedule), tf.int64))
+        for own in by_schedule(each for each in self.groups if each.trainable or each.started):
+            self._update(own, tf.constant(when(own[0].schedule), tf.int64))
         for single in self.remaining:
             if single.trainable or single.started:
                 single.renew(tf.constant(when(single.schedule), tf.int64))
@@ -247,10 +222,9 @@ class ChannelPruner(Pruner):
             return
         scores, before = self.scores(), self.kept()
         found = {group.start: before[group.start :][: group.size] for group in self.groups}
-        for schedule in dict.fromkeys(group.schedule for group in groups):
-            own = [group for group in groups if group.schedule == schedule]
+        for own in by_schedule(groups):
             shares = [scores[group.start :][: group.size] for group in own]
-            masks = self._masks(shares, sparsity_at(schedule, step))
+            masks = self._masks(shares, sparsity_at(own[0].schedule, step))
             # Of NaN nobody can tell which are the smallest.
             finite = [tf.reduce_all(tf.math.is_finite(share)) for share in shares]
             if self.spec.allocation == "global":  # where each is compared with all others
