@@ -385,11 +385,15 @@ class Engine(abc.ABC):
         """The fraction of zeros over all kernels under pruning."""
         return 0.0 if self.pruner is None else float(self.pruner.sparsity.numpy())
 
-    def kernel_scale(self, kernel: tf.Variable) -> np.ndarray | None:
-        """The step between two integers of a rounded kernel, () or one for each channel that ships;
-        None where it is not known.
+    def kernel_scales(self) -> dict[int, np.ndarray]:
+        """id of a rounded kernel -> the step between two integers, () or one for each channel that
+        ships, where it is known.
         """
-        return None if self.quantizers is None else self.quantizers.kernel_scale(kernel)
+        quantizers = self.quantizers
+        if quantizers is None:
+            return {}
+        found = {id(k): quantizers.kernel_scale(k) for _, _, k in quantizers.kernels_by_path()}
+        return {key: scale for key, scale in found.items() if scale is not None}
 
     @property
     def has_unseen_ranges(self) -> bool:

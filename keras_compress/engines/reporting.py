@@ -87,6 +87,7 @@ def _layers(engine: Engine) -> list[LayerReport]:
     quantizers = engine.quantizers if engine.phase.rounds else None
     kernels = () if quantizers is None else quantizers.kernels_by_path()
     rounded = {id(kernel) for _, _, kernel in kernels}
+    scales = {} if quantizers is None else engine.kernel_scales()
     rows = []
     for path, name, kernel in compressed_kernels(engine):
         kept = int(np.count_nonzero(kernel.numpy()))
@@ -96,7 +97,7 @@ def _layers(engine: Engine) -> list[LayerReport]:
             row.bits = quantizers.kernel_bits(kernel)
             if row.bits is None and engine.quantization is not None:
                 row.bits = engine.quantization.weight_bits
-            row.scale = _smallest_and_largest(engine.kernel_scale(kernel))
+            row.scale = _smallest_and_largest(scales.get(id(kernel)))
         rows.append(row)
     return rows
 

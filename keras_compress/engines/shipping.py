@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from keras_compress.engines.engine import Engine
+from keras_compress.engines.in_place.channels.rebuild import shipped_by_channel
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.in_place.patches import PatchedQuantizers
 from keras_compress.engines.same_answers import drawn_weights
@@ -57,10 +58,11 @@ def _hand_over(engine: InPlace, own: InPlace) -> None:
     ours, theirs = (cast(PatchedQuantizers, each.quantizers) for each in (engine, own))
     state = State(ranges=ours.ranges())
     kept: dict[str, object] = {}
+    cuts = engine.cuts()
     for quantizer, key in zip(ours.kernels.values(), theirs.kernels, strict=True):
         if quantizer.frozen is None:
             continue
-        kept[key] = engine.shipped_by_channel(quantizer, quantizer.frozen.numpy())
+        kept[key] = shipped_by_channel(quantizer, quantizer.frozen.numpy(), cuts)
     state.kernel_ranges = kept  # type: ignore[assignment]  # arrays
     theirs.observed.assign(ours.observed)
     theirs.read_from(state)

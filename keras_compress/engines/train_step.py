@@ -39,9 +39,10 @@ class TrainStep:
                     step = self._count()
                     if engine.quantizers is not None:
                         following.enter_context(engine.quantizers.training_step())
-                by_ops = () if engine.quantizers is None else engine.quantizers.planned_by_ops
-                generators = engine.adapter.random_generators(engine.model, by_ops)
-                following.enter_context(engine.streams.going_on(generators))
+                if not tf.executing_eagerly():  # where every step would look for all layers
+                    by_ops = () if engine.quantizers is None else engine.quantizers.planned_by_ops
+                    generators = engine.adapter.random_generators(engine.model, by_ops)
+                    following.enter_context(engine.streams.going_on(generators))
                 logs = original(data)
             if engine.pruner is not None:
                 engine.pruner.after_step(step)

@@ -10,7 +10,13 @@ from keras_compress.engines.engine import Engine
 from keras_compress.engines.in_place import plan
 from keras_compress.engines.in_place.channels.masks import ChannelPruner
 from keras_compress.engines.in_place.channels.plan import plan_channels
-from keras_compress.engines.in_place.channels.rebuild import cuts_of, small_config, small_weight
+from keras_compress.engines.in_place.channels.rebuild import (
+    Cuts,
+    cuts_of,
+    shipped_by_channel,
+    small_config,
+    small_weight,
+)
 from keras_compress.engines.in_place.fake_quant import KernelQuantizer
 from keras_compress.engines.in_place.masks import MagnitudePruner
 from keras_compress.engines.in_place.patches import PatchedQuantizers
@@ -96,30 +102,29 @@ class InPlace(Engine):
         if not isinstance(self.pruner, ChannelPruner):
             yield from super().shipped_weights()
             return
-        cuts = cuts_of(self.pruner.channels, self.pruner.kept_ids())
+        cuts = self.cuts()
         for variable, value in zip(self.model.weights, self.masked_weights(), strict=True):
             yield small_weight(self.adapter.tf_variable(variable), value, cuts)
 
-    def shipped_part(self, variable: tf.Variable, value: np.ndarray) -> np.ndarray:
-        """What the network that ships has of `value`, which is of a variable's shape."""
+    def cuts(self) -> Cuts:
+        """What becomes smaller in the network that ships, as the masks are now: as it looks at all
+        of them, it is asked for once.
+        """
         if not isinstance(self.pruner, ChannelPruner):
-            return value
-        cuts = cuts_of(self.pruner.channels, self.pruner.kept_ids())
-        return small_weight(variable, value, cuts)
+            return {}
+        return cuts_of(self.pruner.channels, self.pruner.kept_ids())
 
-    def shipped_by_channel(self, quantizer: KernelQuantizer, each: np.ndarray) -> np.ndarray:
-        """Of numbers of the channels of a rounded kernel, () or (channels,), those that ship."""
-        if not each.ndim or quantizer.variable is None:
-            return each
-        shipped = self.shipped_part(quantizer.variable, quantizer.by_weight(each))
-        return quantizer.by_channel(shipped)
-
-    def kernel_scale(self, kernel: tf.Variable) -> np.ndarray | None:
-        scale = super().kernel_scale(kernel)
-        if scale is None or not isinstance(self.quantizers, PatchedQuantizers):
-            return scale
-        own = (each for each in self.quantizers.kernels.values() if each.variable is kernel)
-        return self.shipped_by_channel(next(own), scale)
+    def kernel_scales(self) -> dict[int, np.ndarray]:
+        scales = super().kernel_scales()
+        if not isinstance(self.quantizers, PatchedQuantizers):
+            return scales
+        quantizers: dict[int, KernelQuantizer] = {}
+        for each in self.quantizers.kernels.values():
+            quantizers.setdefault(id(each.variable), each)
+        cuts = self.cuts()
+        return {
+            key: shipped_by_channel(quantizers[key], scale, cuts) for key, scale in scales.items()
+        }
 
     def _patched_export(self, original: Method) -> Method:
         @functools.wraps(original)

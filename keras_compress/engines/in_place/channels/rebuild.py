@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 
 from keras_compress.engines.in_place.channels.groups import Call, ChannelMap, Entry, Ids
+from keras_compress.engines.in_place.fake_quant import KernelQuantizer
 from keras_compress.frameworks.protocols import KerasModel
+
+Cuts = dict[int, list[tuple[int, np.ndarray]]]
+"""id of a TensorFlow variable -> (axis, places that are left along it)."""
 
 SHAPES = ("batch_shape", "batch_input_shape")
 """Where the config of an input, or of a layer that was given one, has its shape."""
@@ -22,16 +26,24 @@ def small_config(model: KerasModel, channels: ChannelMap, kept: np.ndarray) -> d
     return config
 
 
-def small_weight(variable: object, value: np.ndarray, cuts: dict[int, list[Any]]) -> np.ndarray:
+def shipped_by_channel(quantizer: KernelQuantizer, each: np.ndarray, cuts: Cuts) -> np.ndarray:
+    """Of numbers of the channels of a rounded kernel, () or (channels,), those that ship."""
+    if not each.ndim or quantizer.variable is None:
+        return each
+    shipped = small_weight(quantizer.variable, quantizer.by_weight(each), cuts)
+    return quantizer.by_channel(shipped)
+
+
+def small_weight(variable: object, value: np.ndarray, cuts: Cuts) -> np.ndarray:
     """What is left of a weight; `cuts` are those of `cuts_of`."""
     for axis, places in cuts.get(id(variable), ()):
         value = np.take(value, places, axis)
     return value
 
 
-def cuts_of(channels: ChannelMap, kept: np.ndarray) -> dict[int, list[Any]]:
-    """id of a TensorFlow variable -> (axis, places that are left) of all that becomes smaller."""
-    cuts: dict[int, list[Any]] = {}
+def cuts_of(channels: ChannelMap, kept: np.ndarray) -> Cuts:
+    """Those of all that becomes smaller."""
+    cuts: Cuts = {}
     for slot in channels.slots:
         places = np.flatnonzero(kept[slot.ids])
         if len(places) < len(slot.ids):
