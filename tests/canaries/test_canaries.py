@@ -1363,3 +1363,30 @@ def test_tf_keras_a_random_layer_counts_its_seed_on_at_every_trace():
     layer.build((None, 3))
     tf.function(lambda x: layer(x, training=True)).get_concrete_function(tf.ones((2, 3)))
     assert vars(layer)["_random_generator"]._seed == 8
+
+
+def test_tensorflow_says_whether_a_graph_under_trace_is_for_xla():
+    """`frameworks/xla.py`"""
+    from tensorflow.python.ops import control_flow_util
+
+    def asked():
+        graph = tf.compat.v1.get_default_graph()
+        return control_flow_util.GraphOrParentsInXlaContext(graph)
+
+    found = []
+
+    def inner(x):
+        found.append(asked())
+        return x
+
+    for jit in (False, True):
+
+        @tf.function(jit_compile=jit)
+        def outer(x):
+            inner(x)
+            return tf.cond(x > 0.0, lambda: tf.function(inner)(x), lambda: x)
+
+        found.clear()
+        outer(tf.constant(1.0))
+        assert found == [jit, jit]
+    assert not asked()

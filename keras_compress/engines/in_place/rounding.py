@@ -31,12 +31,11 @@ def rounded(numbers: tf.Tensor, low: tf.Tensor, high: tf.Tensor, bits: int) -> t
     if under_xla():  # which leaves out what nobody needs, and makes one pass of many
         return tf.quantization.fake_quant_with_min_max_vars(numbers, low, high, num_bits=bits)
 
-    @tf.custom_gradient
     def rounding(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
         y = tf.quantization.fake_quant_with_min_max_vars(x, low, high, num_bits=bits)
         return y, lambda gradient: (_inside(gradient, x, *nudged(low, high, bits)), None, None)
 
-    outputs: tf.Tensor = rounding(numbers, low, high)
+    outputs: tf.Tensor = tf.custom_gradient(rounding)(numbers, low, high)
     return outputs
 
 
@@ -45,7 +44,6 @@ def rounded_relu(numbers: tf.Tensor, limit: float, high: tf.Tensor, bits: int) -
     ends. One pass forth and one back, as the ReLU by itself.
     """
 
-    @tf.custom_gradient
     def rounding(x: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, Callable[..., object]]:
         y = tf.quantization.fake_quant_with_min_max_vars(x, 0.0, high, num_bits=bits)
 
@@ -57,7 +55,7 @@ def rounded_relu(numbers: tf.Tensor, limit: float, high: tf.Tensor, bits: int) -
 
         return y, gradient
 
-    outputs: tf.Tensor = rounding(numbers, high)
+    outputs: tf.Tensor = tf.custom_gradient(rounding)(numbers, high)
     return outputs
 
 
@@ -73,7 +71,6 @@ def rounded_symmetrically(
     """
     largest = 2.0 ** (bits - 1) - 1
 
-    @tf.custom_gradient
     def rounding(
         x: tf.Tensor, magnitude: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, None]]]:
@@ -89,7 +86,7 @@ def rounded_symmetrically(
 
         return integers * scale, gradient
 
-    outputs: tf.Tensor = rounding(kernel, tf.stop_gradient(magnitude))
+    outputs: tf.Tensor = tf.custom_gradient(rounding)(kernel, tf.stop_gradient(magnitude))
     return outputs
 
 
