@@ -92,7 +92,7 @@ def whole_resnet(keras):
         peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1e6
     print(
         f"ResNet50 at 224 px, {keras.__name__} {keras.__version__}: two updates and "
-        f"{compress.report.export.file_bytes:,} bytes of a file in {seconds:.0f} s; at most "
+        f"{compress.report.export.bytes:,} bytes of a file in {seconds:.0f} s; at most "
         f"{peak:.2f} GB, the limit is {MOST_GIGABYTES:g}: "
         f"{'met' if peak <= MOST_GIGABYTES else 'NOT met'}"
     )

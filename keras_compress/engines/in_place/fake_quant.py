@@ -136,7 +136,6 @@ class ActivationQuantizer:
         high = tf.maximum(tf.reduce_max(numbers), 0.0)
         if limit != math.inf:
             high = tf.minimum(high, limit)
-        batch = tf.stack([low, high])
         old = tf.convert_to_tensor(limits)
         if (
             self._seen is not None
@@ -146,12 +145,14 @@ class ActivationQuantizer:
             # The same range meets a second tensor in this step (a shared layer, the inputs of a
             # Concatenate): it covers both.
             _, old, earlier = self._seen
-            batch = tf.stack([tf.minimum(low, earlier[0]), tf.maximum(high, earlier[1])])
+            low, high = tf.minimum(low, earlier[0]), tf.maximum(high, earlier[1])
+        batch = tf.stack([low, high])
         self._seen = (self._mode.trace, old, batch)
         decay = tf.convert_to_tensor(self._mode.decay)  # of a step that is being traced
         new = decay * old + (1.0 - decay) * batch
-        # A diverged step must not take the range with it.
-        new = tf.where(tf.reduce_all(tf.math.is_finite(batch)), new, old)
+        # A diverged step must not take the range with it; of two ends one is not finite if their
+        # difference is not.
+        new = tf.where(tf.math.is_finite(high - low), new, old)
         limits.assign(new)
         return new
 
