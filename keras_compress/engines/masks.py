@@ -43,6 +43,11 @@ def count_kept(mask: tf.Variable) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(mask, tf.int32))
 
 
+_STAYS_ONE = {"_noinline": True}
+_OFTEN = 5
+"""Steps from one change of the masks to the next, at most."""
+
+
 @dataclasses.dataclass(eq=False)
 class Target:
     """One kernel under pruning."""
@@ -124,6 +129,18 @@ def is_late(masked: Scheduled, step: int) -> bool:
     return masked.trainable and not masked.started and step > max(masked.schedule.begin_step, 1)
 
 
+def _renewing(
+    renew: Callable[[list[Masked]], None], group: list[Masked]
+) -> Callable[[], tf.Tensor]:
+    """A branch that does it."""
+
+    def branch() -> tf.Tensor:
+        renew(group)
+        return tf.constant(True)
+
+    return branch
+
+
 class Pruner(abc.ABC):
     """The masks of one model."""
 
@@ -184,12 +201,18 @@ class Pruner(abc.ABC):
         per schedule, not per kernel: most models have a single one.
         """
         for group in by_schedule(active):
-
-            def due(group: list[Masked] = group) -> tf.Tensor:
-                renew(group)
-                return tf.constant(True)
-
+            due = _renewing(renew, group)
+            if not tf.executing_eagerly() and self._is_rare(group[0].schedule):
+                # The ops of a branch become ops of the step, and each of them costs a little where
+                # the branch is not taken. A function that stays one is a single op.
+                due = tf.function(due, autograph=False, experimental_attributes=_STAYS_ONE)
             tf.cond(self.due(group[0].schedule, step), due, lambda: tf.constant(False))
+
+    def _is_rare(self, schedule: PolynomialDecay | ConstantSparsity) -> bool:
+        """Whether the masks of a schedule stay as they are in nearly every step: a call costs what
+        some twenty ops do.
+        """
+        return self._by_begin_step or schedule.frequency > _OFTEN
 
     def start(self, step: int) -> None:
         """Give a mask, at the sparsity of `step`, to kernels that become trainable after their
