@@ -39,13 +39,15 @@ def updates_at(schedule: PolynomialDecay | ConstantSparsity, step: tf.Tensor) ->
 
 
 def count_kept(mask: tf.Variable) -> tf.Tensor:
-    """How many weights a mask keeps, int32: `tf.math.count_nonzero` takes 8 bytes for each."""
+    """How many weights a mask keeps, int32. `tf.math.count_nonzero` takes 8 bytes for each; 4 are
+    still so many that they are taken in a graph alone.
+    """
+    if tf.executing_eagerly():
+        return tf.constant(np.count_nonzero(tf.convert_to_tensor(mask)), tf.int32)
     return tf.reduce_sum(tf.cast(mask, tf.int32))
 
 
 _STAYS_ONE = {"_noinline": True}
-_OFTEN = 5
-"""Steps from one change of the masks to the next, at most."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -74,7 +76,7 @@ class Target:
 
     def kept(self) -> np.ndarray:
         """The mask, as bools."""
-        kept: np.ndarray = self.mask.numpy().astype(bool)
+        kept: np.ndarray = self.mask.numpy().astype(bool, copy=False)
         return kept
 
     @property
@@ -202,17 +204,12 @@ class Pruner(abc.ABC):
         """
         for group in by_schedule(active):
             due = _renewing(renew, group)
-            if not tf.executing_eagerly() and self._is_rare(group[0].schedule):
+            if not tf.executing_eagerly() and group[0].schedule.frequency > 1:
                 # The ops of a branch become ops of the step, and each of them costs a little where
-                # the branch is not taken. A function that stays one is a single op.
+                # the branch is not taken. A function that stays one is a single op, and to call it
+                # costs no more than twenty do.
                 due = tf.function(due, autograph=False, experimental_attributes=_STAYS_ONE)
             tf.cond(self.due(group[0].schedule, step), due, lambda: tf.constant(False))
-
-    def _is_rare(self, schedule: PolynomialDecay | ConstantSparsity) -> bool:
-        """Whether the masks of a schedule stay as they are in nearly every step: a call costs what
-        some twenty ops do.
-        """
-        return self._by_begin_step or schedule.frequency > _OFTEN
 
     def start(self, step: int) -> None:
         """Give a mask, at the sparsity of `step`, to kernels that become trainable after their
