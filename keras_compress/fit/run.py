@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from keras_compress._shared.heap import give_back
 from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.state import Phase
@@ -424,6 +425,7 @@ class Run:
         if self.drives and engine is not None and self._started:
             self._note_pruned(engine)  # in a loop that tells of no epoch
         self._voice.flush()
+        give_back()  # what the steps have used: the copies that now come need not add to it
         # Not kept: it holds the data, and this run lives as long as its members.
         outcome = Outcome(self.adapter, self.model, engine, self._plot_data, self.drives, self._say)
         failed = ["what was interrupted"]

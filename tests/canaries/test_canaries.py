@@ -20,6 +20,7 @@ import tf_keras
 from tensorflow.python.distribute.values import PerReplicaSpec
 from tensorflow.python.eager import context as tf_context
 from tensorflow.python.framework import ops
+from tensorflow.python.ops import control_flow_util
 
 X, Y = np.ones((8, 3), "float32"), np.ones((8, 2), "float32")
 
@@ -55,6 +56,27 @@ def test_a_tensor_with_numbers_is_an_eager_tensor():
     assert isinstance(tf.constant(0), ops.EagerTensor)
     with tf.Graph().as_default():
         assert not isinstance(tf.constant(0), ops.EagerTensor)
+
+
+def test_a_graph_that_xla_compiles_is_marked_as_such():
+    """`devices.only_cpus` asks so, inside of branches and of functions that are called too."""
+    marked = []
+
+    def note():
+        marked.append(control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()))
+        return tf.constant(0)
+
+    def body(x):
+        note()
+        tf.cond(x > 0, note, tf.function(note))
+        return x
+
+    tf.function(body, jit_compile=True)(tf.constant(1))
+    assert marked == [True] * 3
+    marked.clear()
+    tf.function(body)(tf.constant(1))
+    note()
+    assert marked == [False] * 4
 
 
 def test_flatten_layers_gives_the_direct_layers(keras):
@@ -1363,30 +1385,3 @@ def test_tf_keras_a_random_layer_counts_its_seed_on_at_every_trace():
     layer.build((None, 3))
     tf.function(lambda x: layer(x, training=True)).get_concrete_function(tf.ones((2, 3)))
     assert vars(layer)["_random_generator"]._seed == 8
-
-
-def test_tensorflow_says_whether_a_graph_under_trace_is_for_xla():
-    """`frameworks/xla.py`"""
-    from tensorflow.python.ops import control_flow_util
-
-    def asked():
-        graph = tf.compat.v1.get_default_graph()
-        return control_flow_util.GraphOrParentsInXlaContext(graph)
-
-    found = []
-
-    def inner(x):
-        found.append(asked())
-        return x
-
-    for jit in (False, True):
-
-        @tf.function(jit_compile=jit)
-        def outer(x):
-            inner(x)
-            return tf.cond(x > 0.0, lambda: tf.function(inner)(x), lambda: x)
-
-        found.clear()
-        outer(tf.constant(1.0))
-        assert found == [jit, jit]
-    assert not asked()

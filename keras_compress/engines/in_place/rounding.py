@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.frameworks.xla import under_xla
+from keras_compress.frameworks.devices import under_xla
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 """Above zero: what is smaller, TensorFlow's threads take for zero."""
