@@ -223,10 +223,10 @@ class Engine(abc.ABC):
         self.timetable.clear()
         self._retrace()
 
-    def _retrace(self) -> None:
-        """Every step is traced anew; what it draws goes on."""
+    def _retrace(self, training_alone: bool = False) -> None:
+        """Every step is traced anew, or every training step; what it draws goes on."""
         self.streams.traced_anew()
-        self.adapter.retrace(self.model)
+        self.adapter.retrace(self.model, training_alone)
 
     # --- specs
 
@@ -287,13 +287,15 @@ class Engine(abc.ABC):
         return self._phase
 
     def set_phase(self, phase: Phase) -> None:
-        """Enter a phase; the next step of every kind traces anew if that changes anything."""
+        """Enter a phase; the next step of each kind that this changes traces anew."""
         if phase is self._phase:
             return
+        # Who only watches does so in training.
+        plain_still = not (phase.rounds or self._phase.rounds)
         self._phase = phase
         if self.quantizers is not None:
             self.quantizers.enter(phase)
-            self._retrace()
+            self._retrace(training_alone=plain_still)
 
     def enter(self, phase: Phase, update: int) -> None:
         """Enter a phase from the update of that number on."""
