@@ -6,8 +6,8 @@
     python benchmarks/edges.py --quick               # does it run? LeNet, one round
 
 At an edge the training step is traced anew, once, and run for the first time; so is validation,
-where its answer changes. A plain training does both when it begins. A round is one plain fit and one
-with `Compress` whose phases last two steps each, validation behind every second step. What is
+where its answer changes. A plain training does both when it begins. A round is one plain fit and
+one with `Compress` whose phases last two steps each, with a validation behind them. What is
 compared are ratios within a round, of the first step after the edge to the first step of the plain
 fit, and of the first validation to its first validation; the median over all rounds with its 95 %
 interval of 2000 bootstrap samples. A fit before the first round warms up.

@@ -1,4 +1,4 @@
-"""What an edge between two phases costs: one trace, and under XLA one compilation, of what changes."""
+"""What an edge between two phases costs: one trace of what changes, one compilation under XLA."""
 
 import contextlib
 
