@@ -75,12 +75,14 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
         check_calibrated(source.engine, export)
     ranges = input_ranges(source.specs(export.batch_size), export)
     with source.rounding_inputs(ranges) if quantized and ranges else contextlib.nullcontext():
+        progress("tracing", None, None)
         function = source.function(export.batch_size, quantized=quantized)
         check_heads(export, function)
         how = conversion(export, function, quantized, ranges)
         if quantized and source.asymmetric:
             how = _asymmetric(how, export, source, function)
         rows = calibration_rows(export, function, how)
+        progress("converting", None, None)
         data = convert(function, how, representative=rows, progress=progress)
         if export.sparse:
             check_sparse(data, export)
