@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,14 +88,16 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
         if export.sparse:
             check_sparse(data, export)
         contents = inspect_tflite(data)
-        progress("comparing with the network", None, None)
         report = _measured(export, data, contents)
         report.guessed = tuple(guessed(function, how, contents, rows is not None))
         if export.mode in INTEGER_MODES:
             _check_float_ops(report, export, source, contents, quantized)
-        _verify(report, export, source, function, data, contents, ranges, quantized)
-        progress("measuring the float file", None, None)
-        _measure_float(report, export, source)
+        progress("tracing", None, None)
+        with _float_file(report, export, source) as note_float:
+            progress("comparing with the network", None, None)
+            _verify(report, export, source, function, data, contents, ranges, quantized)
+            progress("measuring the float file", None, None)
+            note_float()
         if export.postprocess is not None:
             drawn = drawn_ranges(source, ranges, function)
             data = _with_detections(report, export, function, data, drawn)
@@ -350,14 +353,33 @@ def check_sparse(data: bytes, export: Export) -> None:
         ) from error
 
 
-def _measure_float(report: ExportReport, export: Export, source: Source) -> None:
-    """Note how large the same network is as a float file."""
+@contextlib.contextmanager
+def _float_file(
+    report: ExportReport, export: Export, source: Source
+) -> Iterator[Callable[[], None]]:
+    """How large the same network is as a float file: the child makes it while this process does
+    what is inside. What is yielded waits for it, and notes it in the report.
+    """
     if export.mode == "float32" and not export.sparse:
         report.float_bytes, report.float_zipped_bytes = report.bytes, report.zipped_bytes
+        yield lambda: None
         return
+
+    beside = concurrent.futures.ThreadPoolExecutor(1)
+    sizes: concurrent.futures.Future[tuple[int, int]] = concurrent.futures.Future()
     try:
-        how = Conversion("float32", timeout=export.timeout)
         function = source.function(export.batch_size, quantized=False)
-        report.float_bytes, report.float_zipped_bytes = measure(function, how)
-    except Exception as error:  # a size to compare with must not cost the file
-        logger.warning("No float file to compare sizes with: %s", error)
+        sizes = beside.submit(measure, function, Conversion("float32", timeout=export.timeout))
+    except Exception as error:
+        sizes.set_exception(error)
+
+    def note() -> None:
+        try:
+            report.float_bytes, report.float_zipped_bytes = sizes.result()
+        except Exception as error:  # a size to compare with must not cost the file
+            logger.warning("No float file to compare sizes with: %s", error)
+
+    try:
+        yield note
+    finally:
+        beside.shutdown(wait=False)  # where the file has failed, nobody asks for another's size
