@@ -116,6 +116,18 @@ class Engine(abc.ABC):
         with self.tracing_in(Phase.OFF):
             yield
 
+    @contextlib.contextmanager
+    def holding_numbers(self) -> Iterator[None]:
+        """While inside, what is traced of a network that rounds has its ranges as numbers: a graph
+        that is sooner made, of the same answers until they move, for whoever throws it away.
+        """
+        strategy = self.model.distribute_strategy
+        if self.quantizers is None or strategy.num_replicas_in_sync > 1:
+            yield
+            return
+        with self.quantizers.leaving_the_process():
+            yield
+
     def check_saving(self, path: object) -> None:  # noqa: B027  (not every engine has to)
         """Refuse to save the whole model to a path from which it could not be loaded."""
 

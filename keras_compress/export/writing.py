@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,11 +93,11 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
         if export.mode in INTEGER_MODES:
             _check_float_ops(report, export, source, contents, quantized)
         progress("tracing", None, None)
-        with _float_file(report, export, source) as note_float:
+        with _float_sizes(export, source) as sizes:
             progress("comparing with the network", None, None)
             _verify(report, export, source, function, data, contents, ranges, quantized)
             progress("measuring the float file", None, None)
-            note_float()
+            _measure_float(report, sizes)
         if export.postprocess is not None:
             drawn = drawn_ranges(source, ranges, function)
             data = _with_detections(report, export, function, data, drawn)
@@ -354,32 +354,32 @@ def check_sparse(data: bytes, export: Export) -> None:
 
 
 @contextlib.contextmanager
-def _float_file(
-    report: ExportReport, export: Export, source: Source
-) -> Iterator[Callable[[], None]]:
-    """How large the same network is as a float file: the child makes it while this process does
-    what is inside. What is yielded waits for it, and notes it in the report.
+def _float_sizes(export: Export, source: Source) -> Iterator[Future[tuple[int, int]] | None]:
+    """How large the same network is as a float file, (bytes, zipped bytes): the child makes it
+    while this process does what is inside. None: the export is that file.
     """
     if export.mode == "float32" and not export.sparse:
-        report.float_bytes, report.float_zipped_bytes = report.bytes, report.zipped_bytes
-        yield lambda: None
+        yield None
         return
-
-    beside = concurrent.futures.ThreadPoolExecutor(1)
-    sizes: concurrent.futures.Future[tuple[int, int]] = concurrent.futures.Future()
+    beside = ThreadPoolExecutor(1)
+    sizes: Future[tuple[int, int]] = Future()
     try:
         function = source.function(export.batch_size, quantized=False)
         sizes = beside.submit(measure, function, Conversion("float32", timeout=export.timeout))
     except Exception as error:
         sizes.set_exception(error)
-
-    def note() -> None:
-        try:
-            report.float_bytes, report.float_zipped_bytes = sizes.result()
-        except Exception as error:  # a size to compare with must not cost the file
-            logger.warning("No float file to compare sizes with: %s", error)
-
     try:
-        yield note
+        yield sizes
     finally:
         beside.shutdown(wait=False)  # where the file has failed, nobody asks for another's size
+
+
+def _measure_float(report: ExportReport, sizes: Future[tuple[int, int]] | None) -> None:
+    """Note how large the same network is as a float file, once that is known."""
+    if sizes is None:
+        report.float_bytes, report.float_zipped_bytes = report.bytes, report.zipped_bytes
+        return
+    try:
+        report.float_bytes, report.float_zipped_bytes = sizes.result()
+    except Exception as error:  # a size to compare with must not cost the file
+        logger.warning("No float file to compare sizes with: %s", error)
