@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from keras_compress.export.rows import (
     specs_of,
 )
 from keras_compress.export.source import Range, Source
-from keras_compress.export.verify import described, verify
+from keras_compress.export.verify import Expected, described, verify
 from keras_compress.ranges import quantization_of_range
 from keras_compress.reports.export import ExportReport
 from keras_compress.specs.export import INTEGER_MODES, Export
@@ -83,8 +84,17 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
         if quantized and source.asymmetric:
             how = _asymmetric(how, export, source, function)
         rows = calibration_rows(export, function, how)
+        expected = _expected(export, source, function, ranges, quantized)
+        as_float = functools.cache(lambda: source.function(export.batch_size, quantized=False))
+
+        def meanwhile() -> None:
+            """What needs no file is done while the child makes it."""
+            expected.compute()
+            with contextlib.suppress(Exception):  # it fails again for whoever asks for it
+                as_float()
+
         progress("converting", None, None)
-        data = convert(function, how, representative=rows, progress=progress)
+        data = convert(function, how, representative=rows, progress=progress, meanwhile=meanwhile)
         if export.sparse:
             check_sparse(data, export)
         contents = inspect_tflite(data)
@@ -92,10 +102,9 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
         report.guessed = tuple(guessed(function, how, contents, rows is not None))
         if export.mode in INTEGER_MODES:
             _check_float_ops(report, export, source, contents, quantized)
-        progress("tracing", None, None)
-        with _float_sizes(export, source) as sizes:
+        with _float_sizes(export, as_float) as sizes:
             progress("comparing with the network", None, None)
-            _verify(report, export, source, function, data, contents, ranges, quantized)
+            _verify(report, export, source, expected, data, contents, quantized)
             progress("measuring the float file", None, None)
             _measure_float(report, sizes)
         if export.postprocess is not None:
@@ -225,14 +234,32 @@ def unknown_ops(data: bytes, export: Export) -> list[str]:
     return unknown
 
 
+def _expected(
+    export: Export,
+    source: Source,
+    function: ConcreteFunction,
+    ranges: Mapping[int, Range],
+    quantized: bool,
+) -> Expected:
+    """What the network of an export's function gives, as it computes itself."""
+
+    def network() -> ConcreteFunction:
+        if not quantized:
+            return function
+        return source.function(export.batch_size, quantized=True, for_file=False)
+
+    # A graph has none, and of a model that rounds a float file is another network.
+    predict = source.predict if source.keras is not None and source.rounds == quantized else None
+    return Expected(export, network, drawn_ranges(source, ranges, function), predict)
+
+
 def _verify(
     report: ExportReport,
     export: Export,
     source: Source,
-    function: ConcreteFunction,
+    expected: Expected,
     data: bytes,
     contents: FileReport,
-    ranges: Mapping[int, Range],
     quantized: bool,
 ) -> None:
     """Compare the file with the network as it computes itself, where LiteRT can run it.
@@ -245,14 +272,9 @@ def _verify(
     if unknown:
         report.verified_on = f"nothing: LiteRT does not have {', '.join(unknown)}"
         return
-    if quantized:
-        function = source.function(export.batch_size, quantized=True, for_file=False)
-    drawn = drawn_ranges(source, ranges, function)
     engine = source.engine if quantized else None
     layers = source.layers_of(contents.outputs, quantized)
-    # A graph has none, and of a model that rounds a float file is another network.
-    predict = source.predict if source.keras is not None and source.rounds == quantized else None
-    verify(report, export, function, data, contents, drawn, engine, layers, predict)
+    verify(report, export, expected, data, contents, engine, layers)
 
 
 def drawn_ranges(
@@ -354,9 +376,11 @@ def check_sparse(data: bytes, export: Export) -> None:
 
 
 @contextlib.contextmanager
-def _float_sizes(export: Export, source: Source) -> Iterator[Future[tuple[int, int]] | None]:
+def _float_sizes(
+    export: Export, make: Callable[[], ConcreteFunction]
+) -> Iterator[Future[tuple[int, int]] | None]:
     """How large the same network is as a float file, (bytes, zipped bytes): the child makes it
-    while this process does what is inside. None: the export is that file.
+    while this process does what is inside. None: the export is that file. `make`: of its network.
     """
     if export.mode == "float32" and not export.sparse:
         yield None
@@ -364,8 +388,7 @@ def _float_sizes(export: Export, source: Source) -> Iterator[Future[tuple[int, i
     beside = ThreadPoolExecutor(1)
     sizes: Future[tuple[int, int]] = Future()
     try:
-        function = source.function(export.batch_size, quantized=False)
-        sizes = beside.submit(measure, function, Conversion("float32", timeout=export.timeout))
+        sizes = beside.submit(measure, make(), Conversion("float32", timeout=export.timeout))
     except Exception as error:
         sizes.set_exception(error)
     try:
