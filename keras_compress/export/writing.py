@@ -17,6 +17,7 @@ import numpy as np
 from keras_compress._shared.checks import value_error
 from keras_compress._shared.files import write_atomically
 from keras_compress.export.detections import check_heads, check_same_heads, detecting
+from keras_compress.export.firmware import warn_of_firmware
 from keras_compress.export.float_ops import named, refuse, rounded_anyway
 from keras_compress.export.input_ranges import check_calibrated, input_ranges
 from keras_compress.export.record import forget_record
@@ -112,7 +113,7 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
             data = _with_detections(report, export, function, data, drawn)
         _put_down(report, export, data)
         if export.c_array:
-            _warn_of_firmware(export, contents)
+            warn_of_firmware(export, contents)
     return report
 
 
@@ -315,30 +316,6 @@ def _put_down(report: ExportReport, export: Export, data: bytes) -> None:
         export.check_folder()  # says it better, if the folder has gone since it was asked
         raise
     forget_record(export.path)
-
-
-def _warn_of_firmware(export: Export, contents: FileReport) -> None:
-    """Say what in a file not all firmware can compute: a scale for each unit of a dense layer, and
-    uint8.
-    """
-    if any(each.kernel and each.dtype == "uint8" for each in contents.tensors):
-        logger.warning(
-            "The C files of %s compute in uint8, as the graph's kernels are rounded over ranges "
-            "whose middle is not 0; TFLite Micro has kernels for int8 only. Round the graph with "
-            "symmetric ranges, or give a graph without fake-quant ops and data to calibrate on.",
-            export.path,
-        )
-    # Of kernels of rank 2 they are the only ones.
-    dense = [each for each in contents.tensors if each.kernel and len(each.shape) == 2]
-    several = [each.name for each in dense if len(each.scales) > 1]
-    if several:
-        logger.warning(
-            "The C files of %s have dense layers with one scale for each unit (%s), which TFLite "
-            "Micro before autumn 2024, NNAPI and older NPUs refuse or compute wrongly: "
-            "`Export(per_channel_dense=False)` gives each layer one.",
-            export.path,
-            ", ".join(several[:3]) + (", ..." if len(several) > 3 else ""),
-        )
 
 
 def guessed(
