@@ -86,13 +86,18 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
             how = _asymmetric(how, export, source, function)
         rows = calibration_rows(export, function, how)
         expected = _expected(export, source, function, ranges, quantized)
-        as_float = functools.cache(lambda: source.function(export.batch_size, quantized=False))
+
+        @functools.cache
+        def in_float() -> ConcreteFunction:
+            if not quantized:
+                return function
+            return source.function(export.batch_size, quantized=False)
 
         def meanwhile() -> None:
             """What needs no file is done while the child makes it."""
             expected.compute()
             with contextlib.suppress(Exception):  # it fails again for whoever asks for it
-                as_float()
+                in_float()
 
         progress("converting", None, None)
         data = convert(function, how, representative=rows, progress=progress, meanwhile=meanwhile)
@@ -103,7 +108,7 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
         report.guessed = tuple(guessed(function, how, contents, rows is not None))
         if export.mode in INTEGER_MODES:
             _check_float_ops(report, export, source, contents, quantized)
-        with _float_sizes(export, as_float) as sizes:
+        with _float_sizes(export, in_float) as sizes:
             progress("comparing with the network", None, None)
             _verify(report, export, source, expected, data, contents, quantized)
             progress("measuring the float file", None, None)
