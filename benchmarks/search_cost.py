@@ -2,6 +2,7 @@
 
     python benchmarks/search_cost.py               # 12 trials each, then 30 small ones; ~10 minutes
     python benchmarks/search_cost.py --keras 2     # tf_keras
+    python benchmarks/search_cost.py --workers 1 2 # the one that shares, by processes of its own
     python benchmarks/search_cost.py --quick       # does it run? 2 trials each, few epochs
 
 LeNet on scikit-learn's digits. On one side the network is trained once and every trial compresses a
@@ -10,6 +11,10 @@ same fit. A trial has the same epochs, the same plan in them, and the same targe
 from one seed), and ends with its file, which is scored by LiteRT: exports are counted on both
 sides. The searches run one after the other in this process, after a trial that warms it up. The
 CPU time beside the clock says how much of a difference is this process' and not its neighbours'.
+
+With `--workers` all that is measured is the search that shares, by so many of KerasTuner's worker
+processes on this machine, from the start of the first to the end of the last: what each of them
+imports counts. One of them trains the float network, and the others wait for it.
 
 The second table is of two more processes, which run small trials one after the other: their
 resident memory after each of them. In one of them KerasTuner alone trains the plain network, of
@@ -21,6 +26,7 @@ import gc
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import tempfile
@@ -43,6 +49,7 @@ SPARSITY = (0.3, 0.9)
 BEGIN, END, DELAY = 0.0, 0.5, 0.6  # of the compressing epochs
 SEED = 1  # KerasTuner takes 0 for none
 AT_MOST = 0.4  # of the time of full trainings
+IMPORTED = 15  # seconds after which the chief of several processes listens
 SETTLED, GROWTH = 5, 0.15  # trials after which memory may grow by so much at most
 
 SHARED, FULL = "one float training", "each trains in full"
@@ -112,16 +119,10 @@ def plan(name, epochs):
     return {**arguments, "float_epochs": floating if name == SHARED else 0}, own
 
 
-def searched(keras, name, trials, epochs, data, folder):
-    """(seconds, CPU seconds, trials in the order of their numbers) of one search.
-
-    Raises:
-        RuntimeError: a trial failed; then there is nothing to compare.
-    """
+def search(keras, name, trials, epochs, data, folder):
+    """The tuner of a search that is through."""
     arguments, own = plan(name, epochs)
     x, x_test, y, y_test = data
-    gc.collect()
-    started, used = time.perf_counter(), time.process_time()
     hypermodel = CompressionHyperModel(building(keras, lenet), final_sparsity=SPARSITY, **arguments)
     tuner = keras_tuner.RandomSearch(
         hypermodel,
@@ -130,9 +131,21 @@ def searched(keras, name, trials, epochs, data, folder):
         seed=SEED,
         directory=str(folder),
         project_name=name.replace(" ", "_"),
-        overwrite=True,
+        overwrite="KERASTUNER_TUNER_ID" not in os.environ,  # else it is that of several processes
     )
     tuner.search(x, y, batch_size=BATCH, epochs=own, validation_data=(x_test, y_test), verbose=0)
+    return tuner
+
+
+def searched(keras, name, trials, epochs, data, folder):
+    """(seconds, CPU seconds, trials in the order of their numbers) of one search.
+
+    Raises:
+        RuntimeError: a trial failed; then there is nothing to compare.
+    """
+    gc.collect()
+    started, used = time.perf_counter(), time.process_time()
+    tuner = search(keras, name, trials, epochs, data, folder)
     seconds, used = time.perf_counter() - started, time.process_time() - used
     done = sorted(tuner.oracle.trials.values(), key=lambda trial: int(trial.trial_id))
     for trial in done:
@@ -193,6 +206,62 @@ def cost_table(title, results):
         f"(target: at most {AT_MOST}); best against best {best:+.2f} points, "
         f"trial against trial {pairs.mean():+.2f} ± {error:.2f}; one image is 0.22 points"
     )
+    return made
+
+
+# --- several processes
+
+
+def by_workers(workers, keras_number, trials, epochs):
+    """Seconds of the search that shares, by so many processes.
+
+    Raises:
+        RuntimeError: one of them failed, or a trial.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    oracle = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": port}
+    with tempfile.TemporaryDirectory() as folder:
+        asked = ("--keras", keras_number, "--trials", trials, "--split", *epochs)
+        command = [sys.executable, __file__, "--shared", folder, *map(str, asked)]
+
+        def start(name):
+            return subprocess.Popen(
+                command,
+                env={**os.environ, **oracle, "KERASTUNER_TUNER_ID": name},
+                stdout=subprocess.DEVNULL,
+            )
+
+        chief = start("chief")
+        try:
+            time.sleep(IMPORTED)  # it is there when they ask for it
+            started = time.perf_counter()
+            running = [start(f"worker{number}") for number in range(workers)]
+            codes = [process.wait() for process in running]
+            seconds = time.perf_counter() - started
+        finally:
+            chief.kill()  # it looks for its last worker every 20 seconds
+            chief.wait()
+        if any(codes):
+            raise RuntimeError(f"the workers ended with {codes}")
+        project = pathlib.Path(folder) / SHARED.replace(" ", "_")
+        states = [json.loads(path.read_text()) for path in project.glob("trial_*/trial.json")]
+        done = sum(state["status"] == "COMPLETED" for state in states)
+        if done != trials:
+            raise RuntimeError(f"{done} trials of {trials} were completed")
+        return seconds
+
+
+def workers_table(title, seconds):
+    """`seconds`: of so many workers."""
+    made = rich.table.Table(title=title, title_justify="left")
+    for name in ("workers", "seconds", "of one"):
+        made.add_column(name, justify="right")
+    base = seconds.get(1)
+    for workers, each in seconds.items():
+        of_one = "-" if base is None else f"{each / base:.2f}"
+        made.add_row(str(workers), f"{each:.1f}", of_one)
     return made
 
 
@@ -290,6 +359,8 @@ def main():
     )
     parser.add_argument("--small-trials", type=int, default=30, help="of which memory is measured")
     parser.add_argument("--quick", action="store_true", help="2 trials, epochs 2 1; 3 small trials")
+    parser.add_argument("--workers", type=int, nargs="+", help="processes of a search that shares")
+    parser.add_argument("--shared", type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -298,11 +369,19 @@ def main():
         child(keras, arguments.alone, arguments.child)
         return
     trials, epochs = arguments.trials, tuple(arguments.split)
+    if arguments.shared:
+        search(keras, SHARED, trials, epochs, load_data(3), arguments.shared)
+        return
     small_trials = arguments.small_trials
     if arguments.quick:
         trials, epochs, small_trials = 2, (2, 1), 3
 
     console = rich.console.Console(width=120)
+    if arguments.workers:
+        title = f"{trials} trials that share, {keras.__name__} {keras.__version__}"
+        found = {n: by_workers(n, arguments.keras, trials, epochs) for n in arguments.workers}
+        console.print(workers_table(title, found))
+        return
     with tempfile.TemporaryDirectory() as folder:
         results = cost(keras, trials, epochs, load_data(3), pathlib.Path(folder))
     about = f"{keras.__name__} {keras.__version__}"

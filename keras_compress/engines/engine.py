@@ -116,6 +116,18 @@ class Engine(abc.ABC):
         with self.tracing_in(Phase.OFF):
             yield
 
+    @contextlib.contextmanager
+    def holding_numbers(self) -> Iterator[None]:
+        """While inside, what is traced of a network that rounds has its ranges as numbers: a graph
+        that is sooner made, of the same answers until they move, for whoever throws it away.
+        """
+        strategy = self.model.distribute_strategy
+        if self.quantizers is None or strategy.num_replicas_in_sync > 1:
+            yield
+            return
+        with self.quantizers.leaving_the_process():
+            yield
+
     def check_saving(self, path: object) -> None:  # noqa: B027  (not every engine has to)
         """Refuse to save the whole model to a path from which it could not be loaded."""
 
@@ -223,10 +235,10 @@ class Engine(abc.ABC):
         self.timetable.clear()
         self._retrace()
 
-    def _retrace(self) -> None:
-        """Every step is traced anew; what it draws goes on."""
+    def _retrace(self, training_alone: bool = False) -> None:
+        """Every step is traced anew, or every training step; what it draws goes on."""
         self.streams.traced_anew()
-        self.adapter.retrace(self.model)
+        self.adapter.retrace(self.model, training_alone)
 
     # --- specs
 
@@ -287,13 +299,15 @@ class Engine(abc.ABC):
         return self._phase
 
     def set_phase(self, phase: Phase) -> None:
-        """Enter a phase; the next step of every kind traces anew if that changes anything."""
+        """Enter a phase; the next step of each kind that this changes traces anew."""
         if phase is self._phase:
             return
+        # Who only watches does so in training.
+        plain_still = not (phase.rounds or self._phase.rounds)
         self._phase = phase
         if self.quantizers is not None:
             self.quantizers.enter(phase)
-            self._retrace()
+            self._retrace(training_alone=plain_still)
 
     def enter(self, phase: Phase, update: int) -> None:
         """Enter a phase from the update of that number on."""

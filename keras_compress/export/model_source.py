@@ -105,9 +105,15 @@ class ModelSource:
         given = [inputs[name] for name in adapter.flat_names(model)[0]]
         own = vars(model)
         history = {"history": own["history"]} if "history" in own else {}
+        traces = getattr(model, "predict_function", None) is None
+        holding = engine.holding_numbers() if engine and traces else contextlib.nullcontext()
         try:
-            answers = model.predict(adapter.tree.pack_sequence_as(structure, given), verbose=0)
-        finally:  # tf_keras puts an empty one in the place of that which a `fit` will return
+            with holding:
+                answers = model.predict(adapter.tree.pack_sequence_as(structure, given), verbose=0)
+        finally:
+            if traces:
+                model.predict_function = None  # the user's next one follows the ranges
+            # tf_keras puts an empty one in the place of that which a `fit` will return
             own.pop("history", None)
             own.update(history)
         flat = [np.asarray(answer) for answer in adapter.tree.flatten(answers)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 
 from keras_compress.reports.shown import say
@@ -24,6 +25,38 @@ def _has_a_terminal() -> bool:
     with contextlib.suppress(AttributeError, ValueError):  # there is none, or it is closed
         return sys.stderr.isatty()
     return False
+
+
+class Parts:
+    """A `Progress` that hands on what it is told, and knows how long each part took.
+
+    Attributes:
+        seconds: what was being done -> how long, in the order in which it began.
+    """
+
+    def __init__(self, told: Progress):
+        self.seconds: dict[str, float] = {}
+        self._told = told
+        self._now: str | None = None
+        self._since = 0.0
+
+    def __call__(self, what: str, count: int | None, total: int | None) -> None:
+        if what != self._now:
+            self.end()
+            self._now = what
+        self._told(what, count, total)
+
+    def end(self) -> None:
+        """Nothing is being done any more."""
+        now = time.perf_counter()
+        if self._now is not None:
+            self.seconds[self._now] = self.seconds.get(self._now, 0.0) + now - self._since
+        self._now, self._since = None, now
+
+    def in_a_line(self) -> str:
+        """All of it, and how much was what."""
+        parts = [f"{what} {seconds:.1f}" for what, seconds in self.seconds.items()]
+        return f"{sum(self.seconds.values()):.1f} s: {', '.join(parts)}"
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -44,37 +46,107 @@ LAYER_SAMPLES = 8
 """On how many of the inputs a file is compared with its network layer by layer."""
 
 
+class Expected:
+    """What the network itself gives, on the rows that its file is compared on. As it needs no file,
+    it can be had while one is made: whatever is asked for is computed once, by whoever is first.
+
+    Args:
+        make: gives the network in inference, a function of flat inputs that returns name ->
+            tensor.
+        ranges: of the flat inputs, from which inputs are drawn if no data is given.
+        predict: the model's own, of name -> rows; None where the file is of another network.
+    """
+
+    def __init__(
+        self,
+        export: Export,
+        make: Callable[[], ConcreteFunction],
+        ranges: Sequence[tuple[float, float] | None],
+        predict: Predict | None,
+    ):
+        self._export = export
+        self._make = make
+        self._ranges = ranges
+        self._predict = predict
+
+    @functools.cached_property
+    def _function(self) -> ConcreteFunction:
+        return self._make()
+
+    @functools.cached_property
+    def _drawn(self) -> tuple[list[dict[str, np.ndarray]], int, str]:
+        return rows_to_compare(self._export, self._function, self._ranges)
+
+    @property
+    def rows(self) -> list[dict[str, np.ndarray]]:
+        """Whole batches, of which `samples` rows count."""
+        return self._drawn[0]
+
+    @property
+    def samples(self) -> int:
+        return self._drawn[1]
+
+    @property
+    def source(self) -> str:
+        """Where the rows are from."""
+        return self._drawn[2]
+
+    @functools.cached_property
+    def answers(self) -> dict[str, np.ndarray]:
+        """Output name -> what it gives, for the rows that count."""
+        names = [spec.name for spec in specs_of(self._function)]
+        found = [self._function(*(batch[name] for name in names)) for batch in self.rows]
+        return {
+            name: np.concatenate([outputs[name].numpy() for outputs in found])[: self.samples]
+            for name in found[0]
+        }
+
+    @functools.cached_property
+    def predicted(self) -> dict[str, np.ndarray] | None:
+        """The same by the model's own `predict`; None where that is of another form."""
+        if self._predict is None:
+            return None
+        inputs = {name: np.concatenate([each[name] for each in self.rows]) for name in self.rows[0]}
+        return self._predict({name: each[: self.samples] for name, each in inputs.items()})
+
+    @property
+    def is_predicted(self) -> bool:
+        """Whether `predict` is to be compared at all."""
+        return self._predict is not None
+
+    def compute(self) -> None:
+        """All of it; what fails does so again for whoever asks for it."""
+        with contextlib.suppress(Exception):
+            _ = self.answers, self.predicted
+
+
 def verify(
     report: ExportReport,
     export: Export,
-    function: ConcreteFunction,
+    expected: Expected,
     data: bytes,
     contents: FileReport,
-    ranges: Sequence[tuple[float, float] | None],
     engine: Engine | None,
     layers_of: LayersOf,
-    predict: Predict | None,
 ) -> None:
     """Fill in what the file takes and gives, and how far it is from its network, output by output
     and layer by layer.
 
     Args:
-        function: the network in inference, of flat inputs, that returns name -> tensor.
         data: the file, `contents` what it consists of.
-        ranges: of the flat inputs, from which inputs are drawn if no data is given.
         engine: that of a file with its ranges; None of any other.
         layers_of: which layers a tensor of the file came from.
-        predict: the model's own, of name -> rows; None where the file is of another network.
 
     Raises:
         ConversionError: LiteRT cannot run the file.
     """
     file = loaded(data, contents, layers_of)
     report.inputs, report.outputs = described(file.inputs), described(file.outputs)
-    rows, report.samples, report.verified_on = rows_to_compare(export, function, ranges)
-    _compare_outputs(report, function, file, contents, rows, predict)
+    report.samples, report.verified_on = expected.samples, expected.source
+    _compare_outputs(report, expected, file, contents)
     if engine is not None:
-        _compare_layers(report, engine, data, rows[: -(-LAYER_SAMPLES // export.batch_size)])
+        rows = expected.rows[: -(-LAYER_SAMPLES // export.batch_size)]
+        _compare_layers(report, engine, data, rows)
     _warn_of_difference(report, contents)
 
 
@@ -123,50 +195,36 @@ def described(ends: Sequence[TensorInfo]) -> dict[str, dict[str, Any]]:
 
 
 def _compare_outputs(
-    report: ExportReport,
-    function: ConcreteFunction,
-    file: TFLiteModel,
-    contents: FileReport,
-    rows: list[dict[str, np.ndarray]],
-    predict: Predict | None,
+    report: ExportReport, expected: Expected, file: TFLiteModel, contents: FileReport
 ) -> None:
     names = [output.name for output in file.outputs]
     steps = dict(zip(names, contents.output_scales, strict=True))
-    expected: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    answers: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for batch in rows:
-        outputs = function(*(batch[spec.name] for spec in specs_of(function)))
-        given = file.answers(batch)
-        for name in names:
-            expected[name].append(outputs[name].numpy())
-            answers[name].append(given[name])
-    count = report.samples  # the rest fills the last batch
-    of_file = {name: np.concatenate(parts)[:count] for name, parts in answers.items()}
+    given = [file.answers(batch) for batch in expected.rows]
+    of_file = {
+        name: np.concatenate([answers[name] for answers in given])[: report.samples]
+        for name in names
+    }
     scales = {name: step or 1.0 for name, step in steps.items()}  # a float file is as it is
-    results = agreement(
-        {name: np.concatenate(parts)[:count] for name, parts in expected.items()}, of_file, scales
-    )
-    for name, result in results.items():
+    of_network = {name: expected.answers[name] for name in names}
+    for name, result in agreement(of_network, of_file, scales).items():
         report.largest_steps[name] = result.largest_steps
         report.mean_steps[name] = result.mean_steps
         report.argmax_agreement[name] = result.argmax_agreement
-    if predict is not None:
-        _compare_predict(report, predict, rows, of_file, scales)
+    if expected.is_predicted:
+        _compare_predict(report, expected, of_file, scales)
 
 
 def _compare_predict(
     report: ExportReport,
-    predict: Predict,
-    rows: list[dict[str, np.ndarray]],
+    expected: Expected,
     of_file: Mapping[str, np.ndarray],
     scales: Mapping[str, float],
 ) -> None:
     """What the user gets of the model beside what the file gives: the network that was traced may
     be another, as where a `predict_step` of the user's own puts something behind it.
     """
-    inputs = {name: np.concatenate([batch[name] for batch in rows]) for name in rows[0]}
     try:
-        answers = predict({name: values[: report.samples] for name, values in inputs.items()})
+        answers = expected.predicted
     except Exception as error:  # a diagnosis must not cost the file
         logger.warning("No comparison with `predict`: %s: %s", type(error).__name__, error)
         return

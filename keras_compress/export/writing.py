@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from keras_compress._shared.checks import value_error
 from keras_compress._shared.files import write_atomically
 from keras_compress.export.detections import check_heads, check_same_heads, detecting
+from keras_compress.export.firmware import warn_of_firmware
 from keras_compress.export.float_ops import named, refuse, rounded_anyway
 from keras_compress.export.input_ranges import check_calibrated, input_ranges
 from keras_compress.export.record import forget_record
@@ -25,7 +28,7 @@ from keras_compress.export.rows import (
     specs_of,
 )
 from keras_compress.export.source import Range, Source
-from keras_compress.export.verify import described, verify
+from keras_compress.export.verify import Expected, described, verify
 from keras_compress.ranges import quantization_of_range
 from keras_compress.reports.export import ExportReport
 from keras_compress.specs.export import INTEGER_MODES, Export
@@ -75,30 +78,47 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
         check_calibrated(source.engine, export)
     ranges = input_ranges(source.specs(export.batch_size), export)
     with source.rounding_inputs(ranges) if quantized and ranges else contextlib.nullcontext():
+        progress("tracing", None, None)
         function = source.function(export.batch_size, quantized=quantized)
         check_heads(export, function)
         how = conversion(export, function, quantized, ranges)
         if quantized and source.asymmetric:
             how = _asymmetric(how, export, source, function)
         rows = calibration_rows(export, function, how)
-        data = convert(function, how, representative=rows, progress=progress)
+        expected = _expected(export, source, function, ranges, quantized)
+
+        @functools.cache
+        def in_float() -> ConcreteFunction:
+            if not quantized:
+                return function
+            return source.function(export.batch_size, quantized=False)
+
+        def meanwhile() -> None:
+            """What needs no file is done while the child makes it."""
+            expected.compute()
+            with contextlib.suppress(Exception):  # it fails again for whoever asks for it
+                in_float()
+
+        progress("converting", None, None)
+        data = convert(function, how, representative=rows, progress=progress, meanwhile=meanwhile)
         if export.sparse:
             check_sparse(data, export)
         contents = inspect_tflite(data)
-        progress("comparing with the network", None, None)
         report = _measured(export, data, contents)
         report.guessed = tuple(guessed(function, how, contents, rows is not None))
         if export.mode in INTEGER_MODES:
             _check_float_ops(report, export, source, contents, quantized)
-        _verify(report, export, source, function, data, contents, ranges, quantized)
-        progress("measuring the float file", None, None)
-        _measure_float(report, export, source)
+        with _float_sizes(export, in_float) as sizes:
+            progress("comparing with the network", None, None)
+            _verify(report, export, source, expected, data, contents, quantized)
+            progress("measuring the float file", None, None)
+            _measure_float(report, sizes)
         if export.postprocess is not None:
             drawn = drawn_ranges(source, ranges, function)
             data = _with_detections(report, export, function, data, drawn)
         _put_down(report, export, data)
         if export.c_array:
-            _warn_of_firmware(export, contents)
+            warn_of_firmware(export, contents)
     return report
 
 
@@ -220,14 +240,32 @@ def unknown_ops(data: bytes, export: Export) -> list[str]:
     return unknown
 
 
+def _expected(
+    export: Export,
+    source: Source,
+    function: ConcreteFunction,
+    ranges: Mapping[int, Range],
+    quantized: bool,
+) -> Expected:
+    """What the network of an export's function gives, as it computes itself."""
+
+    def network() -> ConcreteFunction:
+        if not quantized:
+            return function
+        return source.function(export.batch_size, quantized=True, for_file=False)
+
+    # A graph has none, and of a model that rounds a float file is another network.
+    predict = source.predict if source.keras is not None and source.rounds == quantized else None
+    return Expected(export, network, drawn_ranges(source, ranges, function), predict)
+
+
 def _verify(
     report: ExportReport,
     export: Export,
     source: Source,
-    function: ConcreteFunction,
+    expected: Expected,
     data: bytes,
     contents: FileReport,
-    ranges: Mapping[int, Range],
     quantized: bool,
 ) -> None:
     """Compare the file with the network as it computes itself, where LiteRT can run it.
@@ -240,14 +278,9 @@ def _verify(
     if unknown:
         report.verified_on = f"nothing: LiteRT does not have {', '.join(unknown)}"
         return
-    if quantized:
-        function = source.function(export.batch_size, quantized=True, for_file=False)
-    drawn = drawn_ranges(source, ranges, function)
     engine = source.engine if quantized else None
     layers = source.layers_of(contents.outputs, quantized)
-    # A graph has none, and of a model that rounds a float file is another network.
-    predict = source.predict if source.keras is not None and source.rounds == quantized else None
-    verify(report, export, function, data, contents, drawn, engine, layers, predict)
+    verify(report, export, expected, data, contents, engine, layers)
 
 
 def drawn_ranges(
@@ -290,30 +323,6 @@ def _put_down(report: ExportReport, export: Export, data: bytes) -> None:
     forget_record(export.path)
 
 
-def _warn_of_firmware(export: Export, contents: FileReport) -> None:
-    """Say what in a file not all firmware can compute: a scale for each unit of a dense layer, and
-    uint8.
-    """
-    if any(each.kernel and each.dtype == "uint8" for each in contents.tensors):
-        logger.warning(
-            "The C files of %s compute in uint8, as the graph's kernels are rounded over ranges "
-            "whose middle is not 0; TFLite Micro has kernels for int8 only. Round the graph with "
-            "symmetric ranges, or give a graph without fake-quant ops and data to calibrate on.",
-            export.path,
-        )
-    # Of kernels of rank 2 they are the only ones.
-    dense = [each for each in contents.tensors if each.kernel and len(each.shape) == 2]
-    several = [each.name for each in dense if len(each.scales) > 1]
-    if several:
-        logger.warning(
-            "The C files of %s have dense layers with one scale for each unit (%s), which TFLite "
-            "Micro before autumn 2024, NNAPI and older NPUs refuse or compute wrongly: "
-            "`Export(per_channel_dense=False)` gives each layer one.",
-            export.path,
-            ", ".join(several[:3]) + (", ..." if len(several) > 3 else ""),
-        )
-
-
 def guessed(
     function: ConcreteFunction, how: Conversion, contents: FileReport, calibrated: bool
 ) -> Iterator[str]:
@@ -348,14 +357,34 @@ def check_sparse(data: bytes, export: Export) -> None:
         ) from error
 
 
-def _measure_float(report: ExportReport, export: Export, source: Source) -> None:
-    """Note how large the same network is as a float file."""
+@contextlib.contextmanager
+def _float_sizes(
+    export: Export, make: Callable[[], ConcreteFunction]
+) -> Iterator[Future[tuple[int, int]] | None]:
+    """How large the same network is as a float file, (bytes, zipped bytes): the child makes it
+    while this process does what is inside. None: the export is that file. `make`: of its network.
+    """
     if export.mode == "float32" and not export.sparse:
+        yield None
+        return
+    beside = ThreadPoolExecutor(1)
+    sizes: Future[tuple[int, int]] = Future()
+    try:
+        sizes = beside.submit(measure, make(), Conversion("float32", timeout=export.timeout))
+    except Exception as error:
+        sizes.set_exception(error)
+    try:
+        yield sizes
+    finally:
+        beside.shutdown(wait=False)  # where the file has failed, nobody asks for another's size
+
+
+def _measure_float(report: ExportReport, sizes: Future[tuple[int, int]] | None) -> None:
+    """Note how large the same network is as a float file, once that is known."""
+    if sizes is None:
         report.float_bytes, report.float_zipped_bytes = report.bytes, report.zipped_bytes
         return
     try:
-        how = Conversion("float32", timeout=export.timeout)
-        function = source.function(export.batch_size, quantized=False)
-        report.float_bytes, report.float_zipped_bytes = measure(function, how)
+        report.float_bytes, report.float_zipped_bytes = sizes.result()
     except Exception as error:  # a size to compare with must not cost the file
         logger.warning("No float file to compare sizes with: %s", error)

@@ -77,7 +77,8 @@ class Compress(_Member):
             was of another network. False: they keep it.
         verbose: 1 prints, as Keras' own callbacks do, the plan in a line, what was reached and what
             became of the file, and logs it all to the logger "keras_compress" at level INFO. 2
-            prints the whole plan, as `preview` has it. 0: neither, but for warnings.
+            prints the whole plan, as `preview` has it, and how long each part of making the file
+            took. 0: neither, but for warnings.
         on_export: called with the `Report` when the fit is through and its file exists, to hand
             it on: `lambda report: mlflow.log_artifact(report.export.path)`. An exception in it is
             logged, with its traceback, and costs nothing.

@@ -7,6 +7,7 @@ and functions are not touched.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import logging
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_compress.engines.engine import engine_of
 from keras_compress.engines.strip import strip
 from keras_compress.frameworks.adapter import Adapter, ValidationData, wrap_method
 from keras_compress.frameworks.protocols import KerasModel, Method
@@ -72,7 +74,9 @@ class Validation:
         self._networks = ValidationReport()
         self._add(self._networks, "float", lambda: None)
         if rounds:
-            self._add(self._networks, "fake-quantized", lambda: functools.partial(_ask, model))
+            engine = engine_of(model)
+            with contextlib.nullcontext() if engine is None else engine.holding_numbers():
+                self._add(self._networks, "fake-quantized", lambda: functools.partial(_ask, model))
 
     def report(self, path: str | None) -> ValidationReport:
         """The metrics of the networks and, unless `path` is None, of the file that stands there."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from keras_compress.export.progress import progress_line
+from keras_compress.export.progress import Parts, progress_line
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.reports.fit import Report
 from keras_compress.reports.shown import say
@@ -54,13 +54,23 @@ class Voice:
 
     @contextlib.contextmanager
     def progress(self, export: Export | None) -> Iterator[Progress]:
-        """While a file is made and checked, which may take its time after the last epoch."""
+        """While a file is made and checked, which may take its time after the last epoch: how much
+        of it was what, is told afterwards where everything is wanted, and logged.
+        """
         wanted = self.verbose or any(member.shows_progress for member in self._members)
         if export is None or not wanted or not self._adapter.prints:
-            yield silently
-            return
-        with progress_line(export.path) as told:
-            yield told
+            line: contextlib.AbstractContextManager[Progress] = contextlib.nullcontext(silently)
+        else:
+            line = progress_line(export.path)
+        with line as told:
+            parts = Parts(told)
+            yield parts
+            parts.end()
+        if export is not None and parts.seconds and self.verbose:
+            text = f"{export.path} took {parts.in_a_line()}."
+            logger.info("%s", text)
+            if self.verbose > 1:
+                self.say(text)
 
     def conclude(self, member: Speaker, report: Report) -> None:
         """What became of the file."""

@@ -285,14 +285,17 @@ class Adapter(abc.ABC):
         if config is not None:
             model.build_from_config(config)
 
-    def retrace(self, model: KerasModel) -> None:
-        """Make the next step of every kind trace anew, in mid-epoch too.
+    def retrace(self, model: KerasModel, training_alone: bool = False) -> None:
+        """Make the next step of every kind trace anew, in mid-epoch too; or, where what `evaluate`
+        and `predict` answer stays the same, the next training step alone.
 
         Both Keras look up `train_function` at every step, so a new one takes effect at the very
         next; the other two are made on demand once they are None.
         """
         if model.train_function is not None:
             model.make_train_function(force=True)
+        if training_alone:
+            return
         model.test_function = None
         model.predict_function = None
 

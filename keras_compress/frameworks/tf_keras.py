@@ -172,17 +172,17 @@ class TFKeras(Adapter):
         steps = model._steps_per_execution
         return 1 if steps is None else int(steps.numpy())
 
-    def retrace(self, model: Any) -> None:
+    def retrace(self, model: Any, training_alone: bool = False) -> None:
         # While the last, shorter execution of an epoch runs, the variable holds its length; a train
         # function made for a length of 1 would run single steps ever after, and drop updates.
         whole = (self.compile_arguments(model) or {}).get("steps_per_execution")
         now = self.steps_per_execution(model)
         if not isinstance(whole, int) or whole == now:
-            super().retrace(model)
+            super().retrace(model, training_alone)
             return
         model._steps_per_execution.assign(whole)
         try:
-            super().retrace(model)
+            super().retrace(model, training_alone)
         finally:
             model._steps_per_execution.assign(now)
 

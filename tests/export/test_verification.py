@@ -495,3 +495,23 @@ def test_a_file_that_is_another_network_is_warned_of(keras, digits, tmp_path, ca
     (said,) = [r.getMessage() for r in caplog.records if r.name == "keras_compress"]
     assert f"The file at {report.path} is not the network that was trained" in said
     assert f"layer {report.layers[0].path!r}" in said
+
+
+# --- what is left of it
+
+
+def test_after_the_comparison_predict_follows_the_ranges(keras, digits, tmp_path):
+    """It is compared over ranges that are written into its graph, which nobody must go on with."""
+    x, y, *_ = digits
+    model = small_net(keras, jit_compile=False)
+    export = kc.Export(tmp_path / "net.tflite")
+    compress = kc.Compress(quantization=kc.Quantization(), export=export, verbose=0)
+    model.fit(x[:64], y[:64], verbose=0, callbacks=[compress])
+    assert compress.report.export.predict_steps["probabilities"] <= 2
+    before = model.predict(x[:8], verbose=0)
+    engine_of(model).quantizers.set_input_range(0, (0.0, 0.1))  # pixels are in [0, 1]
+    assert np.abs(model.predict(x[:8], verbose=0) - before).max() > 0.01
+    kc.export_tflite(model, export)  # with what `predict` has traced by now
+    narrow = model.predict(x[:8], verbose=0)
+    engine_of(model).quantizers.set_input_range(0, (0.0, 1.0))
+    assert np.abs(model.predict(x[:8], verbose=0) - narrow).max() > 0.01

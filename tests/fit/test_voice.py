@@ -4,7 +4,9 @@ import contextlib
 import errno
 import io
 import logging
+import re
 import sys
+import time
 import weakref
 
 import pytest
@@ -12,6 +14,7 @@ import tensorflow as tf
 from helpers.nets import small_net
 
 import keras_compress as kc
+from keras_compress.export.progress import Parts
 from keras_compress.frameworks import own_traces
 from keras_compress.frameworks.own_traces import keep_quiet_about_them
 
@@ -74,6 +77,42 @@ def test_verbose_2_prints_the_preview_and_0_nothing(keras, digits, capsys):
     assert "zeros at the end" in printed
     fit(keras, digits, kc.Compress(pruning=PRUNING, verbose=0))
     assert capsys.readouterr().out == ""
+
+
+def test_verbose_2_tells_how_long_each_part_of_a_file_took(keras, digits, tmp_path, capsys, caplog):
+    x, y, *_ = digits
+    caplog.set_level(logging.INFO, logger="keras_compress")
+    export = kc.Export(tmp_path / "net.tflite", mode="float32")
+    began = time.perf_counter()
+    data = {"validation_data": (x[:16], y[:16])}
+    fit(keras, digits, kc.Compress(pruning=PRUNING, export=export, verbose=2), **data)
+    whole = time.perf_counter() - began
+    (line,) = (each for each in capsys.readouterr().out.splitlines() if " took " in each)
+    assert line in caplog.messages
+    total, told = re.fullmatch(r".*net\.tflite took ([\d.]+) s: (.*)\.", line).groups()
+    parts = {name: float(seconds) for name, seconds in re.findall(r"([a-z ]+) ([\d.]+)", told)}
+    assert [name.strip() for name in parts] == [
+        "tracing",
+        "converting",
+        "comparing with the network",
+        "measuring the float file",
+        "evaluating on the validation data",
+    ]
+    assert float(total) == pytest.approx(sum(parts.values()), abs=0.3)  # a digit each
+    assert 0 < float(total) < whole
+
+
+def test_parts_that_come_again_are_added_up(monkeypatch):
+    now = iter([10.0, 11.0, 14.0, 15.5])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
+    told = []
+    parts = Parts(lambda *what: told.append(what))
+    for what, count in (("tracing", None), ("converting", 1), ("converting", 2), ("tracing", None)):
+        parts(what, count, None)
+    parts.end()
+    assert parts.seconds == {"tracing": 1.0 + 1.5, "converting": 3.0}
+    assert parts.in_a_line() == "5.5 s: tracing 2.5, converting 3.0"
+    assert len(told) == 4
 
 
 def test_why_there_is_no_file(keras, digits, tmp_path, monkeypatch, capsys):

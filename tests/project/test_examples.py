@@ -321,3 +321,24 @@ def test_the_cost_of_a_step_is_measured(which, tmp_path):
         for row in ("off", "on")
     )
     assert off <= 5 < on
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("which", ["3", "2"])
+def test_the_cost_of_the_edges_is_measured(which, tmp_path):
+    printed, _ = outputs(BENCHMARKS / "edges.py", tmp_path, "--quick", "--keras", which)
+    rows = last_rows(printed)
+    phases = ("plain", "off", "watching", "on", "frozen")
+    assert list(rows) == [f"LeNet b32: {phase}" for phase in phases]
+    # Validation is not traced where only watching begins.
+    assert [int(cells[7]) for cells in rows.values()] == [1, 1, 0, 1, 1]
+
+
+@pytest.mark.sweep
+def test_without_a_gpu_its_benchmark_refuses(tmp_path):
+    command = [sys.executable, BENCHMARKS / "gpu.py"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "sees no GPU here; on a CUDA machine `pip install 'tensorflow[and-cuda]'`" in done.stderr
+    assert list(tmp_path.iterdir()) == []

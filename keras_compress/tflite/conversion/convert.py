@@ -15,7 +15,12 @@ from keras_compress._shared.checks import check_choice, check_positive, value_er
 from keras_compress.specs.export import END_TYPES
 from keras_compress.tflite.conversion.errors import ConversionError, remedy_for_crash, translate
 from keras_compress.tflite.conversion.graph_defs import release
-from keras_compress.tflite.conversion.process import Session, WorkerCrashError, WorkerTimeoutError
+from keras_compress.tflite.conversion.process import (
+    Session,
+    WorkerCrashError,
+    WorkerTimeoutError,
+    nothing,
+)
 from keras_compress.tflite.probe.probing import trust
 
 if TYPE_CHECKING:
@@ -96,6 +101,7 @@ def convert(
     *,
     representative: Iterable[Mapping[str, np.ndarray]] | None = None,
     progress: Progress = silently,
+    meanwhile: Callable[[], None] = nothing,
 ) -> bytes:
     """Converts a ConcreteFunction in a child process.
 
@@ -109,6 +115,7 @@ def convert(
         representative: to calibrate on; dicts of input name -> one batch. Without it, where it
             could be used, every range is the `default_range`.
         progress: told how many batches have been calibrated on.
+        meanwhile: done while the child works; it converts nothing itself.
 
     Raises:
         ConversionError: the converter failed, crashed or took longer than the time-out.
@@ -120,7 +127,7 @@ def convert(
     if representative is not None and not how.calibrates:
         rule = f"None in mode {how.mode!r}{' of a quantized function' * how.quantized}"
         raise value_error("convert", "representative", representative, rule)
-    data = _run(function, how, "model.tflite", representative, progress)
+    data = _run(function, how, "model.tflite", representative, progress, meanwhile)
     if not how.sparse:  # of such a file it has to be tried whether LiteRT runs it
         trust(data)
     return data
@@ -140,6 +147,7 @@ def _run(
     result: str,
     representative: Iterable[Mapping[str, np.ndarray]] | None = None,
     progress: Progress = silently,
+    meanwhile: Callable[[], None] = nothing,
 ) -> bytes:
     """The bytes of the file `result` that the child makes."""
     inputs, outputs = _signature_ends(function)
@@ -181,7 +189,7 @@ def _run(
             progress("calibrating", count, job["samples"])
 
         try:
-            session.run(how.timeout, told)
+            session.run(how.timeout, told, meanwhile)
         except WorkerTimeoutError as error:
             raise ConversionError(
                 str(error), "Give it more with `timeout`, or export a smaller model", error.chatter

@@ -22,6 +22,10 @@ _ENDING = 5.0
 """Seconds that a child gets which has closed its end without an answer."""
 
 
+def nothing() -> None:
+    """What is done while a child works, where that is nothing."""
+
+
 class WorkerError(Exception):
     """The child gave no answer. `chatter` is what it printed during the job."""
 
@@ -54,10 +58,17 @@ class Worker(Child):
         stands = super().usable() and self._log.exists()
         return stands and self.environment == child_environment()
 
-    def run(self, job: Path, timeout: float, progress: Callable[[int], None] | None = None) -> None:
+    def run(
+        self,
+        job: Path,
+        timeout: float,
+        progress: Callable[[int], None] | None = None,
+        meanwhile: Callable[[], None] = nothing,
+    ) -> None:
         """Has a job's folder worked on; returns when its answer lies there.
 
-        `progress` is told how many batches the child has calibrated on.
+        `progress` is told how many batches the child has calibrated on; `meanwhile` is done while
+        the child works.
 
         Raises:
             WorkerCrashError, WorkerTimeoutError: there is no answer, and the child is gone.
@@ -77,6 +88,7 @@ class Worker(Child):
             with contextlib.suppress(BrokenPipeError):  # then the answer is missing too
                 given.write(f"{job}\n")
                 given.flush()
+            meanwhile()
             while (answer := answers.readline()).strip().isdecimal():
                 if progress is not None:
                     progress(int(answer))
@@ -130,10 +142,15 @@ class Session:
             raise
         return self
 
-    def run(self, timeout: float, progress: Callable[[int], None] | None = None) -> None:
+    def run(
+        self,
+        timeout: float,
+        progress: Callable[[int], None] | None = None,
+        meanwhile: Callable[[], None] = nothing,
+    ) -> None:
         """Has the job in `folder` done; see `Worker.run` for what it raises."""
         try:
-            self._worker.run(self.folder, timeout, progress)
+            self._worker.run(self.folder, timeout, progress, meanwhile)
         except BaseException:  # Ctrl-C too: the child is in the middle of something
             _keeper.stop()
             raise
