@@ -59,7 +59,7 @@ def test_a_tensor_with_numbers_is_an_eager_tensor():
 
 
 def test_a_graph_that_xla_compiles_is_marked_as_such():
-    """`devices.only_cpus` asks so, inside of branches and of functions that are called too."""
+    """`devices.under_xla` asks so, inside of branches and of functions that are called too."""
     marked = []
 
     def note():
