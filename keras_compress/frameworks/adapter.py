@@ -279,12 +279,15 @@ class Adapter(abc.ABC):
         with model.distribute_strategy.scope():
             fresh = self.new_like(own)
             self.build_optimizer(fresh, weights)
-            put_back(own, fresh, self.kept_by(own))
+            put_back(own, fresh, self.kept_by)
         return self.forget_traces(own)
 
     def new_like(self, optimizer: Any) -> Any:
-        """A new optimizer of the same config."""
-        return type(optimizer).from_config(optimizer.get_config())
+        """A new optimizer of the same config, but for its rate, which makes no slots."""
+        config = dict(optimizer.get_config())
+        if "learning_rate" in config:  # a user's schedule may not be made again so easily
+            config["learning_rate"] = 0.1
+        return type(optimizer).from_config(config)
 
     @abc.abstractmethod
     def slotted(self, optimizer: Any, model: KerasModel) -> list[Any]:

@@ -222,43 +222,34 @@ def _named(changed: type, plain: type) -> type:
 # --- slots
 
 
-def put_back(optimizer: Any, fresh: Any, kept: list[Any]) -> None:
-    """Give all variables of an optimizer, but `kept`, the values of those of a new one, which was
-    built on the same weights.
+def put_back(optimizer: Any, fresh: Any, kept_by: Callable[[Any], list[Any]]) -> None:
+    """Give all variables of an optimizer, but those that it keeps, the values of those of a new
+    one, which was built on the same weights.
     """
-    ours, theirs = dict(_variables(optimizer)), dict(_variables(fresh))
-    left = {id(each) for each in kept}
-    for place, variable in ours.items():
+    theirs = dict(_slots(fresh, kept_by(fresh)))
+    for place, variable in _slots(optimizer, kept_by(optimizer)):
         new = theirs.get(place)
-        if new is not None and new is not variable and id(variable) not in left:
+        if new is not None and new is not variable:  # both know the weights themselves
             variable.assign(tf.convert_to_tensor(new))
 
 
-def _variables(optimizer: Any) -> Iterator[tuple[tuple[str, object], Any]]:
+def _slots(optimizer: Any, kept: list[Any]) -> Iterator[tuple[object, Any]]:
     """(where it is, variable): in an attribute, or in a list or dict that is one. Not all stand in
     the public `variables`: tf_keras' Nadam keeps one to itself.
     """
+    left = {id(each) for each in kept}
     for name, value in vars(optimizer).items():
-        if isinstance(value, dict):
-            inside = [
-                ((key, inner), each)
-                for key, own in value.items()
-                for inner, each in (own.items() if isinstance(own, dict) else [("", own)])
-            ]
-        elif isinstance(value, list | tuple):
-            inside = list(enumerate(value))  # type: ignore[arg-type]
-        else:
-            inside = [(("", ""), value)]
-        for key, each in inside:
+        found = [each for each in tf.nest.flatten([value]) if id(each) not in left]
+        for number, each in enumerate(found):
             if hasattr(each, "assign") and hasattr(each, "shape"):
-                yield (name, key), each
+                yield (name, number), each
 
 
 class MakesOptimizers(Protocol):
     """An adapter, as far as it is asked here."""
 
     def new_like(self, optimizer: Any) -> Any:
-        """A new optimizer of the same config."""
+        """A new optimizer of the same config, but for its rate."""
 
 
 def why_not_made_again(adapter: MakesOptimizers, optimizer: Any) -> str | None:
