@@ -19,7 +19,6 @@ class OfUpdates(Protocol):
     def restart_optimizer(self) -> bool: ...
 
 
-
 def set_field(spec: object, name: str, value: object) -> None:
     """Store a checked value in a frozen dataclass that is being made."""
     object.__setattr__(spec, name, value)
