@@ -66,6 +66,25 @@ class Recipe:
         """The optimizer of the next update; None where nobody knows it."""
         return self.optimizer or getattr(self._engine.model, "optimizer", None)
 
+    def planned(self, quantized_from: int | None) -> tuple[list[tuple[int, float]], list[int]]:
+        """([(update, factor from it on)], [update before which the optimizer begins anew]), both in
+        order, of a plan whose first rounded update is known.
+        """
+        pruned_from, pruned, quantized = self._factors()
+        factors = []
+        if pruned is not None and pruned_from is not None:
+            factors.append((pruned_from, pruned))
+        if quantized is not None and quantized_from is not None:
+            factors = [each for each in factors if each[0] < quantized_from]
+            factors.append((quantized_from, quantized))
+        froms = {"pruning": pruned_from, "quantization": quantized_from}
+        restarts = {
+            froms[name]
+            for name, spec in self._asked.items()
+            if spec is not None and spec.restart_optimizer
+        }
+        return factors, sorted(each for each in restarts if each is not None)
+
     def check(self, owner: str = "Compress") -> None:
         """Refuse an optimizer with which this cannot be done.
 

@@ -99,6 +99,7 @@ def assert_equal_weights(model, other):
 # --- the rate
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_every_optimizer_updates_with_a_multiple_of_its_rate(keras, name):
     ours, theirs = net(keras), net(keras)
@@ -167,6 +168,7 @@ def compiled(keras, optimizer, **kwargs):
     return model
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("together", [1, 3, 9], ids="{} steps per execution".format)
 def test_the_rate_falls_at_the_very_update_inside_of_an_execution(keras, data, together):
     model = compiled(keras, keras.optimizers.SGD(RATE), steps_per_execution=together)
@@ -179,6 +181,7 @@ def test_the_rate_falls_at_the_very_update_inside_of_an_execution(keras, data, t
     assert_equal_weights(model, other)
 
 
+@pytest.mark.by_turns
 def test_what_callbacks_make_of_the_rate_is_multiplied(keras, data):
     """They read it as it is."""
     rates, seen = [0.05, 0.03, 0.01], []
@@ -308,6 +311,20 @@ def test_an_optimizer_that_scales_the_loss_goes_by_the_rate_too(keras, data):
     assert_equal_weights(model, other)
 
 
+@pytest.mark.by_turns
+def test_a_preview_tells_what_becomes_of_rate_and_optimizer(keras):
+    planned = kc.preview(
+        compiled(keras, made(keras, "Adam")),
+        pruning=nothing_pruned(learning_rate_factor=0.5, restart_optimizer=True),
+        quantization=kc.Quantization(delay=7, learning_rate_factor=0.1),
+        steps=STEPS,
+    )
+    assert planned.learning_rate_factors == [(6, 0.5), (8, 0.1)]
+    assert planned.restarts == [6]
+    assert "from update 8 on updates are made with 0.1 of the rate" in str(planned)
+    assert "before update 6 the optimizer begins anew" in str(planned)
+
+
 # --- resumed
 
 
@@ -387,9 +404,9 @@ def test_a_step_that_goes_by_another_rate_is_an_error(keras):
             return self.iterations.assign_add(1)
 
     compress.begin(model, optimizer=Past(RATE))
-    with pytest.raises(RuntimeError, match="Past was not asked for its learning rate"):
-        with compress.step():
-            apply(model, compress._loop._optimizer, 1)
+    unasked = "Past was not asked for its learning rate"
+    with pytest.raises(RuntimeError, match=unasked), compress.step():
+        apply(model, compress._loop._optimizer, 1)
     with pytest.raises(ValueError, match="`optimizer` must be given for a model that is not"):
         kc.Compress(pruning=pruning, verbose=0).begin(net(keras))
 
@@ -397,7 +414,7 @@ def test_a_step_that_goes_by_another_rate_is_an_error(keras):
 def refused(keras, optimizer, data, **asked):
     model = compiled(keras, optimizer)
     before = model.get_weights()
-    with pytest.raises(ValueError, match="`(restart_opt|learning_rate_f).* must be left") as found:
+    with pytest.raises(ValueError, match=r"`(restart_opt|learning_rate_f).* must be left") as found:
         fit(model, data, [kc.Compress(pruning=nothing_pruned(**asked), verbose=0)])
     np.testing.assert_array_equal(model.get_weights()[0], before[0])
     assert kc.compression_of(model) is None
