@@ -111,23 +111,26 @@ class Recipe:
         if not self.asks or self.used is None:
             return contextlib.nullcontext()
         self._traced_with = self._holding
-        self.updates.rate_was_read = False
+        self.updates.were_made = self.updates.rate_was_read = False
         return self._engine.adapter.making(self.used, self.updates)
 
-    def check_rate_was_read(self) -> None:
-        """Refuse a step that would have gone by another rate without a word.
+    def check_it_was_done(self) -> None:
+        """Refuse a step that would have gone another way without a word.
 
         Raises:
-            RuntimeError: no update inside of it has asked the optimizer for its rate.
+            RuntimeError: no update inside of it was the optimizer's, or has asked it for its rate.
         """
-        engine = self._engine
-        trains = any(each.trainable for each in engine.model.weights)
-        if self.has_factor and trains and not self.updates.rate_was_read:
+        if not self.asks or not any(each.trainable for each in self._engine.model.weights):
+            return
+        what = "" if self.updates.were_made else "made no update"
+        if self.has_factor and not self.updates.rate_was_read:
+            what = what or "was not asked for its learning rate"
+        if what:
             raise RuntimeError(
-                "Compress: with a `learning_rate_factor` the updates must be made by the "
-                "optimizer that is known here, by its `apply_gradients` or `apply`, and a compiled "
-                "step be traced inside of a step of ours. Received: a step in which "
-                f"{type(self.used).__name__} was not asked for its learning rate"
+                "Compress: with a `learning_rate_factor` or `restart_optimizer` the updates must "
+                "be made by the optimizer that is known here, by its `apply_gradients` or `apply`, "
+                "and a compiled step be traced inside of a step of ours. Received: a step in which "
+                f"{type(self.used).__name__} {what}"
             )
 
     @property

@@ -45,7 +45,7 @@ class TrainStep:
                     following.enter_context(engine.streams.going_on(generators))
                 following.enter_context(engine.recipe.updating())
                 logs = original(data)
-                engine.recipe.check_rate_was_read()
+                engine.recipe.check_it_was_done()
             if engine.pruner is not None:
                 engine.pruner.after_step(step)
             return self._with_ours(logs)

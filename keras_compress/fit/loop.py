@@ -66,7 +66,7 @@ class Loop:
         self._epochs = 0
         self._traced_in = Phase.OFF if self.engine is None else self.engine.phase
         """The last phase in which the network was seen to be called anew."""
-        self._rate_is_read = False
+        self._updates_as_asked = False
 
     @property
     def engine(self) -> Engine | None:
@@ -145,9 +145,9 @@ class Loop:
             if isinstance(error, tf.errors.InvalidArgumentError) and STALE in str(error):
                 raise RuntimeError(STALE) from error
             raise
-        if self._count() != counted and not self._rate_is_read:
-            engine.recipe.check_rate_was_read()
-            self._rate_is_read = True  # what was traced goes on reading it
+        if self._count() != counted and not self._updates_as_asked:
+            engine.recipe.check_it_was_done()
+            self._updates_as_asked = True  # what was traced goes on so
         if engine.pruner is not None:
             engine.pruner.after_step(step)
         if quantizers is not None and self._traced_in is not engine.phase:

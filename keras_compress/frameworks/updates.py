@@ -28,7 +28,8 @@ class Updates:
             the rate as it is.
         forgotten: the optimizer's own count in the graph of the update -> how much of it was made
             before it began anew; None: the count as it is.
-        rate_was_read: whether an update has asked for its rate since this was last set to False.
+        were_made, rate_was_read: whether there was an update, and whether one has asked for its
+            rate, since these were last set to False.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Updates:
     ) -> None:
         self.factor = factor
         self.forgotten = forgotten
-        self.rate_was_read = False
+        self.were_made = self.rate_was_read = False
         self._lock = threading.Lock()
         self._inside = 0
         """How many steps are going on: each replica of a strategy has a thread of its own."""
@@ -66,6 +67,7 @@ class Updates:
     def applying(self) -> Iterator[None]:
         """Around an update: the rate that is read inside is multiplied."""
         self._seen.clear()
+        self.were_made = True
         self._applying += 1
         try:
             yield

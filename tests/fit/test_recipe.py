@@ -397,6 +397,14 @@ def test_a_step_that_goes_by_another_rate_is_an_error(keras):
     compress = kc.Compress(pruning=pruning, partial=True, verbose=0)
     compress.begin(model, optimizer=optimizer)
 
+    def by_another():
+        with compress.step():
+            apply(model, another, 1)
+            optimizer.iterations.assign_add(1)
+
+    with pytest.raises(RuntimeError, match="a step in which Adam made no update"):
+        by_another()
+
     class Past(type(another)):
         def apply_gradients(self, pairs):
             for gradient, weight in pairs:
