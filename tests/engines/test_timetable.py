@@ -131,7 +131,7 @@ def test_targets_and_whether_they_are_reached():
 
 
 def test_pruning_begins_with_the_first_of_its_schedules():
-    early = ConstantSparsity(target_sparsity=0.5, begin_step=0)
+    early = ConstantSparsity(target_sparsity=0.5, begin_step=0, frequency=1)
     late = PolynomialDecay(final_sparsity=0.5, begin_step=40, end_step=60)
     later = PolynomialDecay(final_sparsity=0.5, begin_step=0.5, end_step=60)
     timetable = Timetable(Pruning(late), None)

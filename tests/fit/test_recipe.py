@@ -229,7 +229,6 @@ def test_a_fit_begins_anew_before_the_first_mask(keras, data, name):
         # It counts its weights whenever it is traced, and a step that makes variables is traced
         # twice.
         other.optimizer.build(other.trainable_variables)
-        other.optimizer._u_product_counter -= len(other.trainable_variables)
     fit(other, data, first=EDGE - 1, steps=STEPS - EDGE + 1)
     assert_equal_weights(model, other)
 
@@ -412,7 +411,7 @@ def test_a_step_that_goes_by_another_rate_is_an_error(keras):
             return self.iterations.assign_add(1)
 
     compress.begin(model, optimizer=Past(RATE))
-    unasked = "Past was not asked for its learning rate"
+    unasked = "Past (was not asked for its learning rate|made no update)"
     with pytest.raises(RuntimeError, match=unasked), compress.step():
         apply(model, compress._loop._optimizer, 1)
     with pytest.raises(ValueError, match="`optimizer` must be given for a model that is not"):

@@ -22,6 +22,7 @@ from keras_compress import (
     Pruning,
     Quantization,
 )
+from keras_compress.specs.fields import OF_UPDATES
 
 HALF = PolynomialDecay(final_sparsity=0.5, begin_step=2, end_step=10)
 ANCHORS = np.array([[0.5, 0.5, 1, 0.1], [0.25, 0, 0.3, 2]], "float32")
@@ -98,7 +99,7 @@ def test_every_public_class_takes_part_in_the_round_trip():
 @pytest.mark.parametrize("value", ROUND_TRIPS, ids=repr)
 def test_a_config_that_misses_a_key_is_refused(value):
     config = value.get_config()
-    key = list(config)[-1]
+    key = [each for each in config if each not in OF_UPDATES][-1]
     config.pop(key)
     with pytest.raises(ValueError, match=re.escape(f"(missing: '{key}')")):
         type(value).from_config(config)
