@@ -53,7 +53,8 @@ def _by_digits(bits: tf.Tensor, k: tf.Tensor) -> Selected:
     """
     widths = _DIGITS_OF_MANY if bits.shape[0] >= _MANY else _DIGITS
     remaining = sum(widths)
-    found, left, counts = tf.constant(0), k, []
+    found, left = tf.constant(0), k
+    counts: list[tf.Tensor] = []
     for width in widths:
         remaining -= width
         # Where the upper bits agree with those found, none of them is left; where they do not, the
