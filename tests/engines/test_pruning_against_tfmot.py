@@ -32,6 +32,7 @@ from helpers.tfmot_fits import (
 
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
+from keras_compress.engines.in_place import selection
 from keras_compress.engines.in_place.masks import block_mask, m_by_n_mask, magnitude_mask
 from keras_compress.engines.in_place.selection import kth_largest
 
@@ -47,6 +48,7 @@ SHAPES = [
     (4097,),
     (3, 3, 24, 40),
     (130, 77),
+    (130, 127),  # so many weights that a histogram comes first
     (364, 362),  # so many weights that they are looked through with more bins
 ]
 SPARSITIES = (0.0, 0.1, 0.4999, 0.5, 0.77, 0.95, 0.999)
@@ -168,12 +170,14 @@ def test_threshold_and_mask_equal_tfmots(make, how):
             assert bits(found) == bits(their_threshold), case
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_the_kth_largest_and_how_many_are_no_smaller_for_every_k(jit_compile):
+@pytest.mark.parametrize("how", ["graph", "with-a-gpu", "xla"])
+def test_the_kth_largest_and_how_many_are_no_smaller_for_every_k(how, monkeypatch):
     # Against a sort by NumPy.
-    function = in_graph(kth_largest, jit_compile=jit_compile)
+    function = tf.function(kth_largest, autograph=False, jit_compile=how == "xla")
+    if how == "with-a-gpu":
+        monkeypatch.setattr(selection, "only_cpus", lambda: False)
     for make in (_half_zeros, _tied):
-        for size in (5, 1000, 4097, 140_000):
+        for size in (5, 4097, 20_000, 140_000):
             numbers = np.abs(kernel(make, (size,)))
             ordered = np.sort(numbers)[::-1]
             for k in (1, 2, size // 3, size // 2, size - 1, size):
@@ -185,8 +189,8 @@ def test_the_kth_largest_and_how_many_are_no_smaller_for_every_k(jit_compile):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_what_is_not_finite_is_noticed(jit_compile):
-    function = in_graph(kth_largest, jit_compile=jit_compile)
-    for size in (5, 140_000):
+    function = tf.function(kth_largest, autograph=False, jit_compile=jit_compile)
+    for size in (5, 20_000, 140_000):
         numbers = np.abs(kernel(_wide, (size,)))
         for broken in (np.inf, np.nan, -np.nan):
             numbers[size // 2] = broken
