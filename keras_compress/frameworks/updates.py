@@ -141,7 +141,7 @@ def tf_keras_class(plain: Any, updates: Updates) -> type:
 
         # Private: under XLA, on a GPU, each update is a function of its own. That of the class is
         # traced once for each weight and would keep what it read then.
-        @tf.function(jit_compile=True)
+        @tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
         def _update_step_xla(self, gradient: Any, variable: Any, key: int) -> Any:
             return self._update_step(gradient, variable)
 
