@@ -70,7 +70,7 @@ def mutations():
     wrong["schedules"] = [None, [], {"0/Conv2D/kernel/3x3x1x8": 3}, {}, {"a": {}}]
     wrong["steps"] = [None, {}, {"delay": 8}, {"delay": "8", "freeze_step": None}, {"a": 1}]
     for name in names:
-        if name != "weights":  # which older states have not
+        if name not in ("weights", "restarted_at"):  # which older states have not
             spoils[f"without {name}"] = without(name)
         for value in wrong[name]:
             spoils[f"{name}={value!r}"] = field(name, value)
