@@ -131,8 +131,9 @@ def distilled(model, x, y, epochs, steps, path):
                 answers = self(images, training=True)
                 loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(digits, answers))
                 if teachers:
-                    # Not at a temperature: the answers are rounded, many of them to 0.
-                    taught = teachers[0](images, training=False)
+                    # Not at a temperature: the answers are rounded, many of them to 0. By the
+                    # statistics of the batch: just pruned, the moving ones are far behind.
+                    taught = teachers[0](images, training=True)
                     taught = keras.losses.categorical_crossentropy(taught, answers)
                     loss = (loss + tf.reduce_mean(taught)) / 2
             weights = self.trainable_variables
