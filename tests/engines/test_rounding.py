@@ -80,6 +80,44 @@ def test_with_a_relu_in_one_it_is_both_one_after_the_other(limit, relu, bits):
         )
 
 
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_penalty_on_gradients_has_its_gradient(graph):
+    """That of a gradient, which is linear in the gradients that come in."""
+    numbers, high = tf.constant([1.0, 2.0, -1.0, 0.5]), tf.constant(3.0)
+
+    def second(function, x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = function(x**2 * tf.sign(x))
+            penalty = tf.reduce_sum(tape.gradient(y, x) ** 2)
+        return outer.gradient(penalty, x)
+
+    def both(x):
+        return (
+            second(lambda x: rounding.rounded(x, -high, high, 8), x),
+            second(lambda x: rounding.rounded_relu(x, 6.0, high, 8), x),
+        )
+
+    rounded, relu = tf.function(both)(numbers) if graph else both(numbers)
+    np.testing.assert_array_equal(rounded, [8.0, 0.0, -8.0, 4.0])  # (2 |x|)^2 inside
+    np.testing.assert_array_equal(relu, [8.0, 0.0, 0.0, 4.0])
+
+
+def test_nothing_but_zeros_has_its_gradient():
+    """As behind a kernel that begins as zeros, which would stay so."""
+    zeros, weights = tf.zeros(3), tf.constant([1.0, -2.0, 3.0])
+    for function in (rounding.rounded, FAKE_QUANT):
+        y, dx = value_and_gradient(
+            lambda x, function=function: function(x, tf.constant(0.0), tf.constant(0.0), 8),
+            zeros,
+            weights,
+        )
+        np.testing.assert_array_equal(y, zeros)
+        np.testing.assert_array_equal(dx, weights)
+
+
 @pytest.mark.parametrize("granularity", Granularity)
 def test_of_a_kernel_no_weight_is_beyond_the_last_integer_and_each_has_its_gradient(granularity):
     generator = np.random.default_rng(0)
@@ -182,3 +220,29 @@ def test_ranges_inside_of_a_layers_activation_are_watched_before_the_switch(kera
     inner = [key for key in ranges if key.endswith(("positive", "size"))]
     assert len(inner) == 4
     assert not [key for key in ranges if ranges[key][1] == 6.0]
+
+
+def test_an_activation_that_is_given_a_mask_too_is_trained_to_the_end(keras):
+    """What stops an iterator inside of a step, both Keras take for the end of the data."""
+
+    class Net(keras.Model):
+        def train_step(self, data):
+            (inputs,) = data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(self(inputs, training=True) ** 2)
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            return {"loss": loss}
+
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    inputs, mask = keras.Input((6,)), keras.Input((6,), dtype="bool")
+    hidden = layers.Softmax()(layers.Dense(6)(inputs), mask)
+    model = Net([inputs, mask], layers.Dense(3)(hidden))
+    model.compile("sgd", jit_compile=False)
+    rows = [np.ones((8, 6), "float32"), np.ones((8, 6), bool)]
+    quantization = kc.Quantization(delay=1, calibration_steps=1)
+    compress = kc.Compress(quantization=quantization, partial=True, verbose=0)
+    data = tf.data.Dataset.from_tensor_slices(tuple(rows)).batch(2).map(lambda *x: (x,))
+    model.fit(data, shuffle=False, verbose=0, callbacks=[compress])
+    assert int(model.optimizer.iterations.numpy()) == 4

@@ -379,7 +379,7 @@ class PatchedQuantizers(Quantizers):
         """An operation that is nothing but an activation."""
 
         def function(x: tf.Tensor) -> tf.Tensor:
-            return call.run_on([x])  # with the arguments of this call
+            return call.run_on([x, *call.inputs[1:]])  # with the arguments of this call, as a mask
 
         return self._activated(plan, function, call.inputs[0])
 

@@ -96,15 +96,20 @@ def nudged(low: tf.Tensor | float, high: tf.Tensor, bits: int) -> tuple[tf.Tenso
     scale = (high - low) / largest
     if isinstance(low, float) and low == 0.0:
         return tf.constant(0.0), largest * scale
-    zero_point = tf.clip_by_value(tf.floor(-low / scale + 0.5), 0.0, largest)
+    # Of nothing but zeros the scale is zero, and their gradient passes, as it does in TensorFlow's.
+    zero_point = tf.floor(tf.math.divide_no_nan(-low, scale) + 0.5)
+    zero_point = tf.clip_by_value(zero_point, 0.0, largest)
     return -zero_point * scale, (largest - zero_point) * scale
 
 
-def _inside(gradients: tf.Tensor, x: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _inside(
+    gradients: tf.Tensor, x: tf.Tensor, low: tf.Tensor, high: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, None, None, None]]]:
     """The gradients where low <= x <= high, else zero; of all ops that could, this one does it in
-    the fewest passes.
+    the fewest passes. It has no gradient of its own, which a penalty on gradients asks for.
     """
     inside, *_ = tf.raw_ops.QuantizeAndDequantizeV4Grad(
         gradients=gradients, input=x, input_min=low, input_max=high, axis=-1
     )
-    return inside
+    return inside, lambda again: (_inside(again, x, low, high), None, None, None)
