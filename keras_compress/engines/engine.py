@@ -7,7 +7,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -450,10 +450,7 @@ class Engine(abc.ABC):
             pruned.setdefault(id(target.kernel), []).append(target)
         for variable in self.model.weights:
             kernel = self.adapter.tf_variable(variable)
-            value = kernel.numpy()
-            for target in pruned.get(id(kernel), ()):
-                value[~target.kept()] = 0  # a copy, ours to write to
-            yield value
+            yield _masked(kernel, pruned.get(id(kernel), ()))
 
     def input_range(self, position: int) -> tuple[float, float] | None:
         """The watched range of a flat input; None for one that is not rounded."""
@@ -481,6 +478,13 @@ class Engine(abc.ABC):
         finally:
             for position, limits in watched.items():
                 quantizers.set_input_range(position, limits)
+
+
+def _masked(kernel: tf.Variable, targets: Iterable[Target]) -> np.ndarray:
+    value: np.ndarray = kernel.numpy()
+    for target in targets:
+        value[~target.kept()] = 0  # a copy, ours to write to
+    return value
 
 
 def engine_of(model: KerasLayer) -> Engine | None:
