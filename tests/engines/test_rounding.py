@@ -124,7 +124,7 @@ def test_of_a_kernel_no_weight_is_beyond_the_last_integer_and_each_has_its_gradi
     for _ in range(20):  # of TensorFlow's own op some of the largest have none
         values = generator.normal(size=(3, 3, 2, 4)).astype("float32")
         kernel = tf.Variable(values)
-        quantizer = KernelQuantizer(Mode(phase=Phase.ON), 8, granularity, kernel)
+        quantizer = KernelQuantizer(Mode(phase=Phase.ON, updating=True), 8, granularity, kernel)
         with tf.GradientTape() as tape:
             rounded = quantizer(tf.float32)
         weights = tf.constant(generator.normal(size=values.shape), tf.float32)
@@ -134,9 +134,20 @@ def test_of_a_kernel_no_weight_is_beyond_the_last_integer_and_each_has_its_gradi
         np.testing.assert_array_equal(rounded, np.rint(values / scale) * scale)
 
 
+@pytest.mark.parametrize("granularity", Granularity)
+def test_outside_of_a_training_step_a_kernel_is_that_of_the_file_to_the_last_bit(granularity):
+    values = np.random.default_rng(0).normal(size=(1, 1024, 1, 1024)).astype("float32")
+    mode = Mode(phase=Phase.ON)
+    quantizer = KernelQuantizer(mode, 8, granularity, tf.Variable(values))
+    with_network = quantizer(tf.float32)
+    mode.exporting = mode.constants = True
+    np.testing.assert_array_equal(with_network, quantizer(tf.float32))
+
+
 def test_of_a_frozen_kernel_what_has_grown_beyond_stays_at_the_last_integer():
     kernel = tf.Variable([[0.5, -1.0], [0.25, 2.0]])
-    quantizer = KernelQuantizer(Mode(phase=Phase.FROZEN), 8, Granularity.CHANNEL, kernel)
+    training = Mode(phase=Phase.FROZEN, updating=True)
+    quantizer = KernelQuantizer(training, 8, Granularity.CHANNEL, kernel)
     quantizer.freeze()
     kernel.assign([[0.75, -1.0], [-0.25, -3.0]])
     with tf.GradientTape() as tape:

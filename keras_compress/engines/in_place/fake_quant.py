@@ -191,15 +191,17 @@ class KernelQuantizer:
         return tf.cast(self._rounded(kernel, self._mode.number(self.magnitude)), dtype)
 
     def _rounded(self, kernel: tf.Tensor, magnitude: tf.Tensor) -> tf.Tensor:
-        if self._mode.exporting:
-            return self._for_file(kernel, magnitude)
+        if not self._mode.updating:
+            return self._as_in_file(kernel, magnitude)
         if self._granularity is Granularity.DEPTHWISE:
             magnitude = tf.reshape(magnitude, kernel.shape[-2:])
         clips = self.frozen is not None
         return rounding.rounded_symmetrically(kernel, magnitude, self._bits, clips)
 
-    def _for_file(self, kernel: tf.Tensor, magnitude: tf.Tensor) -> tf.Tensor:
-        """With the ops that the converter makes integers of."""
+    def _as_in_file(self, kernel: tf.Tensor, magnitude: tf.Tensor) -> tf.Tensor:
+        """With the ops that the converter makes integers of. Of a million weights some ten lie so
+        near to the middle of two integers that other arithmetic takes the other one.
+        """
         if self._granularity is Granularity.TENSOR:
             return tf.quantization.fake_quant_with_min_max_vars(
                 kernel, -magnitude, magnitude, num_bits=self._bits, narrow_range=True
