@@ -241,6 +241,8 @@ def _slots(optimizer: Any, kept: list[Any]) -> Iterator[tuple[object, Any]]:
     """
     left = {id(each) for each in kept}
     for name, value in vars(optimizer).items():
+        if name.startswith("_self_"):  # TensorFlow's list of them all, among others
+            continue
         found = [each for each in tf.nest.flatten([value]) if id(each) not in left]
         for number, each in enumerate(found):
             if hasattr(each, "assign") and hasattr(each, "shape"):

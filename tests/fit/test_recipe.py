@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import keras_compress as kc
+from keras_compress.engines.engine import engine_of
 
 STEPS, EDGE = 9, 6
 """Updates, and the one of the first mask: five lie before it."""
@@ -444,3 +445,16 @@ def test_an_optimizer_that_cannot_is_refused_before_training(keras, data):
     assert "overflow" in refused(keras, scaled, data, restart_optimizer=True)
     several = keras.optimizers.MultiOptimizer(lambda weight: made(keras, "Adam"))
     assert "several" in refused(keras, several, data, learning_rate_factor=0.5)
+
+
+def test_an_optimizer_given_by_its_name_begins_anew(keras):
+    """What TensorFlow keeps of one that a model has made itself has other places in a new one."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    model.compile("adam", "mse", jit_compile=False)
+    quantization = kc.Quantization(delay=3, calibration_steps=1, restart_optimizer=True)
+    compress = kc.Compress(quantization=quantization, verbose=0)
+    x, y = np.ones((24, 4), "float32"), np.ones((24, 3), "float32")
+    model.fit(x, y, 4, verbose=0, callbacks=[compress])
+    assert engine_of(model).recipe.restarted_at == 3
