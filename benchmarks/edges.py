@@ -30,7 +30,7 @@ import rich.console
 import rich.progress
 import rich.table
 from measuring import Interval, keras_of
-from step_time import BUSY, NETS, Bench
+from step_time import NETS, Bench, load_of_others
 
 import keras_compress as kc
 
@@ -166,9 +166,7 @@ def main():
     parser.add_argument("--only", default="", help="nets whose name contains this")
     parser.add_argument("--quick", action="store_true", help="LeNet, one round")
     arguments = parser.parse_args()
-    load = os.getloadavg()[0]
-    if load > BUSY and not (arguments.busy or arguments.quick):
-        parser.error(f"the machine is busy (load {load:.2f}); wait until it is not, or say --busy")
+    load = load_of_others(parser, arguments.busy or arguments.quick)
     keras = keras_of(arguments.keras)
     # tf_keras knows no "auto", and what it does unasked is to use none.
     jit = {3: "auto", 2: None}[arguments.keras] if arguments.jit is None else bool(arguments.jit)
@@ -189,7 +187,7 @@ def main():
         for net in nets:
             task = progress.add_task(net, total=rounds)
             pairs = measure(
-                Bench(keras, net, jit), rounds, lambda task=task: progress.advance(task)
+                Bench(keras, NETS[net], jit), rounds, lambda task=task: progress.advance(task)
             )
             add_rows(table, net, pairs)
     rich.console.Console(width=170).print(table)

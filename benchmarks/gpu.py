@@ -57,7 +57,9 @@ def lines(keras, jit, steps, count, only):
     rows = []
     for net in step_time.NETS:
         with_tfmot = keras.__name__ == "tf_keras" and net != step_time.OWN
-        rows += step_time.step_rows(step_time.Bench(keras, net, jit), net, with_tfmot)
+        rows += step_time.step_rows(
+            step_time.Bench(keras, step_time.NETS[net], jit), net, with_tfmot
+        )
     rows.append(step_time.mask_row(bool(jit) and jit != "auto"))
     about = f"{keras.__name__} {keras.__version__}, jit_compile={jit}"
     yield f"\n{about}, {count} rounds of {steps} steps, median [95 % interval]:\n"

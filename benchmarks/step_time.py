@@ -1,8 +1,8 @@
 """What compression costs per training step, against the plain step and against tfmot.
 
     python benchmarks/step_time.py                       # tf_keras, with tfmot beside it
-    python benchmarks/step_time.py --keras 3             # Keras 3, ours alone: under XLA, as it is
-    python benchmarks/step_time.py --keras 3 --jit 0     # without
+    python benchmarks/step_time.py --keras 3             # Keras 3, ours alone
+    python benchmarks/step_time.py --keras 3 --jit 1     # under XLA
     python benchmarks/step_time.py --quick               # does it run? LeNet, three steps each
 
 How it measures. A row has a few competitors: the plain model, ours, tfmot's where there is one, and
@@ -14,7 +14,8 @@ can be. A target counts as met when the lower end of our interval is at or below
 
 Every model trains in `fit`, callbacks included, on one batch that is repeated. The clock runs from
 the beginning of one batch to that of another, so building, tracing and the ends of `fit` are not
-in it. XLA is used where Keras itself would (`jit_compile="auto"`), unless `--jit` says otherwise.
+in it. XLA is used where Keras itself would (`jit_compile="auto"`: with a GPU, by Keras 3), unless
+`--jit` says otherwise.
 On a machine that does other things the ratios are those of these things, so it is refused.
 
 Below the table stands of what a step's graph has more than the plain one: ops by their kinds, the
@@ -106,14 +107,16 @@ NETS = {"LeNet b32": (lenet, 32), "MobileNetV2 b16": (mobilenet, 16), OWN: (own_
 
 
 class Bench:
-    """One Keras, one net: makes its models and times their steps."""
+    """One Keras, one net (what builds it, and the rows of a batch): makes its models and times
+    their steps.
+    """
 
     def __init__(self, keras, net, jit):
         self.keras = keras
         self.jit = jit
         self.more_ops = collections.Counter()
         """Of the last model of ours that was made, beyond the plain one's."""
-        self._build, self._batch = NETS[net]
+        self._build, self._batch = net
 
     @functools.cached_property
     def under_xla(self):
@@ -362,6 +365,14 @@ def mask_row(jit):
     return Row("mask update, 1 M weights (ms)", make, unit=None, at_most=3.0, share=0.05)
 
 
+def load_of_others(parser, allowed):
+    """What the machine does besides; an error of the command line where that is too much."""
+    load = os.getloadavg()[0]
+    if load > BUSY and not allowed:
+        parser.error(f"the machine is busy (load {load:.2f}); wait until it is not, or say --busy")
+    return load
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--keras", type=int, choices=(3, 2), default=2, help="2: with tfmot")
@@ -373,9 +384,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="LeNet, 3 rounds of 3 steps")
     arguments = parser.parse_args()
     steps, count = (3, 3) if arguments.quick else (arguments.steps, arguments.rounds)
-    load = os.getloadavg()[0]
-    if load > BUSY and not (arguments.busy or arguments.quick):
-        parser.error(f"the machine is busy (load {load:.2f}); wait until it is not, or say --busy")
+    load = load_of_others(parser, arguments.busy or arguments.quick)
 
     keras = keras_of(arguments.keras)
     # tf_keras knows no "auto", and what it does unasked is to use none.
@@ -384,9 +393,12 @@ def main():
     for net in list(NETS)[: 1 if arguments.quick else None]:
         # tfmot takes no layer of one's own.
         with_tfmot = arguments.keras == 2 and net != OWN
-        rows += step_rows(Bench(keras, net, jit), net, with_tfmot)
+        rows += step_rows(Bench(keras, NETS[net], jit), net, with_tfmot)
     rows.append(mask_row(bool(arguments.jit)))
+    names = [row.name for row in rows]
     rows = [row for row in rows if arguments.only in row.name]
+    if not rows:
+        parser.error(f"--only must be part of a row's name, of {names}. Received: {arguments.only}")
 
     title = (
         f"{keras.__name__} {keras.__version__}, jit_compile={jit}, {count} rounds of {steps} "

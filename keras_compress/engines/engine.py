@@ -7,7 +7,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from keras_compress.engines.layers_argument import LEFT_BY_USER, with_names
 from keras_compress.engines.masks import Pruner, Target
 from keras_compress.engines.quantizers import Quantizers
 from keras_compress.engines.readers import Readers
+from keras_compress.engines.recipe import Recipe
 from keras_compress.engines.state import Phase
 from keras_compress.engines.timetable import Timetable
 from keras_compress.engines.train_step import TrainStep
@@ -74,6 +75,7 @@ class Engine(abc.ABC):
         self._wrapped: set[str] = set()
         self.streams = RandomStreams()
         self._train_step = TrainStep(self)
+        self.recipe = Recipe(self)
         self.readers = Readers(self)
         self.counts = Counts(self)
 
@@ -170,7 +172,7 @@ class Engine(abc.ABC):
             self._undo.append(wrap_method(model, "train_step", self._train_step.around))
             self._undo += [*self.readers.patch(), *self.counts.patch()]
             remember(model, self)
-            self._retrace()
+            self.retrace()
             self.counts.note()
         except BaseException:  # Ctrl-C too must leave no patch that nobody knows of
             self.detach()
@@ -198,7 +200,7 @@ class Engine(abc.ABC):
         while self._undo:
             self._undo.pop()()
         remember(self.model, None)
-        self._retrace()
+        self.retrace()
 
     def place_with(self, data: object) -> None:
         """Give a model without shapes those of the first batch, and place everything before its
@@ -233,9 +235,9 @@ class Engine(abc.ABC):
             self.quantizers.unpatch()
         self.pruner = self.quantizers = None
         self.timetable.clear()
-        self._retrace()
+        self.retrace()
 
-    def _retrace(self, training_alone: bool = False) -> None:
+    def retrace(self, training_alone: bool = False) -> None:
         """Every step is traced anew, or every training step; what it draws goes on."""
         self.streams.traced_anew()
         self.adapter.retrace(self.model, training_alone)
@@ -295,6 +297,11 @@ class Engine(abc.ABC):
         self._train_step.counter.assign(step)
 
     @property
+    def counter(self) -> tf.Variable:
+        """`step`, as a step itself reads it."""
+        return self._train_step.counter
+
+    @property
     def phase(self) -> Phase:
         return self._phase
 
@@ -307,7 +314,7 @@ class Engine(abc.ABC):
         self._phase = phase
         if self.quantizers is not None:
             self.quantizers.enter(phase)
-            self._retrace(training_alone=plain_still)
+            self.retrace(training_alone=plain_still)
 
     def enter(self, phase: Phase, update: int) -> None:
         """Enter a phase from the update of that number on."""
@@ -353,8 +360,8 @@ class Engine(abc.ABC):
         self.counts.note()
         if self.pruner is not None and self.timetable.resolved is not None:
             self.pruner.start(self.step + 1)
-            if self._train_step.is_stale:
-                self._retrace()
+        if self.timetable.resolved is not None and self._train_step.is_stale:
+            self.retrace()
 
     def apply_masks(self) -> None:
         """Make the masks hold exactly, whatever wrote to the weights."""
@@ -443,10 +450,7 @@ class Engine(abc.ABC):
             pruned.setdefault(id(target.kernel), []).append(target)
         for variable in self.model.weights:
             kernel = self.adapter.tf_variable(variable)
-            value = kernel.numpy()
-            for target in pruned.get(id(kernel), ()):
-                value[~target.kept()] = 0  # a copy, ours to write to
-            yield value
+            yield _masked(kernel, pruned.get(id(kernel), ()))
 
     def input_range(self, position: int) -> tuple[float, float] | None:
         """The watched range of a flat input; None for one that is not rounded."""
@@ -474,6 +478,13 @@ class Engine(abc.ABC):
         finally:
             for position, limits in watched.items():
                 quantizers.set_input_range(position, limits)
+
+
+def _masked(kernel: tf.Variable, targets: Iterable[Target]) -> np.ndarray:
+    value: np.ndarray = kernel.numpy()
+    for target in targets:
+        value[~target.kept()] = 0  # a copy, ours to write to
+    return value
 
 
 def engine_of(model: KerasLayer) -> Engine | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -38,6 +38,18 @@ def updates_at(schedule: PolynomialDecay | ConstantSparsity, step: tf.Tensor) ->
     return (step >= begin) & (step <= end) & (on_grid | (step == end))
 
 
+def count_kept(mask: tf.Variable) -> tf.Tensor:
+    """How many weights a mask keeps, int32. `tf.math.count_nonzero` takes 8 bytes for each; 4 are
+    still so many that they are taken in a graph alone.
+    """
+    if tf.executing_eagerly():
+        return tf.constant(np.count_nonzero(tf.convert_to_tensor(mask)), tf.int32)
+    return tf.reduce_sum(tf.cast(mask, tf.int32))
+
+
+_STAYS_ONE = {"_noinline": True}
+
+
 @dataclasses.dataclass(eq=False)
 class Target:
     """One kernel under pruning."""
@@ -64,7 +76,7 @@ class Target:
 
     def kept(self) -> np.ndarray:
         """The mask, as bools."""
-        kept: np.ndarray = self.mask.numpy().astype(bool)
+        kept: np.ndarray = self.mask.numpy().astype(bool, copy=False)
         return kept
 
     @property
@@ -117,6 +129,18 @@ def is_late(masked: Scheduled, step: int) -> bool:
     there is no update 0.
     """
     return masked.trainable and not masked.started and step > max(masked.schedule.begin_step, 1)
+
+
+def _renewing(
+    renew: Callable[[list[Masked]], None], group: list[Masked]
+) -> Callable[[], tf.Tensor]:
+    """A branch that does it."""
+
+    def branch() -> tf.Tensor:
+        renew(group)
+        return tf.constant(True)
+
+    return branch
 
 
 class Pruner(abc.ABC):
@@ -179,11 +203,12 @@ class Pruner(abc.ABC):
         per schedule, not per kernel: most models have a single one.
         """
         for group in by_schedule(active):
-
-            def due(group: list[Masked] = group) -> tf.Tensor:
-                renew(group)
-                return tf.constant(True)
-
+            due = _renewing(renew, group)
+            if not tf.executing_eagerly() and group[0].schedule.frequency > 1:
+                # The ops of a branch become ops of the step, and each of them costs a little where
+                # the branch is not taken. A function that stays one is a single op, and to call it
+                # costs no more than twenty do.
+                due = tf.function(due, autograph=False, experimental_attributes=_STAYS_ONE)
             tf.cond(self.due(group[0].schedule, step), due, lambda: tf.constant(False))
 
     def start(self, step: int) -> None:
@@ -199,9 +224,18 @@ class Pruner(abc.ABC):
             target.started = True
         self.measure()
 
-    def measure(self) -> None:
-        """Bring `sparsity` up to date with the masks."""
-        kept = tf.add_n([tf.math.count_nonzero(target.mask) for target in self.targets])
+    def measure(self, known: Mapping[int, tf.Tensor] | None = None) -> None:
+        """Bring `sparsity` up to date with the masks.
+
+        `known`: id of a target -> how many weights its mask keeps, of those that need not be
+        counted.
+        """
+        known = known or {}
+        counts = [
+            known[id(target)] if id(target) in known else count_kept(target.mask)
+            for target in self.targets
+        ]
+        kept = tf.reduce_sum(tf.cast(tf.stack(counts), tf.int64))
         size = sum(target.mask.shape.num_elements() for target in self.targets)
         self.sparsity.assign(1.0 - tf.cast(kept, tf.float32) / size)
 

@@ -31,6 +31,11 @@ def compressed_kernels(engine: Engine) -> Iterator[tuple[str, str, tf.Variable]]
     yield from found.values()
 
 
+def in_place(kernel: tf.Variable) -> np.ndarray:
+    """The numbers of a kernel, to be read at once: where they are, and not a copy of them."""
+    return np.asarray(kernel.read_value())
+
+
 def report_on(engine: Engine) -> Report:
     """The report on the model as it is now, without an export."""
     # A model without shapes has nothing that a callable `layers` could choose from.
@@ -90,7 +95,7 @@ def _layers(engine: Engine) -> list[LayerReport]:
     scales = {} if quantizers is None else engine.kernel_scales()
     rows = []
     for path, name, kernel in compressed_kernels(engine):
-        kept = int(np.count_nonzero(kernel.numpy()))
+        kept = int(np.count_nonzero(in_place(kernel)))
         zeros = 1.0 - kept / kernel.shape.num_elements()
         row = LayerReport(path, name, tuple(kernel.shape), zeros, None)
         if quantizers is not None and id(kernel) in rounded:

@@ -12,6 +12,7 @@ def take(engine: Engine) -> State:
     """Everything but the weights, as it is now."""
     engine.place_if_built()
     state = State(step=engine.step, phase=engine.phase, switched_at=engine.switched_at)
+    state.restarted_at = engine.recipe.restarted_at
     state.iterations = engine.adapter.iterations(engine.model)
     state.pruning, state.quantization = (
         engine.configs[name] for name in ("pruning", "quantization")
@@ -49,6 +50,7 @@ def restore(engine: Engine, state: State, owner: str) -> None:
 def _go_on_from(engine: Engine, state: State) -> None:
     engine.step = state.step
     engine.switched_at = state.switched_at
+    engine.recipe.restarted_at = state.restarted_at
     timetable = engine.timetable.copy()
     if engine.pruner is not None:
         for target in engine.pruner.targets:

@@ -52,7 +52,8 @@ class State:
     """Everything besides the weights that a compressed run needs to go on, as plain values and
     arrays.
 
-    `step` is the number of updates done, `observed` how many of them moved the ranges. `pruning`
+    `step` is the number of updates done, `observed` how many of them moved the ranges.
+    `restarted_at` is the one after which the optimizer began anew (None: it never did). `pruning`
     and `quantization` are the configs of the specs as they were given (None: not asked for; a
     callable `layers` is replaced by what it chose), and `paths` those of all layers and operations
     that a spec can name: where automatic names differ, they tell which ones are meant. `schedules`
@@ -73,6 +74,7 @@ class State:
     phase: Phase = Phase.OFF
     observed: int = 0
     switched_at: int | None = None
+    restarted_at: int | None = None
     iterations: int | None = None
     weights: str | None = None
     pruning: dict[str, Any] | None = None
@@ -134,7 +136,8 @@ class State:
                 f"load_state: `path` must be a state of format {FORMAT}; a newer keras_compress "
                 f"wrote this one. Received: path={os.fspath(path)!r}"
             )
-        meta.setdefault("weights", None)  # which states of before had not
+        for name in ("weights", "restarted_at"):  # which states of before had not
+            meta.setdefault(name, None)
         _check(os.fspath(path), {**meta, **arrays})
         meta["phase"] = Phase(meta["phase"])
         for name in ("paths", "started", "kernels"):
@@ -194,6 +197,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "phase": (f"one of {[str(phase) for phase in Phase]}", lambda value: value in list(Phase)),
     "observed": _COUNT,
     "switched_at": _COUNT_OR_NONE,
+    "restarted_at": _COUNT_OR_NONE,
     "iterations": _COUNT_OR_NONE,
     "weights": ("a string or None", lambda value: value is None or isinstance(value, str)),
     "pruning": _CONFIG,

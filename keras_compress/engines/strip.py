@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -59,12 +59,13 @@ def uncompiled(adapter: Adapter, model: KerasModel) -> KerasModel:
         return engine.plain_copy() if isinstance(engine, Tfmot) else plain_copy(adapter, model)
     if engine is None:
         plain = _copy(adapter, model, model.get_config)
-        values: Iterable[np.ndarray] = (adapter.tf_variable(v).numpy() for v in model.weights)
+        values: Iterator[np.ndarray] = (adapter.tf_variable(v).numpy() for v in model.weights)
     else:
         plain = _copy(adapter, model, engine.shipped_config)
         values = engine.shipped_weights()
-    for variable, value in zip(plain.weights, values, strict=True):
-        variable.assign(value)  # one by one: never all of them a third time
+    for variable in plain.weights:
+        # One by one, and none is kept while the next is made: never all of them a third time.
+        variable.assign(next(values))
     if engine is not None and engine.shrinks:
         check_same(adapter, engine, plain)
     return plain
@@ -82,6 +83,12 @@ def _copy(adapter: Adapter, model: KerasModel, config: Callable[[], dict[str, An
         ) from error
     if not plain.built:
         adapter.build_as(plain, model)
+    if len(plain.weights) != len(model.weights):
+        raise ValueError(
+            "strip: `model` must have as many weights as its class makes from its config, "
+            f"{len(plain.weights)}. Received: model={type(model).__name__} with "
+            f"{len(model.weights)}"
+        )
     follow_trainable(adapter, plain, model)
     return plain
 

@@ -121,6 +121,16 @@ class Timetable:
             return None
         return max(map(self.reached_at, schedules))
 
+    @property
+    def pruned_from(self) -> int | None:
+        """The update of the first mask of all; None where nothing is pruned, or fractions are not
+        yet resolved.
+        """
+        schedules = self.schedules.values()
+        if not schedules or any(schedule.has_fractions for schedule in schedules):
+            return None
+        return min(map(self.begun_at, schedules))
+
     def begun_at(self, schedule: Schedule) -> int:
         """The update of a schedule's first mask."""
         if self.pruning is not None and self.pruning.sparsity_m_by_n is not None:

@@ -43,7 +43,9 @@ class TrainStep:
                     by_ops = () if engine.quantizers is None else engine.quantizers.planned_by_ops
                     generators = engine.adapter.random_generators(engine.model, by_ops)
                     following.enter_context(engine.streams.going_on(generators))
+                following.enter_context(engine.recipe.updating())
                 logs = original(data)
+                engine.recipe.check_it_was_done()
             if engine.pruner is not None:
                 engine.pruner.after_step(step)
             return self._with_ours(logs)
@@ -52,8 +54,12 @@ class TrainStep:
 
     @property
     def is_stale(self) -> bool:
-        """Whether a kernel has thawed or frozen since the step was traced."""
-        return self._traced_trainable not in (None, self._trainable())
+        """Whether a kernel has thawed or frozen since the step was traced, or an update is made in
+        another way.
+        """
+        return (
+            self._traced_trainable not in (None, self._trainable()) or self._engine.recipe.is_stale
+        )
 
     def _count(self) -> tf.Tensor | None:
         engine = self._engine

@@ -328,6 +328,8 @@ def _in_phase(model: KerasModel, train_on_batch: Method) -> Method:
         engine = engine_of(model)
         if engine is not None and (engine.drives_bare_fits or engine.in_loop):
             enter_phase_of_next(engine)
+        elif engine is not None:
+            engine.recipe.restart_if_due(engine.step, 1)
         return train_on_batch(*args, **kwargs)
 
     return wrapped

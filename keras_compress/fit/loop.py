@@ -58,16 +58,34 @@ class Loop:
         params = {"steps": steps, "epochs": 1}
         self._run = Run(model, self._adapter, cast(KerasCallbackList, NoCallbacks(params)))
         self._run.join(member, pruning, quantization)
+        if self.engine is not None:
+            self._take_optimizer(self.engine)
         self._run.epoch_begin(0)
         if self.engine is not None:
             self.engine.in_loop = True
         self._epochs = 0
         self._traced_in = Phase.OFF if self.engine is None else self.engine.phase
         """The last phase in which the network was seen to be called anew."""
+        self._updates_as_asked = False
 
     @property
     def engine(self) -> Engine | None:
         return self._run.engine
+
+    def _take_optimizer(self, engine: Engine) -> None:
+        """Know which optimizer it is that is to go by the recipe.
+
+        Raises:
+            ValueError: nobody does.
+        """
+        engine.recipe.optimizer = self._own_optimizer
+        if engine.recipe.asks and engine.recipe.used is None:
+            self._run.withdraw()
+            raise ValueError(
+                "Compress.begin: `optimizer` must be given for a model that is not compiled, "
+                "because a `learning_rate_factor` or `restart_optimizer` is about it. "
+                "Received: optimizer=None"
+            )
 
     @functools.cached_property
     def _before_step(self) -> Callable[[tf.Tensor], None]:
@@ -115,7 +133,7 @@ class Loop:
             following = quantizers.training_step(compiled_inside=True)
         try:
             self._before_step(step)
-            with following:
+            with following, engine.recipe.updating():
                 yield
         except BaseException as error:
             if quantizers is not None and quantizers.mode.calls != calls:
@@ -127,6 +145,9 @@ class Loop:
             if isinstance(error, tf.errors.InvalidArgumentError) and STALE in str(error):
                 raise RuntimeError(STALE) from error
             raise
+        if self._count() != counted and not self._updates_as_asked:
+            engine.recipe.check_it_was_done()
+            self._updates_as_asked = True  # what was traced goes on so
         if engine.pruner is not None:
             engine.pruner.after_step(step)
         if quantizers is not None and self._traced_in is not engine.phase:
@@ -156,6 +177,7 @@ class Loop:
         """Leave the loop where it is."""
         if self.engine is not None:
             self.engine.in_loop = False
+            self.engine.recipe.optimizer = None
 
 
 def enter_phase_of_next(engine: Engine) -> None:
@@ -167,3 +189,4 @@ def enter_phase_of_next(engine: Engine) -> None:
         engine.resolve(engine.step, 0)
         engine.begin_fit()
     engine.enter(timetable.phase_after(engine.step, 1), engine.step + 1)
+    engine.recipe.restart_if_due(engine.step, 1)

@@ -25,6 +25,8 @@ def plan_of(
     step = 0 if engine is None else engine.step
     watched = quantized = frozen = None
     masks: list[int] = []
+    factors: list[tuple[int, float]] = []
+    restarts: list[int] = []
     if engine is not None:
         timetable = engine.timetable
         schedules = timetable.schedules.values()
@@ -36,6 +38,7 @@ def plan_of(
             watched = quantized - before if before else None
             if timetable.freeze_step is not None:
                 frozen = timetable.freeze_step + 1
+        factors, restarts = engine.recipe.planned(quantized)
     return Preview(
         step=step,
         updates=checks.updates,
@@ -51,6 +54,8 @@ def plan_of(
         files=files,
         problems=problems or [],
         channels=[] if engine is None else _channels_at_the_end(engine),
+        learning_rate_factors=factors,
+        restarts=restarts,
     )
 
 

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from keras_compress.engines.engine import Engine
-from keras_compress.engines.reporting import compressed_kernels
+from keras_compress.engines.reporting import compressed_kernels, in_place
 from keras_compress.reports.fit import EpochReport, Report, WeightHistogram
 
 BINS = 64
 DOUBLINGS = 3
 """How often the widest weight may double before weights are counted in the outermost bins."""
+
+AT_ONCE = 1 << 16
+"""Weights that are looked at together: of a whole kernel several copies would be made."""
 
 
 class PlotData:
@@ -25,7 +28,7 @@ class PlotData:
     def begin(self, engine: Engine) -> None:
         """Count the weights before the first update; some 10 ns for each."""
         kernels = compressed_kernels(engine)
-        self._before = {id(kernel): spread(kernel.numpy()) for _, _, kernel in kernels}
+        self._before = {id(kernel): spread(in_place(kernel)) for _, _, kernel in kernels}
 
     def epoch_end(self, epoch: int, step: int | None, logs: Mapping[str, object] | None) -> None:
         """Keep what `History` gets, as far as it is numbers."""
@@ -46,21 +49,21 @@ class PlotData:
             kernel = kernels.get((layer.path, layer.kernel))
             before = self._before.get(id(kernel))
             if kernel is not None and before is not None:
-                layer.histogram = histogram(*before, kernel.numpy())
+                layer.histogram = histogram(*before, in_place(kernel))
 
 
 def spread(weights: np.ndarray) -> tuple[float, np.ndarray]:
     """The largest magnitude, and counts so fine and wide that `histogram` can choose its bins when
     it is known how far the weights have moved.
     """
-    widest = float(np.abs(weights).max(initial=0.0))
+    widest = _widest(weights)
     limit = widest if 0 < widest < np.inf else 1.0
     return limit, _counts(weights, limit * 2**DOUBLINGS, BINS * 2**DOUBLINGS)
 
 
 def histogram(limit: float, spread: np.ndarray, after: np.ndarray) -> WeightHistogram:
     """Both counts over the same bins, from what `spread` gave before and the weights now."""
-    widest = float(np.abs(after).max(initial=0.0))
+    widest = _widest(after)
     doublings = next((n for n in range(DOUBLINGS) if widest <= limit * 2**n), DOUBLINGS)
     each = 2**doublings  # fine bins in one
     middle, half = len(spread) // 2, BINS // 2 * each
@@ -72,5 +75,13 @@ def histogram(limit: float, spread: np.ndarray, after: np.ndarray) -> WeightHist
     )
 
 
+def _widest(weights: np.ndarray) -> float:
+    return float(np.maximum(weights.max(initial=0.0), -weights.min(initial=0.0)))
+
+
 def _counts(weights: np.ndarray, limit: float, bins: int) -> np.ndarray:
-    return np.histogram(np.clip(weights, -limit, limit), bins, (-limit, limit))[0]
+    flat, counts = weights.reshape(-1), np.zeros(bins, np.int64)
+    for begin in range(0, len(flat), AT_ONCE):
+        clipped = np.clip(flat[begin : begin + AT_ONCE], -limit, limit)
+        counts += np.histogram(clipped, bins, (-limit, limit))[0]
+    return counts

@@ -125,6 +125,8 @@ class Checks:
     def __iter__(self) -> Iterator[Callable[[], None]]:
         for export in self.exports:
             yield functools.partial(check_export_of, self.model, self.engine, export)
+        if self.engine is not None:
+            yield self.engine.recipe.check
         if self.engine is not None and self.updates is not None and self.must_reach:
             yield functools.partial(check_reach, self.engine, self.updates)
         rehearsed = any(export.rehearse for export in self.exports)  # which makes it too

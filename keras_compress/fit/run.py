@@ -9,9 +9,11 @@ any two hooks the model is usable, because neither Keras calls a hook on an exce
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from keras_compress._shared.heap import give_back
 from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.state import Phase
@@ -313,13 +315,16 @@ class Run:
     def step_begin(self) -> None:
         """Enter the phase of the next update, whoever makes it."""
         engine = self.engine
-        if engine is not None and engine.quantization is not None:
+        if engine is None:
+            return
+        if engine.quantization is not None:
             self._enter(engine, engine.timetable.phase_after(engine.step, 1), engine.step + 1)
+        self._restart(engine, engine.step, 1)
 
     def batch_begin(self, batch: int) -> None:
         """Enter the phase of the updates that are about to run."""
         engine = self.engine
-        if engine is None or engine.quantization is None or not self.drives:
+        if engine is None or not (self._has_phases or engine.recipe.restarts):
             return
         if self._epoch_first is None:
             self._epoch_first = engine.step - batch  # a restored backup begins within an epoch
@@ -328,11 +333,31 @@ class Run:
         if done < self._edge:  # nothing can change yet, and to ask for more takes its time
             return
         span = self.adapter.steps_per_execution(self.model)
-        phase = engine.timetable.phase_after(done, span)
-        if phase.rounds and not engine.phase.rounds:
-            self._forget_due.append(f"quantization is on from update {done + 1}")
-        self._enter(engine, phase, done + 1)
-        self._edge = engine.timetable.edge_after(phase) - span
+        self._edge = math.inf
+        if self._has_phases:
+            phase = engine.timetable.phase_after(done, span)
+            if phase.rounds and not engine.phase.rounds:
+                self._forget_due.append(f"quantization is on from update {done + 1}")
+            self._enter(engine, phase, done + 1)
+            self._edge = engine.timetable.edge_after(phase) - span
+        self._restart(engine, done, span)
+
+    @property
+    def _has_phases(self) -> bool:
+        """Whether this fit moves the phases of quantization on."""
+        return self.engine is not None and self.engine.quantization is not None and self.drives
+
+    def _restart(self, engine: Engine, done: int, span: int) -> None:
+        """Let the optimizer begin anew before updates `done + 1` .. `done + span`, if it has to."""
+        if not engine.recipe.restarts:
+            return
+        if engine.recipe.restart_if_due(done, span):
+            self._say("Update %d: the optimizer begins anew.", done + 1)
+            self._voice.later(done + 1, "the optimizer begins anew.")
+        if not engine.is_placed:
+            self._edge = done  # until its schedules are known
+        elif (edge := engine.recipe.next_restart(done + span)) is not None:
+            self._edge = min(self._edge, edge - span)
 
     def _enter(self, engine: Engine, phase: Phase, update: int) -> None:
         """Change the phase, from the update of that number on."""
@@ -424,6 +449,7 @@ class Run:
         if self.drives and engine is not None and self._started:
             self._note_pruned(engine)  # in a loop that tells of no epoch
         self._voice.flush()
+        give_back()  # what the steps have used: the copies that now come need not add to it
         # Not kept: it holds the data, and this run lives as long as its members.
         outcome = Outcome(self.adapter, self.model, engine, self._plot_data, self.drives, self._say)
         failed = ["what was interrupted"]

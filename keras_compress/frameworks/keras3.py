@@ -19,6 +19,7 @@ from keras_compress.frameworks.protocols import (
     KerasTensor,
     KerasVariable,
 )
+from keras_compress.frameworks.updates import Updates, keras3_class, why_not_made_again
 
 
 class Keras3(Adapter):
@@ -141,6 +142,31 @@ class Keras3(Adapter):
         # Private: where gradients are accumulated, the public count is of those that were applied.
         inner = getattr(optimizer, "inner_optimizer", optimizer)
         return cast(KerasVariable, inner._iterations)
+
+    def changed_class(self, plain: Any, updates: Updates) -> type:
+        return keras3_class(plain, updates)
+
+    def why_not_changed(self, optimizer: Any) -> str | None:
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            return "is no optimizer of Keras 3"
+        several = getattr(keras.optimizers, "MultiOptimizer", ())
+        if several and isinstance(optimizer, several):
+            return "is several optimizers, with a rate and a count each"
+        return None
+
+    def why_not_begun_anew(self, optimizer: Any) -> str | None:
+        if self.at_work(optimizer) is not optimizer:
+            return "leaves out updates whose gradients overflow, and does not count them"
+        return why_not_made_again(self, optimizer)
+
+    def slotted(self, optimizer: Any, model: KerasModel) -> list[Any]:
+        # Private: a new one has to be built for the same weights, in the same order.
+        return list(optimizer._trainable_variables) if optimizer.built else []
+
+    def kept_by(self, optimizer: Any) -> list[Any]:
+        # Private: the count, the rate, and gradients that were collected for the next update.
+        collected = getattr(optimizer, "_accumulated_gradients", None) or []
+        return [optimizer._iterations, optimizer._learning_rate, *collected]
 
     def reset_best(self, callback: Any) -> bool:
         if self.isinstance(callback, "EarlyStopping"):

@@ -20,6 +20,12 @@ from keras_compress.frameworks.protocols import (
     KerasVariable,
 )
 from keras_compress.frameworks.random_streams import set_aside
+from keras_compress.frameworks.updates import (
+    Updates,
+    legacy_class,
+    tf_keras_class,
+    why_not_made_again,
+)
 
 # What `TFOpLambda.symbol` says of an operator or function -> the class name of Keras 3's operation
 # for it.
@@ -83,6 +89,9 @@ NOTHING_IN_INFERENCE = (
     tf_keras.layers.AlphaDropout,
 )
 """Random layers whose inside nobody looks at op by op."""
+
+LEGACY = tf_keras.optimizers.legacy.Optimizer
+"""What the older optimizers derive from."""
 
 
 class TFKeras(Adapter):
@@ -271,6 +280,56 @@ class TFKeras(Adapter):
         state._ckpt_saved_batch.assign((steps or 1) - 1)
         state.back_up(epoch=epochs - 1)
 
+    def changed_class(self, plain: Any, updates: Updates) -> type:
+        make = legacy_class if issubclass(plain, LEGACY) else tf_keras_class
+        return make(plain, updates)
+
+    def why_not_changed(self, optimizer: Any) -> str | None:
+        known = isinstance(optimizer, (tf_keras.optimizers.Optimizer, LEGACY))
+        return None if known else "is no optimizer of tf_keras"
+
+    def why_not_begun_anew(self, optimizer: Any) -> str | None:
+        own = self.at_work(optimizer)
+        if getattr(own, "use_ema", False) and own.ema_overwrite_frequency:
+            return (
+                "has an `ema_overwrite_frequency`, which goes by a count that does not begin anew"
+            )
+        return why_not_made_again(self, own)
+
+    def slotted(self, optimizer: Any, model: Any) -> list[Any]:
+        # Private: which weights it has slots for, by keys; a new one has to be built for the same,
+        # in the same order.
+        if isinstance(optimizer, LEGACY):
+            keys, key_of = list(optimizer._slots), _legacy_key
+        else:
+            keys, key_of = list(getattr(optimizer, "_index_dict", ())), optimizer._var_key
+        known = {key_of(each): each for each in model.variables}
+        if strangers := [key for key in keys if key not in known]:
+            raise ValueError(
+                "Compress: an optimizer that begins anew must train weights of the model alone. "
+                f"Received: {len(strangers)} weights of others in {type(optimizer).__name__}"
+            )
+        return [known[key] for key in keys]
+
+    def build_optimizer(self, optimizer: Any, weights: list[Any]) -> None:
+        if isinstance(optimizer, LEGACY):
+            optimizer._create_all_weights(weights)  # private: as its first update does
+        else:
+            optimizer.build(weights)
+
+    def kept_by(self, optimizer: Any) -> list[Any]:
+        # Private: the count, the rate, and what else its user may have set.
+        kept = [optimizer.iterations, *getattr(optimizer, "_hyper", {}).values()]
+        names = ("_learning_rate", "_current_learning_rate")
+        return [*kept, *(getattr(optimizer, name, None) for name in names)]
+
+    def forget_traces(self, optimizer: Any) -> bool:
+        # Private: Nadam counts the weights that it was traced for.
+        if not hasattr(optimizer, "_u_product_counter"):
+            return False
+        optimizer._u_product_counter = 1
+        return True
+
     def reset_best(self, callback: Any) -> bool:
         if self.isinstance(callback, "EarlyStopping"):
             callback.wait = 0
@@ -281,6 +340,11 @@ class TFKeras(Adapter):
             return False
         callback.best = np.inf if callback.monitor_op(-np.inf, np.inf) else -np.inf
         return True
+
+
+def _legacy_key(variable: Any) -> object:
+    # Private: by what the older optimizers know a weight.
+    return tf_keras.src.optimizers.legacy.optimizer_v2._var_key(variable)
 
 
 def _with_all_inside(operation: Any) -> Iterator[Any]:

@@ -72,6 +72,9 @@ class Preview(Shown):
         problems: what would be refused or go wrong; empty for a plan that will do.
         channels: of pruned channels, how many of each layer's will be left; empty where single
             weights are pruned.
+        learning_rate_factors: (update, multiple of the learning rate from it on until the next), in
+            order; empty where the rate stays as it is.
+        restarts: the updates before which the optimizer begins anew, in order.
     """
 
     step: int
@@ -88,6 +91,8 @@ class Preview(Shown):
     files: list[PlannedFile]
     problems: list[str] = dataclasses.field(default_factory=list)
     channels: list[LayerChannels] = dataclasses.field(default_factory=list)
+    learning_rate_factors: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    restarts: list[int] = dataclasses.field(default_factory=list)
 
     @property
     def sparsity(self) -> float:
@@ -169,6 +174,10 @@ class Preview(Shown):
             yield Line(f"ranges are watched from update {self.watched_from:,} on")
         if self.frozen_from is not None:
             yield Line(f"ranges and batch norm stand still from update {self.frozen_from:,} on")
+        for update, factor in self.learning_rate_factors:
+            yield Line(f"from update {update:,} on updates are made with {factor:g} of the rate")
+        for update in self.restarts:
+            yield Line(f"before update {update:,} the optimizer begins anew")
         if self.layers:
             columns = ("layer", "kernel", "shape", "zeros at the end", "bits", "rounded by")
             yield Table(columns, [_cells(each) for each in self.layers[:LISTED_LAYERS]], left=2)

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from keras_compress._shared import checks
 from keras_compress._shared.checks import Layers
-from keras_compress.specs.fields import read_config, set_field, writable_layers
+from keras_compress.specs.fields import (
+    OF_UPDATES,
+    check_of_updates,
+    config_of_updates,
+    read_config,
+    set_field,
+    writable_layers,
+)
 from keras_compress.specs.schedules import Schedule, as_schedule, schedule_from_config
 
 CHANNELS = "channels"
@@ -57,6 +64,14 @@ class Pruning:
         weights: of channels: a schedule, or a sparsity, by which single weights of those that are
             left are zeroed too, in every kernel that can be pruned. It is best reached when the
             channels are: what goes later takes zeros with it.
+        learning_rate_factor: from the update of the first mask on, every update is made with this
+            multiple (> 0) of the learning rate that the optimizer has then, whatever a schedule or
+            a callback gives it; what reads the rate from outside sees it as it is. Of several
+            schedules the first to begin counts. None: the rate as it is.
+        restart_optimizer: True: before the update of the first mask the optimizer's slots
+            (momenta, accumulators, moving averages) begin anew, and so does what it counts for
+            their bias correction; its `iterations` and a schedule of the learning rate go on. With
+            a `steps_per_execution` above 1 that is before the execution which that update is in.
 
     Raises:
         TypeError: for a value of the wrong type.
@@ -74,6 +89,8 @@ class Pruning:
     allocation: str = "uniform"
     multiple_of: int = 1
     weights: Schedule | None = None
+    learning_rate_factor: float | None = None
+    restart_optimizer: bool = False
 
     if TYPE_CHECKING:  # what may be given is more than what is kept
 
@@ -90,6 +107,8 @@ class Pruning:
             allocation: str = "uniform",
             multiple_of: int = 1,
             weights: float | object | None = None,
+            learning_rate_factor: float | None = None,
+            restart_optimizer: bool = False,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -115,6 +134,7 @@ class Pruning:
         if self.sparsity_m_by_n is not None:
             self._check_m_by_n()
         self._check_structure()
+        check_of_updates(owner, self)
 
     def _check_structure(self) -> None:
         owner = "Pruning"
@@ -208,7 +228,7 @@ class Pruning:
         if self.structure is not None:  # without, it is what it was before there was one
             config |= {name: getattr(self, name) for name in ("structure", *OF_CHANNELS)}
             config["weights"] = self.weights and self.weights.get_config()
-        return config
+        return config | config_of_updates(self)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -219,7 +239,7 @@ class Pruning:
         """
         of_channels = ("structure", *OF_CHANNELS)
         optional = () if isinstance(config, Mapping) and "structure" in config else of_channels
-        arguments = read_config(cls, config, optional=optional)
+        arguments = read_config(cls, config, optional=(*optional, *OF_UPDATES))
         if arguments["schedule"] is not None:
             arguments["schedule"] = schedule_from_config(arguments["schedule"])
         if arguments.get("weights") is not None:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from keras_compress._shared import checks
 from keras_compress._shared.checks import Layers
-from keras_compress.specs.fields import read_config, set_field, writable_layers
+from keras_compress.specs.fields import (
+    OF_UPDATES,
+    check_of_updates,
+    config_of_updates,
+    read_config,
+    set_field,
+    writable_layers,
+)
 from keras_compress.specs.graph_rewriter import OWNER, read_graph_rewriter
 from keras_compress.specs.schedules import resolve_step
 
@@ -37,6 +44,13 @@ class Quantization:
         layers: None for every layer that can be quantized; names, where `"backbone/conv1"` is a
             layer of a nested model, or layers themselves, which stand for their names; or a
             callable `layer -> bool`. The others stay in float.
+        learning_rate_factor: from update `delay` + 1 on, every update is made with this multiple
+            (> 0) of the learning rate that the optimizer has then, whatever a schedule or a
+            callback gives it; what reads the rate from outside sees it as it is. It takes the place
+            of that of `Pruning`. None: the rate as it was before.
+        restart_optimizer: True: before the first rounded update the optimizer's slots (momenta,
+            accumulators, moving averages) begin anew, and so does what it counts for their bias
+            correction; its `iterations` and a schedule of the learning rate go on.
 
     Raises:
         TypeError: for a value of the wrong type, a bool included.
@@ -49,6 +63,8 @@ class Quantization:
     calibration_steps: int = 200
     freeze_step: int | float | None = None
     layers: Layers = None
+    learning_rate_factor: float | None = None
+    restart_optimizer: bool = False
 
     if TYPE_CHECKING:  # what may be given is more than what is kept
 
@@ -61,6 +77,8 @@ class Quantization:
             calibration_steps: int = 200,
             freeze_step: float | None = None,
             layers: checks.GivenLayers = None,
+            learning_rate_factor: float | None = None,
+            restart_optimizer: bool = False,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -79,6 +97,7 @@ class Quantization:
             if same_kind and self.freeze_step < self.delay:
                 raise _freeze_error(self, self.delay, self.freeze_step)
         set_field(self, "layers", checks.check_layers(owner, self.layers))
+        check_of_updates(owner, self)
 
     @classmethod
     def from_graph_rewriter(cls, text_or_path: str | os.PathLike[str]) -> Self:
@@ -140,8 +159,10 @@ class Quantization:
         Raises:
             ValueError: if `layers` is a callable.
         """
-        config = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**config, "layers": writable_layers("Quantization", self.layers)}
+        names = [field.name for field in dataclasses.fields(self) if field.name not in OF_UPDATES]
+        config = {name: getattr(self, name) for name in names}
+        config["layers"] = writable_layers("Quantization", self.layers)
+        return config | config_of_updates(self)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -150,7 +171,7 @@ class Quantization:
         Raises:
             ValueError: if a key is missing or unknown, or a value is out of its range.
         """
-        return cls(**read_config(cls, config))
+        return cls(**read_config(cls, config, optional=OF_UPDATES))
 
 
 def _freeze_error(spec: Quantization, delay: float, freeze_step: float) -> ValueError:

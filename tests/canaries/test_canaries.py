@@ -20,6 +20,7 @@ import tf_keras
 from tensorflow.python.distribute.values import PerReplicaSpec
 from tensorflow.python.eager import context as tf_context
 from tensorflow.python.framework import ops
+from tensorflow.python.ops import control_flow_util
 
 X, Y = np.ones((8, 3), "float32"), np.ones((8, 2), "float32")
 
@@ -55,6 +56,27 @@ def test_a_tensor_with_numbers_is_an_eager_tensor():
     assert isinstance(tf.constant(0), ops.EagerTensor)
     with tf.Graph().as_default():
         assert not isinstance(tf.constant(0), ops.EagerTensor)
+
+
+def test_a_graph_that_xla_compiles_is_marked_as_such():
+    """`devices.under_xla` asks so, inside of branches and of functions that are called too."""
+    marked = []
+
+    def note():
+        marked.append(control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()))
+        return tf.constant(0)
+
+    def body(x):
+        note()
+        tf.cond(x > 0, note, tf.function(note))
+        return x
+
+    tf.function(body, jit_compile=True)(tf.constant(1))
+    assert marked == [True] * 3
+    marked.clear()
+    tf.function(body)(tf.constant(1))
+    note()
+    assert marked == [False] * 4
 
 
 def test_flatten_layers_gives_the_direct_layers(keras):
@@ -1363,3 +1385,82 @@ def test_tf_keras_a_random_layer_counts_its_seed_on_at_every_trace():
     layer.build((None, 3))
     tf.function(lambda x: layer(x, training=True)).get_concrete_function(tf.ones((2, 3)))
     assert vars(layer)["_random_generator"]._seed == 8
+
+
+# --- optimizers, which `frameworks/updates.py` gives another class for the time of a step
+
+
+def test_keras3_an_update_reads_rate_and_count_by_what_a_subclass_can_change():
+    class Changed(keras3.optimizers.Adam):
+        def _get_current_learning_rate(self):
+            return super()._get_current_learning_rate() * 0.0
+
+        @property
+        def iterations(self):
+            counted.append(1)
+            return super().iterations
+
+    counted, optimizer, weight = [], keras3.optimizers.Adam(0.1), keras3.Variable([1.0])
+    object.__setattr__(optimizer, "__class__", Changed)
+    optimizer.apply([tf.constant([1.0])], [weight])
+    assert float(weight.numpy()[0]) == 1.0
+    assert counted
+    assert optimizer._trainable_variables == [weight]
+    assert int(optimizer._iterations.numpy()) == 1
+    assert float(optimizer._learning_rate.numpy()) == np.float32(0.1)
+
+
+def test_tf_keras_an_update_reads_rate_and_count_by_what_a_subclass_can_change():
+    class Changed(tf_keras.optimizers.Adam):
+        def update_step(self, gradient, variable):
+            inside.append(True)
+            super().update_step(gradient, variable)
+            inside.pop()
+
+        @property
+        def learning_rate(self):
+            return super().learning_rate * 0.0
+
+        @property
+        def iterations(self):
+            counted.append(bool(inside))
+            return super().iterations
+
+    inside, counted, optimizer = [], [], tf_keras.optimizers.Adam(0.1)
+    weight = tf.Variable([1.0])
+    object.__setattr__(optimizer, "__class__", Changed)
+    optimizer.apply_gradients([(tf.constant([1.0]), weight)])
+    assert float(weight.numpy()[0]) == 1.0
+    assert True in counted
+    assert counted[-1] is False  # where one is added to it
+    assert list(optimizer._index_dict) == [optimizer._var_key(weight)]
+    nadam = tf_keras.optimizers.Nadam()
+    nadam.build([weight])
+    assert nadam._u_product_counter == 1
+    assert not any(each is nadam._u_product for each in nadam.variables)
+
+
+def test_tf_keras_an_older_update_reads_rate_and_count_in_one_place():
+    class Changed(tf_keras.optimizers.legacy.Adam):
+        def _decayed_lr(self, dtype):
+            return super()._decayed_lr(dtype) * 0.0
+
+        def _prepare_local(self, *args):
+            inside.append(True)
+            super()._prepare_local(*args)
+            inside.pop()
+
+        @property
+        def iterations(self):
+            counted.append(bool(inside))
+            return super().iterations
+
+    inside, counted, optimizer = [], [], tf_keras.optimizers.legacy.Adam(0.1)
+    weight = tf.Variable([1.0])
+    object.__setattr__(optimizer, "__class__", Changed)
+    optimizer.apply_gradients([(tf.constant([1.0]), weight)])
+    assert float(weight.numpy()[0]) == 1.0
+    assert True in counted
+    assert counted[-1] is False
+    key_of = tf_keras.src.optimizers.legacy.optimizer_v2._var_key
+    assert list(optimizer._slots) == [key_of(weight)]

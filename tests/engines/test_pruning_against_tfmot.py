@@ -32,7 +32,9 @@ from helpers.tfmot_fits import (
 
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
-from keras_compress.engines.in_place.masks import block_mask, m_by_n_mask, magnitude_mask, threshold
+from keras_compress.engines.in_place import selection
+from keras_compress.engines.in_place.masks import block_mask, m_by_n_mask, magnitude_mask
+from keras_compress.engines.in_place.selection import kth_largest
 
 pytestmark = pytest.mark.by_turns
 
@@ -46,6 +48,8 @@ SHAPES = [
     (4097,),
     (3, 3, 24, 40),
     (130, 77),
+    (130, 127),  # so many weights that a histogram comes first
+    (364, 362),  # so many weights that they are looked through with more bins
 ]
 SPARSITIES = (0.0, 0.1, 0.4999, 0.5, 0.77, 0.95, 0.999)
 
@@ -145,7 +149,7 @@ def threshold_and_mask(weights, sparsity):
     """What the engine computes for an elementwise mask, with the threshold in between shown."""
     size = tf.cast(weights.shape.num_elements(), tf.float32)
     k = tf.cast(tf.maximum(tf.round(size * (1 - sparsity)), 1), tf.int32)
-    return threshold(tf.abs(weights), k), magnitude_mask(weights, sparsity)
+    return kth_largest(tf.abs(weights), k).value, magnitude_mask(weights, sparsity)
 
 
 @pytest.mark.parametrize("how", ["eager", "graph", "xla"])
@@ -166,16 +170,34 @@ def test_threshold_and_mask_equal_tfmots(make, how):
             assert bits(found) == bits(their_threshold), case
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_the_threshold_is_the_kth_largest_for_every_k(jit_compile):
+@pytest.mark.parametrize("how", ["graph", "with-a-gpu", "xla"])
+def test_the_kth_largest_and_how_many_are_no_smaller_for_every_k(how, monkeypatch):
     # Against a sort by NumPy.
-    function = in_graph(threshold, jit_compile=jit_compile)
-    for size in (5, 1000, 4097):
-        numbers = np.abs(kernel(_half_zeros, (size,)))
-        ordered = np.sort(numbers)[::-1]
-        for k in (1, 2, size // 3, size // 2, size - 1, size):
-            found = function(tf.constant(numbers), tf.constant(k, tf.int32))
-            assert float(found) == ordered[k - 1], (size, k)
+    function = tf.function(kth_largest, autograph=False, jit_compile=how == "xla")
+    if how == "with-a-gpu":
+        monkeypatch.setattr(selection, "only_cpus", lambda: False)
+    for make in (_half_zeros, _tied):
+        for size in (5, 4097, 20_000, 140_000):
+            numbers = np.abs(kernel(make, (size,)))
+            ordered = np.sort(numbers)[::-1]
+            for k in (1, 2, size // 3, size // 2, size - 1, size):
+                found = function(tf.constant(numbers), tf.constant(k, tf.int32))
+                assert float(found.value) == ordered[k - 1], (size, k)
+                assert int(found.at_least) == np.count_nonzero(numbers >= ordered[k - 1]), (size, k)
+                assert found.finite
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_what_is_not_finite_is_noticed(jit_compile):
+    function = tf.function(kth_largest, autograph=False, jit_compile=jit_compile)
+    for size in (5, 20_000, 140_000):
+        numbers = np.abs(kernel(_wide, (size,)))
+        for broken in (np.inf, np.nan, -np.nan):
+            numbers[size // 2] = broken
+            found = function(tf.abs(tf.constant(numbers)), tf.constant(3, tf.int32))
+            assert not found.finite, (size, broken)
+        numbers[size // 2] = np.finfo("float32").max
+        assert function(tf.constant(numbers), tf.constant(3, tf.int32)).finite
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

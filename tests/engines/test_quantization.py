@@ -95,7 +95,7 @@ def test_before_the_delay_weights_and_slots_are_those_of_a_plain_fit(
     assert_same(model.get_weights(), plain.get_weights())
     assert_same(slots(model), slots(plain))
     engine = engine_of(model)
-    seen = [r for r in engine.quantizers.ranges().values() if tuple(r) != (-6.0, 6.0)]
+    seen = [r for r in engine.quantizers.ranges().values() if r[1] != 6.0]
     assert len(seen) == (len(engine.quantizers.ranges()) if calibration_steps else 0)
 
 

@@ -652,6 +652,31 @@ def test_a_subclass_that_its_config_cannot_make_is_refused(keras, caplog):
     assert engine_of(model).step == 4
 
 
+@pytest.mark.parametrize(("given", "made"), [(1, 2), (2, 1)])
+def test_a_subclass_whose_config_makes_another_network_is_refused(keras, given, made):
+    class Deep(keras.Model):
+        def __init__(self, depth=made):
+            super().__init__()
+            self.own = [keras.layers.Dense(3) for _ in range(depth)]
+
+        def call(self, x):
+            for layer in self.own:
+                x = layer(x)
+            return x
+
+        def get_config(self):
+            return {}
+
+    model = Deep(given)
+    model(np.ones((1, 3), "float32"))
+    message = (
+        "strip: `model` must have as many weights as its class makes from its config, "
+        f"{2 * made}. Received: model=Deep with {2 * given}"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        kc.strip(model)
+
+
 def test_a_model_without_weights_is_refused(keras, classes):
     message = (
         "strip: `model` must be built; call it on a batch of data first. "

@@ -128,3 +128,17 @@ def test_targets_and_whether_they_are_reached():
     fraction = PolynomialDecay(final_sparsity=0.5, begin_step=0.0, end_step=0.5)
     timetable.schedules = {"a": fraction}
     assert not timetable.is_pruned_by(10_000)
+
+
+def test_pruning_begins_with_the_first_of_its_schedules():
+    early = ConstantSparsity(target_sparsity=0.5, begin_step=0, frequency=1)
+    late = PolynomialDecay(final_sparsity=0.5, begin_step=40, end_step=60)
+    later = PolynomialDecay(final_sparsity=0.5, begin_step=0.5, end_step=60)
+    timetable = Timetable(Pruning(late), None)
+    assert timetable.pruned_from is None
+    timetable.schedules = {"a": late}
+    assert timetable.pruned_from == 40
+    timetable.schedules = {"a": late, "b": early}
+    assert timetable.pruned_from == 1  # updates are counted from 1
+    timetable.schedules = {"a": late, "b": later}
+    assert timetable.pruned_from is None  # a fraction may come before it

@@ -62,14 +62,15 @@ def mutations():
     names = [f.name for f in dataclasses.fields(State) if f.name not in State._ARRAYS]
     wrong = {"step": [-5, 2.5, None, "12", True], "phase": ["later", None, 3, ["on"]]}
     wrong["observed"] = wrong["step"]
-    wrong["switched_at"] = wrong["iterations"] = [-1, 1.5, "9", [9]]
+    for name in ("switched_at", "restarted_at", "iterations"):
+        wrong[name] = [-1, 1.5, "9", [9]]
     wrong["weights"] = [3, ["a"], True]
     wrong["pruning"] = wrong["quantization"] = [[], "off", 3, {}, {"delay": 3}]
     wrong["paths"] = wrong["started"] = wrong["kernels"] = [None, "conv1", [1, 2], {"a": 1}]
     wrong["schedules"] = [None, [], {"0/Conv2D/kernel/3x3x1x8": 3}, {}, {"a": {}}]
     wrong["steps"] = [None, {}, {"delay": 8}, {"delay": "8", "freeze_step": None}, {"a": 1}]
     for name in names:
-        if name != "weights":  # which older states have not
+        if name not in ("weights", "restarted_at"):  # which older states have not
             spoils[f"without {name}"] = without(name)
         for value in wrong[name]:
             spoils[f"{name}={value!r}"] = field(name, value)

@@ -55,6 +55,8 @@ def test_a_broken_kernel_keeps_its_mask_and_is_named_once(keras, digits, caplog,
         # the NaN ends in a ReLU.
         same = (target.kept() == masks[target.path]).all()
         assert same == (target.path == "dense1"), target.path
+    kept = np.concatenate([t.kept().ravel() for t in engine_of(model).pruner.targets])
+    assert compress.report.sparsity == pytest.approx(1 - kept.mean(), abs=1e-6)
     warnings = [r.getMessage() for r in caplog.records if r.name == "keras_compress"]
     assert warnings == [
         "NaN or infinite weights in conv1/kernel, dense1/kernel: the training has diverged, and "

@@ -67,6 +67,7 @@ def check_delay_and_schedules(names, folder, printed):
     assert found == pytest.approx({"conv": 0.5, "digit": 0.8}, abs=0.01)
     assert printed.startswith("38 113\n37 0.0 the mask stays\n38 0.0 the mask changes\n")
     assert "\n113 0.5 the mask changes\n188 0.5 the mask stays\n" in printed
+    assert "\nthe optimizer's own rate is still 0.001\n" in printed
     assert re.search(r"^\['.*'\] ", printed, flags=re.MULTILINE)  # what the first fit missed
     assert printed.endswith("\nTrue\n")
     assert names["long"].report.missed == []

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import resource
+import select
 import shutil
 import signal
 import sys
@@ -27,6 +28,7 @@ from keras_compress.tflite import (
     stop_worker,
 )
 from keras_compress.tflite.child_process import child_environment
+from keras_compress.tflite.conversion import process
 from keras_compress.tflite.conversion.errors import remedy_for_crash, translate
 from keras_compress.tflite.conversion.process import Session, WorkerCrashError
 
@@ -342,6 +344,29 @@ def test_a_timeout_replaces_the_worker(quantized, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     assert convert(quantized, Conversion("int8", quantized=True))
     assert worker_pid() != first
+
+
+def test_what_is_done_meanwhile_may_outlast_the_timeout(quantized, monkeypatch):
+    """Only the conversion must not: one that was through in time is no failure."""
+    convert(quantized, Conversion("int8", quantized=True))
+    first = worker_pid()
+    ringing = []
+
+    class Timer(threading.Timer):
+        def __init__(self, seconds, stop):
+            super().__init__(seconds, stop)
+            ringing.append(stop)
+
+    def meanwhile():
+        _, answers = process._keeper.child.pipes
+        assert select.select([answers], [], [], 60)[0]  # it has said that it is through
+        ringing[0]()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Timer", Timer)
+        assert convert(quantized, Conversion("int8", quantized=True), meanwhile=meanwhile)
+    assert not alive(first)
+    assert convert(quantized, Conversion("int8", quantized=True))
 
 
 @pytest.fixture

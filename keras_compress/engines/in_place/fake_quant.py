@@ -11,17 +11,19 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import cast
 
 import numpy as np
 import tensorflow as tf
 
+from keras_compress.engines.in_place import rounding
 from keras_compress.engines.in_place.rows import Fixed, Granularity
 from keras_compress.engines.quantizers import Mode
 
 UNSEEN = (-6.0, 6.0)
-"""A range before the first batch: ReLU6's, mirrored."""
+"""A range before the first batch: ReLU6's, mirrored, or without what is below zero."""
 
 LARGEST_BIAS = 2.0**30
 """Of the steps of its integer sum, which is an int32."""
@@ -48,7 +50,8 @@ class ActivationQuantizer:
         self.range: tf.Variable | None = None
         """(minimum, maximum), zero inside; None where it is fixed."""
         if fixed is None:
-            self.range = tf.Variable(UNSEEN, dtype=tf.float32, trainable=False, name="range")
+            unseen = (0.0, UNSEEN[1]) if nonnegative else UNSEEN
+            self.range = tf.Variable(unseen, dtype=tf.float32, trainable=False, name="range")
 
     def __call__(self, tensor: tf.Tensor, shares: bool = False) -> tf.Tensor:
         """`shares`: what the tensor was computed of has this range, and was seen before."""
@@ -58,16 +61,24 @@ class ActivationQuantizer:
         limits = None
         # Whoever shares a range sees numbers that were rounded over it, up to half a step further
         # out, and would push it on and on.
-        follows = self._mode.updating and self._mode.phase.follows and not shares
-        if follows and self.range is not None:
-            limits = self._follow(self.range, tf.stop_gradient(numbers))
+        if self._follows and not shares:
+            limits = self._follow(numbers)
         if not self._mode.phase.rounds:
             return tensor
         low, high = tf.unstack(self._limits() if limits is None else limits)
-        rounded = tf.quantization.fake_quant_with_min_max_vars(
-            numbers, low, high, num_bits=self._bits
-        )
-        return tf.cast(rounded, tensor.dtype)
+        return tf.cast(rounding.rounded(numbers, low, high, self._bits), tensor.dtype)
+
+    def relu(self, tensor: tf.Tensor, limit: float) -> tf.Tensor:
+        """What `self(relu(tensor))` gives, and its gradient, in half the passes over memory; the
+        tensor must be nonnegative behind a ReLU that ends at `limit`.
+        """
+        numbers = tf.cast(tensor, tf.float32)
+        limits = self._follow(numbers, limit) if self._follows else self._limits()
+        return tf.cast(rounding.rounded_relu(numbers, limit, limits[1], self._bits), tensor.dtype)
+
+    @property
+    def _follows(self) -> bool:
+        return self._mode.updating and self._mode.phase.follows and self.range is not None
 
     def breaking_ties(self, tensor: tf.Tensor) -> tf.Tensor:
         """`tensor`, moved so that halves round away from the int8 zero, as integer means do."""
@@ -117,11 +128,14 @@ class ActivationQuantizer:
 
         return self._mode.number(followed)
 
-    def _follow(self, limits: tf.Variable, numbers: tf.Tensor) -> tf.Tensor:
+    def _follow(self, numbers: tf.Tensor, limit: float = math.inf) -> tf.Tensor:
+        """The range, moved towards numbers that end at `limit`."""
+        limits, numbers = cast(tf.Variable, self.range), tf.stop_gradient(numbers)
         # Zero is always inside: the integer kernels pad with it.
         low = tf.constant(0.0) if self._nonnegative else tf.minimum(tf.reduce_min(numbers), 0.0)
         high = tf.maximum(tf.reduce_max(numbers), 0.0)
-        batch = tf.stack([low, high])
+        if limit != math.inf:
+            high = tf.minimum(high, limit)
         old = tf.convert_to_tensor(limits)
         if (
             self._seen is not None
@@ -131,12 +145,14 @@ class ActivationQuantizer:
             # The same range meets a second tensor in this step (a shared layer, the inputs of a
             # Concatenate): it covers both.
             _, old, earlier = self._seen
-            batch = tf.stack([tf.minimum(low, earlier[0]), tf.maximum(high, earlier[1])])
+            low, high = tf.minimum(low, earlier[0]), tf.maximum(high, earlier[1])
+        batch = tf.stack([low, high])
         self._seen = (self._mode.trace, old, batch)
         decay = tf.convert_to_tensor(self._mode.decay)  # of a step that is being traced
         new = decay * old + (1.0 - decay) * batch
-        # A diverged step must not take the range with it.
-        new = tf.where(tf.reduce_all(tf.math.is_finite(batch)), new, old)
+        # A diverged step must not take the range with it; of two ends one is not finite if their
+        # difference is not.
+        new = tf.where(tf.math.is_finite(high - low), new, old)
         limits.assign(new)
         return new
 
@@ -175,17 +191,26 @@ class KernelQuantizer:
         return tf.cast(self._rounded(kernel, self._mode.number(self.magnitude)), dtype)
 
     def _rounded(self, kernel: tf.Tensor, magnitude: tf.Tensor) -> tf.Tensor:
+        if not self._mode.updating:
+            return self._as_in_file(kernel, magnitude)
+        if self._granularity is Granularity.DEPTHWISE:
+            magnitude = tf.reshape(magnitude, kernel.shape[-2:])
+        clips = self.frozen is not None
+        return rounding.rounded_symmetrically(kernel, magnitude, self._bits, clips)
+
+    def _as_in_file(self, kernel: tf.Tensor, magnitude: tf.Tensor) -> tf.Tensor:
+        """With the ops that the converter makes integers of. Of a million weights some ten lie so
+        near to the middle of two integers that other arithmetic takes the other one.
+        """
         if self._granularity is Granularity.TENSOR:
-            rounded = tf.quantization.fake_quant_with_min_max_vars(
+            return tf.quantization.fake_quant_with_min_max_vars(
                 kernel, -magnitude, magnitude, num_bits=self._bits, narrow_range=True
             )
-        else:
-            flat = self._channels(kernel)
-            rounded = tf.quantization.fake_quant_with_min_max_vars_per_channel(
-                flat, -magnitude, magnitude, num_bits=self._bits, narrow_range=True
-            )
-            rounded = tf.reshape(rounded, kernel.shape)
-        return rounded
+        flat = self._channels(kernel)
+        rounded = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+            flat, -magnitude, magnitude, num_bits=self._bits, narrow_range=True
+        )
+        return tf.reshape(rounded, kernel.shape)
 
     @property
     def rank(self) -> int:
@@ -212,14 +237,17 @@ class KernelQuantizer:
         return tf.abs(bias) / (LARGEST_BIAS * input_scale) * (2.0 ** (self._bits - 1) - 1)
 
     def _magnitude_of(self, kernel: tf.Tensor) -> tf.Tensor:
-        sizes = tf.abs(tf.cast(tf.stop_gradient(kernel), tf.float32))
-        overall = tf.reduce_max(sizes)
+        numbers = self._channels(tf.cast(tf.stop_gradient(kernel), tf.float32))
+        axes = None
+        if self._granularity is not Granularity.TENSOR:
+            axes = list(range(len(numbers.shape) - 1))
+        # The absolute values would be a copy of the kernel.
+        channels = tf.maximum(tf.reduce_max(numbers, axes), -tf.reduce_min(numbers, axes))
+        overall = tf.reduce_max(channels)
         # A kernel of nothing but zeros still needs a scale.
         overall = tf.where(overall > 0.0, overall, 1.0)
         if self._granularity is Granularity.TENSOR:
             return overall
-        sizes = self._channels(sizes)
-        channels = tf.reduce_max(sizes, axis=list(range(len(sizes.shape) - 1)))
         # A dead channel takes the kernel's magnitude, and a faint one keeps a share of it: the
         # int32 bias is in steps of input scale x kernel scale, which must not come near zero.
         return tf.where(channels > 0.0, tf.maximum(channels, FAINTEST * overall), overall)

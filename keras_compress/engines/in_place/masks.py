@@ -10,56 +10,34 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.engines.masks import Pruner, Target, sparsity_at
+from keras_compress.engines.in_place.selection import Selected, kth_largest
+from keras_compress.engines.masks import Pruner, Target, count_kept, sparsity_at
 from keras_compress.frameworks.finite import all_finite
 from keras_compress.specs.pruning import Pruning
 
-_DIGITS = (11, 10, 10)
-"""How the 31 bits of a non-negative float32 are read, from the top: bins enough to need few passes,
-and few enough that a small kernel is not all bins.
+_AT_ONCE = 1 << 18
+"""Weights of the masks that are made side by side. What a mask takes while it is made is several
+times what it takes afterwards, and of all kernels at once it would be more than a training does.
 """
-
-
-def threshold(magnitudes: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
-    """The k-th largest of non-negative float32 numbers, to the last bit.
-
-    A radix selection: the bit patterns of non-negative floats order as integers do, so a histogram
-    of the upper bits finds those of the number wanted, and one of each lower part, among those that
-    agree so far, the rest.
-    """
-    bits = tf.bitcast(tf.reshape(magnitudes, [-1]), tf.int32)
-    remaining = sum(_DIGITS)
-    found: tf.Tensor | None = None  # the upper digits, once there are some
-    for width in _DIGITS:
-        remaining -= width
-        bins = 1 << width
-        digits = tf.bitwise.right_shift(bits, remaining) if remaining else bits
-        if found is not None:
-            found = tf.bitwise.left_shift(found, width)
-            # What differs further up is put into no bin: negative numbers are large unsigned ones.
-            digits = tf.minimum(tf.bitcast(digits - found, tf.uint32), tf.constant(bins, tf.uint32))
-            digits = tf.bitcast(digits, tf.int32)
-        counts = tf.raw_ops.DenseBincount(
-            input=digits, size=bins, weights=tf.constant([], tf.int32), binary_output=False
-        )
-        above = tf.cumsum(counts, reverse=True, exclusive=True)  # how many are in higher bins
-        digit = tf.reduce_sum(tf.cast(above >= k, tf.int32))
-        k -= tf.gather(above, digit)
-        found = digit if found is None else found + digit
-    return tf.bitcast(found, tf.float32)
 
 
 def magnitude_mask(weights: tf.Tensor, sparsity: tf.Tensor) -> tf.Tensor:
     """Bool, True for the weights to keep; `sparsity` is a float32 scalar in [0, 1)."""
+    magnitudes, selected = _selected(weights, sparsity)
+    return magnitudes >= selected.value
+
+
+def _selected(weights: tf.Tensor, sparsity: tf.Tensor) -> tuple[tf.Tensor, Selected]:
+    """The magnitudes, and the smallest of them to keep."""
     magnitudes = tf.abs(tf.cast(weights, tf.float32))
     size = tf.cast(weights.shape.num_elements(), tf.float32)
     k = tf.cast(tf.maximum(tf.round(size * (1 - sparsity)), 1), tf.int32)
-    return magnitudes >= threshold(magnitudes, k)
+    return magnitudes, kth_largest(magnitudes, k)
 
 
 def block_mask(
@@ -116,9 +94,11 @@ class MagnitudePruner(Pruner):
         active = self.active
 
         def renew(targets: list[Target]) -> None:
-            for target in targets:
-                self.update(target, step)
-            self.measure()
+            kept: dict[int, tf.Tensor] = {}
+            for some in _in_turn(targets):
+                with tf.control_dependencies(kept.values()):
+                    kept |= {id(target): self._update(target, step) for target in some}
+            self.measure(kept)
 
         self.renew_when_due(active, step, renew)
         self.apply(active)
@@ -138,14 +118,41 @@ class MagnitudePruner(Pruner):
         return float(tf.reduce_min(tf.where(kept, magnitudes, np.inf)))
 
     def update(self, target: Target, step: tf.Tensor) -> None:
+        self._update(target, step)
+
+    def _update(self, target: Target, step: tf.Tensor) -> tf.Tensor:
+        """`update`; how many weights are kept."""
         weights = tf.convert_to_tensor(target.kernel)
         sparsity = sparsity_at(target.schedule, step)
         spec = self.spec
-        if spec.sparsity_m_by_n is not None:
-            mask = m_by_n_mask(weights, *spec.sparsity_m_by_n)
-        elif spec.block_size != (1, 1):
-            mask = block_mask(weights, sparsity, spec.block_size, spec.block_pooling_type)
+        if spec.sparsity_m_by_n is None and spec.block_size == (1, 1):
+            magnitudes, selected = _selected(weights, sparsity)
+
+            def new() -> tf.Tensor:
+                target.mask.assign(magnitudes >= selected.value)
+                return selected.at_least
+
+            finite = selected.finite
         else:
-            mask = magnitude_mask(weights, sparsity)
+
+            def new() -> tf.Tensor:
+                if spec.sparsity_m_by_n is not None:
+                    mask = m_by_n_mask(weights, *spec.sparsity_m_by_n)
+                else:
+                    mask = block_mask(weights, sparsity, spec.block_size, spec.block_pooling_type)
+                return count_kept(target.mask.assign(mask))
+
+            finite = all_finite(weights)
         # Of NaN nobody can tell which are the smallest.
-        target.mask.assign(tf.where(all_finite(weights), mask, tf.convert_to_tensor(target.mask)))
+        return tf.cond(finite, new, lambda: count_kept(target.mask))
+
+
+def _in_turn(targets: list[Target]) -> Iterator[list[Target]]:
+    """Those whose masks are made at once, and then the next ones."""
+    some: list[Target] = []
+    for target in targets:
+        some.append(target)
+        if sum(each.kernel.shape.num_elements() for each in some) >= _AT_ONCE:
+            yield some
+            some = []
+    yield some

@@ -14,12 +14,13 @@ import tensorflow as tf
 from keras_compress.engines.in_place.by_ops.interpose import UnitKernel, Units
 from keras_compress.engines.in_place.cast_inputs import CastInputs
 from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer, on_grid
-from keras_compress.engines.in_place.forms.call import ActivationCall, ActivationForm, Call, number
+from keras_compress.engines.in_place.forms.call import ActivationCall, Call, number
 from keras_compress.engines.in_place.placement import OperationPlan, Placement
-from keras_compress.engines.in_place.rows import Output
+from keras_compress.engines.in_place.rows import ActivationRow, Output
 from keras_compress.engines.quantizers import OnRounded, Quantizers
 from keras_compress.engines.state import Phase, State
 from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.devices import under_xla
 from keras_compress.frameworks.protocols import KerasModel, KerasOperation, Method
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
@@ -194,7 +195,9 @@ class PatchedQuantizers(Quantizers):
                 outputs = self._compute(plan, original, args, kwargs)
             if plan.row.output is Output.SHARED and plan.output and self._imitates:
                 outputs = self.activations[plan.output].breaking_ties(outputs)
-            if plan.output is not None:
+            if self._rounds_in_relu(plan):
+                pass
+            elif plan.output is not None:
                 rounded = functools.partial(
                     self._round, plan, "output", plan.output, shares=plan.shares
                 )
@@ -251,14 +254,16 @@ class PatchedQuantizers(Quantizers):
             offset_on_grid=functools.partial(self._offset_on_grid, plan),
         )
         form = plan.row.form or Call.run
-        bare = _bare_activation(plan)
-        if bare is not None:
-            form = functools.partial(self._activated_call, plan, bare)
+        if plan.activation is not None and not hasattr(plan.operation, "activation"):
+            form = functools.partial(self._activated_call, plan)
         if self.mode.phase.rounds:
             return form(call)
-        if any(self.activations[key].range is not None for key in plan.inner.values()):
-            form(call)  # shows the ranges inside; while watching, the layer's own bits count
+        if form is not Call.run and self._has_ranges_inside(plan):
+            form(call)  # shows them; while watching, the layer's own bits count
         return call.run()
+
+    def _has_ranges_inside(self, plan: OperationPlan) -> bool:
+        return any(self.activations[key].range is not None for key in plan.inner.values())
 
     def _inside(self, plan: OperationPlan, role: str, tensor: tf.Tensor) -> tf.Tensor:
         if plan.inner[role] == plan.joined:
@@ -362,22 +367,21 @@ class PatchedQuantizers(Quantizers):
 
     def _activation(self, plan: OperationPlan, function: Activation) -> Activation:
         """What stands in for a layer's own activation."""
-        form = None if plan.activation is None else plan.activation.form
 
         def activation(tensor: tf.Tensor) -> tf.Tensor:
             if plan.before is not None:
                 tensor = self._round(plan, "before", plan.before, tensor)
-            if form is not None and self.mode.phase.rounds:
-                return self._activated(plan, form, function, tensor)
-            return function(tensor)
+            return self._activated(plan, function, tensor)
 
         return activation
 
-    def _activated_call(self, plan: OperationPlan, form: ActivationForm, call: Call) -> tf.Tensor:
-        def function(x: tf.Tensor) -> tf.Tensor:
-            return call.run_on([x])  # with the arguments of this call
+    def _activated_call(self, plan: OperationPlan, call: Call) -> tf.Tensor:
+        """An operation that is nothing but an activation."""
 
-        return self._activated(plan, form, function, call.inputs[0])
+        def function(x: tf.Tensor) -> tf.Tensor:
+            return call.run_on([x, *call.inputs[1:]])  # with the arguments of this call, as a mask
+
+        return self._activated(plan, function, call.inputs[0])
 
     def _constant(
         self, value: object, shape: Sequence[int] | None = None, by_converter: bool = False
@@ -394,16 +398,31 @@ class PatchedQuantizers(Quantizers):
             self.mode.number(numbers), low, high, narrow_range=by_converter
         )
 
-    def _activated(
-        self,
-        plan: OperationPlan,
-        form: ActivationForm,
-        function: Activation,
-        tensor: tf.Tensor,
-    ) -> tf.Tensor:
+    def _activated(self, plan: OperationPlan, function: Activation, tensor: tf.Tensor) -> tf.Tensor:
+        row = cast(ActivationRow, plan.activation)
+        if self._rounds_in_relu(plan):
+            return self.activations[cast(str, plan.output)].relu(tensor, cast(float, row.relu_to))
+        rounds = self.mode.phase.rounds
+        if row.form is None or not (rounds or self._has_ranges_inside(plan)):
+            return function(tensor)
         quantize = functools.partial(self._inside, plan)
         call = ActivationCall(tensor, function, quantize, self._constant, self.mode.exporting)
-        return form(call)
+        shown = row.form(call)
+        return shown if rounds else function(tensor)
+
+    def _rounds_in_relu(self, plan: OperationPlan) -> bool:
+        """Whether the rounding of the output is done together with the ReLU that it ends in: in a
+        training step, where XLA does not make one pass of them anyway.
+        """
+        return (
+            plan.activation is not None
+            and plan.activation.relu_to is not None
+            and plan.output is not None
+            and plan.unit is None
+            and self.mode.updating
+            and self.mode.phase.rounds
+            and not under_xla()
+        )
 
     def kernels_by_path(self) -> Iterator[tuple[str, str, tf.Variable]]:
         paths = {plan.key: plan.path for plan in self.placement.operations}
@@ -467,13 +486,6 @@ class PatchedQuantizers(Quantizers):
     def _range(self, key: str) -> tf.Variable:
         """The range of a quantizer that follows its tensor."""
         return self.activations[key].range
-
-
-def _bare_activation(plan: OperationPlan) -> ActivationForm | None:
-    """The form of an operation that is an activation; None of a layer that holds one."""
-    if plan.activation is None or hasattr(plan.operation, "activation"):
-        return None
-    return plan.activation.form
 
 
 def _end(numbers: Callable[[], tf.Tensor], symmetric: bool, which: int) -> tf.Tensor:

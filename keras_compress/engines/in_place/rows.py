@@ -90,5 +90,9 @@ class ActivationRow:
     output: Fixed | None = None
     absorbed: bool = False
     """Part of the integer op before it."""
+    relu_to: float | None = None
+    """Where it ends, of a ReLU whose gradient is zero at both its ends; infinite for one that never
+    does. Rounding can be one with it.
+    """
     form: ActivationForm | None = None
     inner: tuple[tuple[str, Fixed | None], ...] = ()

@@ -10,6 +10,7 @@ softmax, sigmoid and tanh have fixed scales
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 from keras_compress.engines.in_place import refusals
@@ -194,8 +195,8 @@ SOFTPLUS = (("positive", None), ("size", None), ("gate", UNIT), ("log", Fixed(-0
 ELU_ROLES = ("positive", "negative", "slower", "below", "times", "scaled")
 
 ACTIVATIONS: dict[str, ActivationRow] = {
-    "relu": ActivationRow(absorbed=True),
-    "relu6": ActivationRow(absorbed=True),
+    "relu": ActivationRow(absorbed=True, relu_to=math.inf),
+    "relu6": ActivationRow(absorbed=True, relu_to=6.0),
     "limited_relu": ActivationRow(absorbed=True, form=activations.limited_relu),
     "leaky_relu": ActivationRow(form=activations.leaky_relu),
     "limited_leaky_relu": ActivationRow(form=activations.limited_leaky_relu),

@@ -95,14 +95,15 @@ class Worker(Child):
         finally:
             timer.cancel()
             timer.join()
-        if answer == DONE and not late.is_set():
+        if answer == DONE:  # in time: whoever is late is killed before it says so
+            if late.is_set():  # because `meanwhile` has taken longer; the next job has a new one
+                self.process.wait()
             return
-        if answer != DONE:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                # It ends by itself, and what it ended of is no SIGKILL of ours.
-                self.process.wait(0 if late.is_set() else _ENDING)
-            self.process.kill()
-            self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # It ends by itself, and what it ended of is no SIGKILL of ours.
+            self.process.wait(0 if late.is_set() else _ENDING)
+        self.process.kill()
+        self.process.wait()
         if late.is_set():
             raise WorkerTimeoutError(f"it took longer than {timeout:g} seconds", self._read(begin))
         raise WorkerCrashError(describe_exit(self.process.returncode), self._read(begin))

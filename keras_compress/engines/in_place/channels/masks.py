@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -243,7 +243,7 @@ class ChannelPruner(Pruner):
             highest(each, kept_count(int(each.shape[0]), sparsity, multiple_of)) for each in scores
         ]
 
-    def measure(self) -> None:
+    def measure(self, known: Mapping[int, tf.Tensor] | None = None) -> None:
         """Of channels the sparsity is the share that is dropped."""
         kept = tf.cast(tf.math.count_nonzero(self.kept()), tf.float32)
         self.sparsity.assign(1.0 - kept / self.count)

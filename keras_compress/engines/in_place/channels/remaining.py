@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from keras_compress.engines.in_place.channels.hanging import HangingWeight
-from keras_compress.engines.in_place.masks import threshold
+from keras_compress.engines.in_place.selection import kth_largest
 from keras_compress.engines.masks import Target, sparsity_at
 from keras_compress.engines.prunable_kernels import PruningPlan, make_targets
 from keras_compress.frameworks.adapter import Adapter
@@ -40,7 +40,7 @@ def remaining_mask(weights: tf.Tensor, kept: tf.Tensor, sparsity: tf.Tensor) -> 
     magnitudes = tf.where(kept, tf.abs(tf.cast(weights, tf.float32)), 0.0)
     size = tf.cast(tf.math.count_nonzero(kept), tf.float32)
     k = tf.cast(tf.maximum(tf.round(size * (1 - sparsity)), 1), tf.int32)
-    return (magnitudes >= threshold(magnitudes, k)) | ~kept
+    return (magnitudes >= kth_largest(magnitudes, k).value) | ~kept
 
 
 def remaining(

@@ -1,0 +1,115 @@
+"""Rounding and its gradient, in as few passes over memory as a training step can do with.
+
+TensorFlow's own `fake_quant` [1] says which integers numbers become; its gradient is that of the
+clipping alone, zero outside of the range and straight through inside. What is done differently here
+are the passes: TensorFlow's gradient sums up for the two ends of the range as well, which are not
+trained, and a ReLU in front of a range that begins at zero is what the clipping does anyway.
+
+References:
+    [1] Jacob et al., "Quantization and Training of Neural Networks for Efficient
+        Integer-Arithmetic-Only Inference", 2017, arXiv:1712.05877.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from keras_compress.frameworks.devices import under_xla
+
+_SMALLEST = float(np.finfo(np.float32).tiny)
+"""Above zero: what is smaller, TensorFlow's threads take for zero."""
+
+Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, None, None]]
+
+
+def rounded(numbers: tf.Tensor, low: tf.Tensor, high: tf.Tensor, bits: int) -> tf.Tensor:
+    """float32 `numbers` as integers over [low, high] hold them; the gradient passes inside."""
+    if under_xla():  # which leaves out what nobody needs, and makes one pass of many
+        return tf.quantization.fake_quant_with_min_max_vars(numbers, low, high, num_bits=bits)
+
+    def rounding(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        y = tf.quantization.fake_quant_with_min_max_vars(x, low, high, num_bits=bits)
+        return y, lambda gradient: (_inside(gradient, x, *nudged(low, high, bits)), None, None)
+
+    outputs: tf.Tensor = tf.custom_gradient(rounding)(numbers, low, high)
+    return outputs
+
+
+def rounded_relu(numbers: tf.Tensor, limit: float, high: tf.Tensor, bits: int) -> tf.Tensor:
+    """`rounded(relu(numbers), 0, high, bits)`, with the gradient of both; `limit`: where the ReLU
+    ends. One pass forth and one back, as the ReLU by itself.
+    """
+
+    def rounding(x: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, Callable[..., object]]:
+        y = tf.quantization.fake_quant_with_min_max_vars(x, 0.0, high, num_bits=bits)
+
+        def gradient(gradients: tf.Tensor) -> tuple[tf.Tensor, None]:
+            _, end = nudged(0.0, high, bits)
+            if limit != math.inf:  # a ReLU passes nothing where it ends
+                end = tf.minimum(end, float(np.nextafter(np.float32(limit), np.float32(0.0))))
+            return _inside(gradients, x, tf.constant(_SMALLEST), end), None
+
+        return y, gradient
+
+    outputs: tf.Tensor = tf.custom_gradient(rounding)(numbers, high)
+    return outputs
+
+
+def rounded_symmetrically(
+    kernel: tf.Tensor, magnitude: tf.Tensor, bits: int, clips: bool
+) -> tf.Tensor:
+    """`kernel` as multiples of magnitude / (2 ** (bits - 1) - 1), where `magnitude` is a scalar or
+    can be broadcast.
+
+    `clips`: some of it may be larger than `magnitude`; it stays at the last integer, and has no
+    gradient. Otherwise the gradient passes straight through, to the largest number too, which
+    TensorFlow's own op takes for too large in every other kernel, by an error in the last bit.
+    """
+    largest = 2.0 ** (bits - 1) - 1
+
+    def rounding(
+        x: tf.Tensor, magnitude: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, None]]]:
+        scale = magnitude / largest
+        integers = tf.round(x / scale)
+        if clips:
+            integers = tf.clip_by_value(integers, -largest, largest)
+
+        def gradient(gradients: tf.Tensor) -> tuple[tf.Tensor, None]:
+            if clips:
+                gradients = tf.where(tf.abs(x) <= magnitude, gradients, 0.0)
+            return gradients, None
+
+        return integers * scale, gradient
+
+    outputs: tf.Tensor = tf.custom_gradient(rounding)(kernel, tf.stop_gradient(magnitude))
+    return outputs
+
+
+def nudged(low: tf.Tensor | float, high: tf.Tensor, bits: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The ends of a range moved until zero is an integer, in `fake_quant`'s arithmetic."""
+    largest = 2.0**bits - 1
+    scale = (high - low) / largest
+    if isinstance(low, float) and low == 0.0:
+        return tf.constant(0.0), largest * scale
+    # Of nothing but zeros the scale is zero, and their gradient passes, as it does in TensorFlow's.
+    zero_point = tf.floor(tf.math.divide_no_nan(-low, scale) + 0.5)
+    zero_point = tf.clip_by_value(zero_point, 0.0, largest)
+    return -zero_point * scale, (largest - zero_point) * scale
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _inside(
+    gradients: tf.Tensor, x: tf.Tensor, low: tf.Tensor, high: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, None, None, None]]]:
+    """The gradients where low <= x <= high, else zero; of all ops that could, this one does it in
+    the fewest passes. It has no gradient of its own, which a penalty on gradients asks for.
+    """
+    inside, *_ = tf.raw_ops.QuantizeAndDequantizeV4Grad(
+        gradients=gradients, input=x, input_min=low, input_max=high, axis=-1
+    )
+    return inside, lambda again: (_inside(again, x, low, high), None, None, None)
