@@ -508,10 +508,11 @@ def test_after_the_comparison_predict_follows_the_ranges(keras, digits, tmp_path
     compress = kc.Compress(quantization=kc.Quantization(), export=export, verbose=0)
     model.fit(x[:64], y[:64], verbose=0, callbacks=[compress])
     assert compress.report.export.predict_steps["probabilities"] <= 2
-    before = model.predict(x[:8], verbose=0)
+    # In batches of 32, as the comparison's.
+    before = model.predict(x[:64], verbose=0)
     engine_of(model).quantizers.set_input_range(0, (0.0, 0.1))  # pixels are in [0, 1]
-    assert np.abs(model.predict(x[:8], verbose=0) - before).max() > 0.01
+    assert np.abs(model.predict(x[:64], verbose=0) - before).max() > 0.01
     kc.export_tflite(model, export)  # with what `predict` has traced by now
-    narrow = model.predict(x[:8], verbose=0)
+    narrow = model.predict(x[:64], verbose=0)
     engine_of(model).quantizers.set_input_range(0, (0.0, 1.0))
-    assert np.abs(model.predict(x[:8], verbose=0) - narrow).max() > 0.01
+    assert np.abs(model.predict(x[:64], verbose=0) - narrow).max() > 0.01
