@@ -196,6 +196,7 @@ def relus_of(model, digits):
 
 @pytest.mark.by_turns
 @pytest.mark.parametrize("dtype", [None, "mixed_bfloat16"])
+@pytest.mark.sweep_if(when=lambda dtype: dtype is not None)
 def test_a_network_is_trained_to_the_same_bits_with_its_relus_by_themselves(
     keras, digits, monkeypatch, dtype
 ):

@@ -135,10 +135,14 @@ def test_weights_of_4_bits_where_the_training_used_them(keras, digits, tmp_path)
     report = kc.export_tflite(model, kc.Export(path))
     assert {tensor.dtype for tensor in kc.inspect_tflite(path).kernels} == {"int4"}
     assert report.largest_steps["probabilities"] <= 4
-    same = kc.load_tflite(path).predict(x_test).argmax(-1) == model.predict(
-        x_test, verbose=0
-    ).argmax(-1)
-    assert same.mean() > 0.99
+    found, expected = kc.load_tflite(path).predict(x_test), model.predict(x_test, verbose=0)
+    steps = np.abs(found - expected).max() * 256
+    assert steps <= 4
+    # After two epochs many answers are all but ties, and only these may be others.
+    others = found.argmax(-1) != expected.argmax(-1)
+    first, second = np.sort(expected[others])[:, [-1, -2]].T
+    assert ((first - second) * 256 <= 2 * steps).all()
+    assert others.mean() < 0.05
 
 
 # Input statistics of TF1.

@@ -121,6 +121,7 @@ def test_every_optimizer_updates_with_a_multiple_of_its_rate(keras, name):
 @pytest.mark.parametrize("scheduled", [True, False], ids=["schedule", "constant"])
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 @pytest.mark.sweep_if(when=lambda scheduled: not scheduled)
+@pytest.mark.by_turns
 def test_every_optimizer_begins_anew_as_a_new_one_would(keras, name, scheduled):
     """Its `iterations` and the schedule go on."""
 
@@ -238,6 +239,7 @@ def quantization(**kwargs):
     return kc.Quantization(delay=EDGE - 1, calibration_steps=3, **kwargs)
 
 
+@pytest.mark.by_turns
 def test_the_switch_is_as_a_fit_compiled_anew_with_another_rate(keras, data):
     """It takes the place of what pruning has asked for."""
     schedule = kc.PolynomialDecay(final_sparsity=0.5, begin_step=3, end_step=5, frequency=1)
@@ -328,6 +330,7 @@ def test_a_preview_tells_what_becomes_of_rate_and_optimizer(keras):
 # --- resumed
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("epoch", [1, 2], ids=["before the edge", "behind it"])
 def test_a_killed_fit_goes_on_as_if_it_had_not_been(keras, data, tmp_path, epoch):
     """The edge lies in the second of three epochs, of four steps each; it is passed once."""

@@ -105,6 +105,7 @@ FULL = State(
     phase=Phase.FROZEN,
     observed=5,
     switched_at=9,
+    restarted_at=10,
     iterations=11,
     weights="a digest",
     pruning=PRUNING.get_config(),
