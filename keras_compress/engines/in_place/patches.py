@@ -414,9 +414,12 @@ class PatchedQuantizers(Quantizers):
         """Whether the rounding of the output is done together with the ReLU that it ends in: in a
         training step, where XLA does not make one pass of them anyway.
         """
+        # One that is a property of a class is not swapped.
+        swapped = "activation" in vars(plan.operation)
         return (
             plan.activation is not None
             and plan.activation.relu_to is not None
+            and (swapped or not hasattr(plan.operation, "activation"))
             and plan.output is not None
             and plan.unit is None
             and self.mode.updating
