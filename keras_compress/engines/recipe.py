@@ -204,7 +204,7 @@ class Recipe:
         if edge is None or edge > done + span:
             return False
         last = self.restarted_at
-        if last is not None and edge - span <= last < edge:
+        if last is not None and edge - span <= last and self.next_restart(last) == edge:
             return False  # for this one, before an execution that was shorter than it might be
         engine = self._engine
         if self.used is not None and engine.adapter.begin_anew(self.used, engine.model):

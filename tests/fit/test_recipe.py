@@ -240,6 +240,27 @@ def quantization(**kwargs):
 
 
 @pytest.mark.by_turns
+def test_between_two_restarts_an_execution_may_be_cut_short_by_the_end_of_an_epoch(keras, data):
+    """Of updates 5 to 8 only 5 is made, whose mask is the first; the switch is at 6."""
+    x, y = data
+    model = compiled(keras, made(keras, "Adam"), steps_per_execution=4)
+    schedule = kc.ConstantSparsity(target_sparsity=0.0, begin_step=5)
+    compress = kc.Compress(
+        pruning=kc.Pruning(schedule, restart_optimizer=True),
+        quantization=kc.Quantization(delay=5, calibration_steps=2, restart_optimizer=True),
+        verbose=0,
+    )
+    restarts = []
+
+    class Record(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            restarts.append(engine_of(model).recipe.restarted_at)
+
+    model.fit(x[:40], y[:40], 8, epochs=2, shuffle=False, verbose=0, callbacks=[compress, Record()])
+    assert list(dict.fromkeys(restarts)) == [None, 4, 5]
+
+
+@pytest.mark.by_turns
 def test_the_switch_is_as_a_fit_compiled_anew_with_another_rate(keras, data):
     """It takes the place of what pruning has asked for."""
     schedule = kc.PolynomialDecay(final_sparsity=0.5, begin_step=3, end_step=5, frequency=1)
