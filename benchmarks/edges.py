@@ -29,7 +29,7 @@ import numpy as np
 import rich.console
 import rich.progress
 import rich.table
-from measuring import Interval, keras_of
+from measuring import Interval, jit_of, keras_of
 from step_time import NETS, Bench, load_of_others
 
 import keras_compress as kc
@@ -168,8 +168,7 @@ def main():
     arguments = parser.parse_args()
     load = load_of_others(parser, arguments.busy or arguments.quick)
     keras = keras_of(arguments.keras)
-    # tf_keras knows no "auto", and what it does unasked is to use none.
-    jit = {3: "auto", 2: None}[arguments.keras] if arguments.jit is None else bool(arguments.jit)
+    jit = jit_of(arguments.keras, arguments.jit)
     rounds = 1 if arguments.quick else arguments.rounds
     nets = [net for net in list(NETS)[: 1 if arguments.quick else 2] if arguments.only in net]
 

@@ -15,7 +15,7 @@ import subprocess
 import rich.console
 import rich.progress
 import step_time
-from measuring import keras_of
+from measuring import jit_of, keras_of
 
 COLUMNS = ("row", "ours", "tfmot", "plain / plain", "target", "met?")
 
@@ -91,9 +91,7 @@ def main():
     except RuntimeError as error:
         parser.error(str(error))
     for number in (2, 3) if arguments.keras is None else (arguments.keras,):
-        # tf_keras knows no "auto", and what it does unasked is to use none.
-        own = {3: "auto", 2: None}[number]
-        jit = own if arguments.jit is None else bool(arguments.jit)
+        jit = jit_of(number, arguments.jit)
         asked = (arguments.steps, arguments.rounds, arguments.only)
         for line in lines(keras_of(number), jit, *asked):
             written.append(line)

@@ -11,6 +11,12 @@ def keras_of(number):
     return importlib.import_module({3: "keras", 2: "tf_keras"}[number])
 
 
+def jit_of(number, asked):
+    """The `jit_compile` of one Keras: what was asked for (0, 1), or as it chooses itself (None)."""
+    # tf_keras knows no "auto", and what it does unasked is to use none.
+    return {3: "auto", 2: None}[number] if asked is None else bool(asked)
+
+
 def mean(values, form=".2f"):
     """A mean with its standard error, if there are several values."""
     values = np.asarray(values)

@@ -37,7 +37,7 @@ import numpy as np
 import rich.console
 import rich.progress
 import rich.table
-from measuring import Interval, keras_of
+from measuring import Interval, jit_of, keras_of
 
 import keras_compress as kc
 
@@ -387,8 +387,7 @@ def main():
     load = load_of_others(parser, arguments.busy or arguments.quick)
 
     keras = keras_of(arguments.keras)
-    # tf_keras knows no "auto", and what it does unasked is to use none.
-    jit = {3: "auto", 2: None}[arguments.keras] if arguments.jit is None else bool(arguments.jit)
+    jit = jit_of(arguments.keras, arguments.jit)
     rows = []
     for net in list(NETS)[: 1 if arguments.quick else None]:
         # tfmot takes no layer of one's own.

@@ -126,14 +126,31 @@ def keras3_class(plain: Any, updates: Updates) -> type:
     return _named(Changed, plain)
 
 
-def tf_keras_class(plain: Any, updates: Updates) -> type:
-    """The class of an optimizer of tf_keras."""
+def _of_tf_keras(plain: Any, updates: Updates) -> Any:
+    """What its optimizers of today and of before have in common."""
 
     class Changed(plain):  # type: ignore[misc]
         def apply_gradients(self, *args: Any, **kwargs: Any) -> Any:
             with updates.applying():
                 return super().apply_gradients(*args, **kwargs)
 
+        @property
+        def iterations(self) -> Any:
+            own = super().iterations
+            counted = updates.count(own)
+            return own if counted is None else counted
+
+        @iterations.setter
+        def iterations(self, variable: Any) -> None:
+            plain.iterations.fset(self, variable)
+
+    return Changed
+
+
+def tf_keras_class(plain: Any, updates: Updates) -> type:
+    """The class of an optimizer of tf_keras."""
+
+    class Changed(_of_tf_keras(plain, updates)):  # type: ignore[misc]
         def update_step(self, *args: Any, **kwargs: Any) -> Any:
             # Alone: what else reads the count is the schedule, and what adds one to it.
             with updates.counting():
@@ -153,27 +170,13 @@ def tf_keras_class(plain: Any, updates: Updates) -> type:
         def learning_rate(self, rate: Any) -> None:
             plain.learning_rate.fset(self, rate)
 
-        @property
-        def iterations(self) -> Any:
-            own = super().iterations
-            counted = updates.count(own)
-            return own if counted is None else counted
-
-        @iterations.setter
-        def iterations(self, variable: Any) -> None:
-            plain.iterations.fset(self, variable)
-
     return _named(Changed, plain)
 
 
 def legacy_class(plain: Any, updates: Updates) -> type:
     """The class of an optimizer of `tf_keras.optimizers.legacy`."""
 
-    class Changed(plain):  # type: ignore[misc]
-        def apply_gradients(self, *args: Any, **kwargs: Any) -> Any:
-            with updates.applying():
-                return super().apply_gradients(*args, **kwargs)
-
+    class Changed(_of_tf_keras(plain, updates)):  # type: ignore[misc]
         def _prepare_local(self, *args: Any, **kwargs: Any) -> Any:
             # Private: where its arithmetic of rate and count is done, for all weights at once.
             with updates.counting():
@@ -190,16 +193,6 @@ def legacy_class(plain: Any, updates: Updates) -> type:
             value = super()._get_hyper(name, *args, **kwargs)
             is_schedule = callable(value)
             return value if name != "learning_rate" or is_schedule else updates.rate(value)
-
-        @property
-        def iterations(self) -> Any:
-            own = super().iterations
-            counted = updates.count(own)
-            return own if counted is None else counted
-
-        @iterations.setter
-        def iterations(self, variable: Any) -> None:
-            plain.iterations.fset(self, variable)
 
     return _named(Changed, plain)
 

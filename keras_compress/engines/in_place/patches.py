@@ -195,13 +195,12 @@ class PatchedQuantizers(Quantizers):
                 outputs = self._compute(plan, original, args, kwargs)
             if plan.row.output is Output.SHARED and plan.output and self._imitates:
                 outputs = self.activations[plan.output].breaking_ties(outputs)
-            if self._rounds_in_relu(plan):
-                pass
-            elif plan.output is not None:
-                rounded = functools.partial(
-                    self._round, plan, "output", plan.output, shares=plan.shares
-                )
-                outputs = tf.nest.map_structure(rounded, outputs)
+            if plan.output is not None:
+                if not self._rounds_in_relu(plan):
+                    rounded = functools.partial(
+                        self._round, plan, "output", plan.output, shares=plan.shares
+                    )
+                    outputs = tf.nest.map_structure(rounded, outputs)
             elif plan.joined is not None:  # of inputs that are rounded
                 outputs = self._shown(plan, "output", plan.joined, outputs)
             return outputs
