@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_compress._shared.heap import give_back
 from keras_compress.engines.counts import Counts
 from keras_compress.engines.layers_argument import LEFT_BY_USER, with_names
 from keras_compress.engines.masks import Pruner, Target
@@ -23,6 +24,7 @@ from keras_compress.engines.state import Phase
 from keras_compress.engines.timetable import Timetable
 from keras_compress.engines.train_step import TrainStep
 from keras_compress.frameworks.adapter import Adapter, layers_inside, wrap_method
+from keras_compress.frameworks.graph_memory import forget_graphs
 from keras_compress.frameworks.inference import Shapes
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, Method
 from keras_compress.frameworks.random_streams import RandomStreams
@@ -315,6 +317,9 @@ class Engine(abc.ABC):
         if self.quantizers is not None:
             self.quantizers.enter(phase)
             self.retrace(training_alone=plain_still)
+            # What the last phase has traced and computed with: it need not stand beside the next's.
+            forget_graphs()
+            give_back()
 
     def enter(self, phase: Phase, update: int) -> None:
         """Enter a phase from the update of that number on."""
@@ -481,9 +486,10 @@ class Engine(abc.ABC):
 
 
 def _masked(kernel: tf.Variable, targets: Iterable[Target]) -> np.ndarray:
-    value: np.ndarray = kernel.numpy()
+    """To be read at once: where nothing is dropped, they are the kernel's own numbers."""
+    value = np.asarray(kernel.read_value())
     for target in targets:
-        value[~target.kept()] = 0  # a copy, ours to write to
+        value = np.where(target.kept(), value, value.dtype.type(0))
     return value
 
 

@@ -30,6 +30,7 @@ from keras_compress.fit.plot_data import PlotData
 from keras_compress.fit.voice import Voice
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.graph_memory import forget_graphs
 from keras_compress.frameworks.own_traces import keep_quiet_about_them
 from keras_compress.frameworks.protocols import KerasCallbackList, KerasModel, Method
 from keras_compress.frameworks.signature import UntraceableError, settle
@@ -449,6 +450,7 @@ class Run:
         if self.drives and engine is not None and self._started:
             self._note_pruned(engine)  # in a loop that tells of no epoch
         self._voice.flush()
+        forget_graphs()
         give_back()  # what the steps have used: the copies that now come need not add to it
         # Not kept: it holds the data, and this run lives as long as its members.
         outcome = Outcome(self.adapter, self.model, engine, self._plot_data, self.drives, self._say)

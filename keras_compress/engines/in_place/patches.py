@@ -17,10 +17,10 @@ from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, Kern
 from keras_compress.engines.in_place.forms.call import ActivationCall, Call, number
 from keras_compress.engines.in_place.placement import OperationPlan, Placement
 from keras_compress.engines.in_place.rows import ActivationRow, Output
+from keras_compress.engines.in_place.waiting_relus import WaitingRelus
 from keras_compress.engines.quantizers import OnRounded, Quantizers
 from keras_compress.engines.state import Phase, State
 from keras_compress.frameworks.adapter import Adapter, wrap_method
-from keras_compress.frameworks.devices import under_xla
 from keras_compress.frameworks.protocols import KerasModel, KerasOperation, Method
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
@@ -51,6 +51,7 @@ class PatchedQuantizers(Quantizers):
         self.kernels: dict[str, KernelQuantizer] = {}
         self._kernels_of: dict[str, dict[str, KernelQuantizer]] = {}
         self._on_rounded: OnRounded | None = None
+        self._waiting = WaitingRelus()
         self._cast_inputs = CastInputs(self.mode, self.activations)
         self._undo: list[Callable[[], None]] = []
         for plan in placement.operations:
@@ -167,7 +168,8 @@ class PatchedQuantizers(Quantizers):
                 flat = [rounded(i, x) for i, x in enumerate(tree.flatten(inputs))]
                 inputs = tree.pack_sequence_as(inputs, flat)
             try:
-                return original(inputs, *args, **kwargs)
+                with self._waiting.call_of_model():
+                    return original(inputs, *args, **kwargs)
             finally:
                 self._cast_inputs.forget()
 
@@ -195,6 +197,8 @@ class PatchedQuantizers(Quantizers):
                 outputs = self._compute(plan, original, args, kwargs)
             if plan.row.output is Output.SHARED and plan.output and self._imitates:
                 outputs = self.activations[plan.output].breaking_ties(outputs)
+            if plan.pools is not None and self._waiting.take(plan.pools.path):
+                return self._relu_and_rounding(plan.pools, outputs)
             if plan.output is not None:
                 if not self._rounds_in_relu(plan):
                     rounded = functools.partial(
@@ -400,7 +404,10 @@ class PatchedQuantizers(Quantizers):
     def _activated(self, plan: OperationPlan, function: Activation, tensor: tf.Tensor) -> tf.Tensor:
         row = cast(ActivationRow, plan.activation)
         if self._rounds_in_relu(plan):
-            return self.activations[cast(str, plan.output)].relu(tensor, cast(float, row.relu_to))
+            if plan.pooling is not None and self._waiting.can_wait:
+                self._waiting.add(plan.path)
+                return tensor
+            return self._relu_and_rounding(plan, tensor)
         rounds = self.mode.phase.rounds
         if row.form is None or not (rounds or self._has_ranges_inside(plan)):
             return function(tensor)
@@ -409,9 +416,13 @@ class PatchedQuantizers(Quantizers):
         shown = row.form(call)
         return shown if rounds else function(tensor)
 
+    def _relu_and_rounding(self, plan: OperationPlan, tensor: tf.Tensor) -> tf.Tensor:
+        limit = cast(ActivationRow, plan.activation).relu_to
+        return self.activations[cast(str, plan.output)].relu(tensor, cast(float, limit))
+
     def _rounds_in_relu(self, plan: OperationPlan) -> bool:
         """Whether the rounding of the output is done together with the ReLU that it ends in: in a
-        training step, where XLA does not make one pass of them anyway.
+        training step.
         """
         # One that is a property of a class is not swapped.
         swapped = "activation" in vars(plan.operation)
@@ -423,7 +434,6 @@ class PatchedQuantizers(Quantizers):
             and plan.unit is None
             and self.mode.updating
             and self.mode.phase.rounds
-            and not under_xla()
         )
 
     def kernels_by_path(self) -> Iterator[tuple[str, str, tf.Variable]]:

@@ -61,6 +61,12 @@ class OperationPlan:
     """The batch norm behind that becomes part of this layer."""
     front: OperationPlan | None = None
     """The layer that this batch norm becomes part of."""
+    pooling: OperationPlan | None = None
+    """The max pooling behind the ReLU that this one ends in. Largest number, ReLU and rounding give
+    the same in any order, and of fewer numbers sooner: in a training step the pooling is first.
+    """
+    pools: OperationPlan | None = None
+    """The one whose ReLU this max pooling does, and its rounding."""
     unit: Unit | None = None
     """What the table does not know, quantized inside by its ops."""
 
@@ -124,6 +130,7 @@ def place(
     for plan in walk.plans.values():
         plan.unit = units.get(plan.path) if id(plan.operation) in rows else None
     placement = walk.placement(left_out)
+    walk.pair_poolings()
     placement.twins = _twins(graph, adapter, list(walk.plans.values()))
     return placement
 
@@ -298,6 +305,22 @@ class _Walk:
         return (
             absorbed and not after.row.kernels and plan.row.absorbs_relu and plan.activation is None
         )
+
+    def pair_poolings(self) -> None:
+        """Join each max pooling with the ReLU before it, where nothing else sees what is between:
+        it would not see a ReLU's numbers.
+        """
+        for plan in self.plans.values():
+            ends_in_relu = plan.activation is not None and plan.activation.relu_to is not None
+            regularizer = getattr(plan.operation, "activity_regularizer", None)
+            follower = self.graph.only_consumer(plan.operation)
+            if not (ends_in_relu and plan.output and plan.unit is None and regularizer is None):
+                continue
+            if follower is None or not self._is_known(follower):
+                continue
+            after = self.plans[id(follower)]
+            if all(map(after.row.finds_largest, self._nodes(after))):
+                plan.pooling, after.pools = after, plan
 
     def _feeds_integers(self, tensor: int) -> bool:
         """Whether an integer op computes with this tensor, perhaps after others moved it."""

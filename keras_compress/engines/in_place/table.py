@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-from keras_compress.engines.in_place import refusals
+from keras_compress.engines.in_place import refusals, windows
 from keras_compress.engines.in_place.forms import activations, kernels, normalizations, operators
 from keras_compress.engines.in_place.graph import Node
 from keras_compress.engines.in_place.rows import (
@@ -37,6 +37,8 @@ _CHANNEL = (("kernel", Granularity.CHANNEL),)
 _DEPTHWISE = (("depthwise_kernel", Granularity.DEPTHWISE),)
 _SEPARABLE = (*_DEPTHWISE, ("pointwise_kernel", Granularity.CHANNEL))
 MOVES = Row(output=Output.SAME, refuses=refusals.channels_first)
+_FINDS_LARGEST = dataclasses.replace(MOVES, finds_largest=lambda node: True)
+_MAX_POOLS = dataclasses.replace(MOVES, finds_largest=windows.hold_all)
 _JOINS = Row(output=Output.JOIN, form=operators.join)
 OWN = Row()
 _POOLS = Row(refuses=refusals.channels_first)
@@ -140,10 +142,10 @@ TABLE: dict[str, Row] = {
     "Sum": OWN,
     "AveragePooling1D": Row(output=Output.SHARED, refuses=refusals.channels_first),
     "AveragePooling2D": Row(output=Output.SHARED, refuses=refusals.channels_first),
-    "MaxPooling1D": MOVES,
-    "MaxPooling2D": MOVES,
-    "GlobalMaxPooling1D": MOVES,
-    "GlobalMaxPooling2D": MOVES,
+    "MaxPooling1D": _MAX_POOLS,
+    "MaxPooling2D": _MAX_POOLS,
+    "GlobalMaxPooling1D": _FINDS_LARGEST,
+    "GlobalMaxPooling2D": _FINDS_LARGEST,
     "Max": MOVES,
     # --- interpolation, which computes on its input's scale
     "UpSampling2D(bilinear)": Row(output=Output.SHARED, refuses=refusals.upsampling_by_curves),
