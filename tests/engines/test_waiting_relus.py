@@ -18,18 +18,18 @@ from keras_compress.frameworks.choose import adapter_of
 POOLINGS = [f"{reach}MaxPooling{rank}D" for reach in ("", "Global") for rank in "12"]
 
 
-def net(keras, jit=False, **regularized):
+def net(keras):
     """ReLUs of three kinds, each before a max pooling of another."""
     keras.utils.set_random_seed(0)
     layers = keras.layers
     inputs = keras.Input((8, 8, 1))
-    x = layers.Conv2D(6, 3, padding="same", activation="relu", name="first", **regularized)(inputs)
+    x = layers.Conv2D(6, 3, padding="same", activation="relu", name="first")(inputs)
     x = layers.Conv2D(6, 3, padding="same", use_bias=False)(layers.MaxPooling2D()(x))
     x = layers.ReLU(6.0, name="second")(layers.BatchNormalization()(x))
     x = layers.DepthwiseConv2D(2)(layers.MaxPooling2D(3, strides=1, padding="same")(x))
     x = layers.GlobalMaxPooling2D()(layers.Activation("relu", name="third")(x))
     model = keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
-    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=jit)
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
     return model
 
 
@@ -53,9 +53,7 @@ def without_waiting(monkeypatch):
 
 
 @pytest.mark.by_turns
-@pytest.mark.parametrize("jit", [False, True])
-@pytest.mark.sweep_if(when=lambda jit: jit)
-def test_a_network_is_trained_as_with_each_relu_before_its_pooling(keras, digits, monkeypatch, jit):
+def test_a_network_is_trained_as_with_each_relu_before_its_pooling(keras, digits, monkeypatch):
     """Of 16 bits, of which a window has few ties: only among those the gradient goes elsewhere."""
     finer = functools.partial(ActivationQuantizer, bits=16)
     monkeypatch.setattr(
@@ -63,11 +61,11 @@ def test_a_network_is_trained_as_with_each_relu_before_its_pooling(keras, digits
         "ActivationQuantizer",
         lambda mode, bits, fixed, **named: finer(mode, fixed=fixed, **named),
     )
-    start = net(keras, jit).get_weights()
-    model = trained(net(keras, jit), digits)
+    start = net(keras).get_weights()
+    model = trained(net(keras), digits)
     assert list(waiting(model)) == ["first", "second", "third"]
     without_waiting(monkeypatch)
-    expected = trained(net(keras, jit), digits)
+    expected = trained(net(keras), digits)
     assert not waiting(expected)
     for one, other, before in zip(model.get_weights(), expected.get_weights(), start, strict=True):
         assert np.abs(one - other).max() <= 0.02 * np.abs(other - before).max()

@@ -21,12 +21,19 @@ import tensorflow as tf
 from keras_compress.engines.in_place import rounding
 from keras_compress.engines.in_place.rows import Fixed, Granularity
 from keras_compress.engines.quantizers import Mode
+from keras_compress.frameworks.devices import under_xla
 
 UNSEEN = (-6.0, 6.0)
 """A range before the first batch: ReLU6's, mirrored, or without what is below zero."""
 
 LARGEST_BIAS = 2.0**30
 """Of the steps of its integer sum, which is an int32."""
+
+_SMALL = 1 << 16
+"""Weights of a kernel of which a copy costs less than another two ops."""
+
+_ABOVE_ZERO = 1e-30
+"""A magnitude whose share, and a step of it, are no zero either."""
 
 FAINTEST = 1e-4
 """The smallest magnitude of a channel, as a share of its kernel's."""
@@ -152,7 +159,8 @@ class ActivationQuantizer:
         new = decay * old + (1.0 - decay) * batch
         # A diverged step must not take the range with it; of two ends one is not finite if their
         # difference is not.
-        new = tf.where(tf.math.is_finite(high - low), new, old)
+        # `tf.where` would take twice as long to broadcast a condition.
+        new = tf.raw_ops.Select(condition=tf.math.is_finite(high - low), x=new, y=old)
         limits.assign(new)
         return new
 
@@ -241,9 +249,17 @@ class KernelQuantizer:
         axes = None
         if self._granularity is not Granularity.TENSOR:
             axes = list(range(len(numbers.shape) - 1))
-        # The absolute values would be a copy of the kernel.
-        channels = tf.maximum(tf.reduce_max(numbers, axes), -tf.reduce_min(numbers, axes))
+        if under_xla() or kernel.shape.num_elements() <= _SMALL:
+            channels = tf.reduce_max(tf.abs(numbers), axes)
+        else:  # the absolute values would be a copy of the kernel
+            channels = tf.maximum(tf.reduce_max(numbers, axes), -tf.reduce_min(numbers, axes))
         overall = tf.reduce_max(channels)
+        if self._mode.updating:
+            # In fewer ops: whichever scale they have, zeros are rounded to zeros.
+            overall = tf.maximum(overall, _ABOVE_ZERO)
+            if self._granularity is Granularity.TENSOR:
+                return overall
+            return tf.maximum(channels, FAINTEST * overall)
         # A kernel of nothing but zeros still needs a scale.
         overall = tf.where(overall > 0.0, overall, 1.0)
         if self._granularity is Granularity.TENSOR:

@@ -21,6 +21,7 @@ from keras_compress.engines.in_place.waiting_relus import WaitingRelus
 from keras_compress.engines.quantizers import OnRounded, Quantizers
 from keras_compress.engines.state import Phase, State
 from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.devices import under_xla
 from keras_compress.frameworks.protocols import KerasModel, KerasOperation, Method
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
@@ -422,7 +423,7 @@ class PatchedQuantizers(Quantizers):
 
     def _rounds_in_relu(self, plan: OperationPlan) -> bool:
         """Whether the rounding of the output is done together with the ReLU that it ends in: in a
-        training step.
+        training step, where XLA does not make one pass of them anyway.
         """
         # One that is a property of a class is not swapped.
         swapped = "activation" in vars(plan.operation)
@@ -434,6 +435,7 @@ class PatchedQuantizers(Quantizers):
             and plan.unit is None
             and self.mode.updating
             and self.mode.phase.rounds
+            and not under_xla()
         )
 
     def kernels_by_path(self) -> Iterator[tuple[str, str, tf.Variable]]:

@@ -43,9 +43,6 @@ def rounded_relu(numbers: tf.Tensor, limit: float, high: tf.Tensor, bits: int) -
     """`rounded(relu(numbers), 0, high, bits)`, with the gradient of both; `limit`: where the ReLU
     ends. One pass forth and one back, as the ReLU by itself.
     """
-    if under_xla():  # see above
-        numbers = tf.nn.relu6(numbers) if limit == 6.0 else tf.nn.relu(numbers)
-        return rounded(numbers, tf.constant(0.0), high, bits)
 
     def rounding(x: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, Callable[..., object]]:
         y = tf.quantization.fake_quant_with_min_max_vars(x, 0.0, high, num_bits=bits)
