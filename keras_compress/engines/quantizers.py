@@ -10,7 +10,7 @@ import abc
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +18,9 @@ from tensorflow.python.saved_model import save_context
 
 from keras_compress.engines.state import Phase, State
 from keras_compress.frameworks.protocols import KerasOperation
+
+Tensors = TypeVar("Tensors")
+"""A tensor, or a tuple of them."""
 
 OnRounded = Callable[[str, str, float, tf.Tensor], tf.Tensor]
 """(path, role, step, rounded tensor) -> the tensor to go on with. The role is "output", "before"
@@ -74,12 +77,18 @@ class Mode:
         with tf.control_dependencies([check]):
             return tf.nest.map_structure(tf.identity, inputs)
 
-    def number(self, compute: Callable[[], tf.Tensor]) -> tf.Tensor:
-        """What `compute` gives: as ops of the graph, or as a constant in one that leaves."""
+    def number(self, compute: Callable[[], Tensors]) -> Tensors:
+        """What `compute` gives, a tensor or several: as ops of the graph, or as constants in one
+        that leaves, where they are computed once, and sooner than as many ops are made.
+        """
         if not self.constants:
             return compute()
         with tf.init_scope():
-            return tf.constant(compute().numpy())
+            return cast(Tensors, tf.nest.map_structure(_constant, compute()))
+
+
+def _constant(tensor: tf.Tensor) -> tf.Tensor:
+    return tf.constant(tensor.numpy())
 
 
 def moving_decay(observed: tf.Tensor) -> tf.Tensor:

@@ -104,6 +104,7 @@ def _call(adapter: Adapter, operation: Any, args: tuple[Any, ...], kwargs: dict[
         constant=_constant(adapter),
         rescales={},
         offset_on_grid=lambda factor, offset: offset,
+        of_weights=lambda compute: compute(),
     )
 
 

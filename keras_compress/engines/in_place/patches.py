@@ -256,6 +256,7 @@ class PatchedQuantizers(Quantizers):
             constant=self._constant,
             rescales=plan.rescales,
             offset_on_grid=functools.partial(self._offset_on_grid, plan),
+            of_weights=self.mode.number,
         )
         form = plan.row.form or Call.run
         if plan.activation is not None and not hasattr(plan.operation, "activation"):

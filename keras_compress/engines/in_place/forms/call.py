@@ -55,6 +55,8 @@ class Call:
     """
     offset_on_grid: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     """(factor, offset) of a batch norm -> the offset that its integers can hold."""
+    of_weights: Callable[[Callable[[], tuple[tf.Tensor, ...]]], tuple[tf.Tensor, ...]]
+    """What is computed of nothing but weights: as ops, or in a graph that leaves as numbers."""
 
     def run(self) -> tf.Tensor:
         return self.original(*self.args, **self.kwargs)

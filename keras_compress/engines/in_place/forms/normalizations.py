@@ -23,16 +23,20 @@ def batch_normalization(call: Call) -> tf.Tensor:
     layer, inputs = call.operation, call.inputs[0]
     if call.argument("training") and layer.trainable:
         return call.run()  # with the batch's own statistics
-    mean, variance = map(tf.convert_to_tensor, (layer.moving_mean, layer.moving_variance))
-    gamma = tf.convert_to_tensor(layer.gamma) if layer.scale else tf.ones_like(mean)
-    beta = tf.convert_to_tensor(layer.beta) if layer.center else tf.zeros_like(mean)
-    # A gamma of zero gives float ops, and one near it overflows the int32 bias.
-    gamma = tf.where(tf.abs(gamma) < SMALLEST_GAMMA, SMALLEST_GAMMA, gamma)
-    factor = gamma * tf.math.rsqrt(variance + layer.epsilon)
-    unmoved = beta - mean * factor
-    offset = call.offset_on_grid(factor, unmoved)
+
+    def of_weights() -> tuple[tf.Tensor, ...]:
+        mean, variance = map(tf.convert_to_tensor, (layer.moving_mean, layer.moving_variance))
+        gamma = tf.convert_to_tensor(layer.gamma) if layer.scale else tf.ones_like(mean)
+        beta = tf.convert_to_tensor(layer.beta) if layer.center else tf.zeros_like(mean)
+        # A gamma of zero gives float ops, and one near it overflows the int32 bias.
+        gamma = tf.where(tf.abs(gamma) < SMALLEST_GAMMA, SMALLEST_GAMMA, gamma)
+        factor = gamma * tf.math.rsqrt(variance + layer.epsilon)
+        unmoved = beta - mean * factor
+        offset = call.offset_on_grid(factor, unmoved)
+        return mean, variance, gamma, beta + (offset - unmoved), factor, offset
+
+    mean, variance, gamma, beta, factor, offset = call.of_weights(of_weights)
     if not call.exporting or call.folded:
-        beta += offset - unmoved
         numbers = tf.cast(inputs, tf.float32)
         outputs = tf.nn.batch_normalization(numbers, mean, variance, beta, gamma, layer.epsilon)
         return tf.cast(outputs, layer.compute_dtype)
