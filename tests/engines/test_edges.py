@@ -1,6 +1,7 @@
 """What an edge between two phases costs: one trace of what changes, one compilation under XLA."""
 
 import contextlib
+import weakref
 
 import numpy as np
 import pytest
@@ -78,3 +79,24 @@ def test_under_xla_an_edge_compiles_no_more_than_it_traces(keras, tmp_path):
         fitted(keras, through_all_phases(), jit=True)
     assert len(plain) == 2  # the step, and validation
     assert len(ours) == len(plain) + 3 + 2
+
+
+def test_what_a_phase_has_traced_is_gone_when_the_next_one_trains(keras):
+    """Its graph would stand beside the next one: some MB for each phase of a large network."""
+    graphs, left = [], {}
+
+    class Net(keras.Model):
+        def train_step(self, data):
+            phase = str(engine_of(self).phase)
+            left[phase] = [was for was, graph in graphs if was != phase and graph() is not None]
+            graphs.append((phase, weakref.ref(tf.compat.v1.get_default_graph())))
+            return super().train_step(data)
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    model = Net(inputs, keras.layers.Dense(2)(keras.layers.Dense(3, activation="relu")(inputs)))
+    model.compile("sgd", "mse", jit_compile=False)
+    x, y = np.ones((8 * EPOCH, 4), "float32"), np.ones((8 * EPOCH, 2), "float32")
+    callbacks = [through_all_phases()]
+    model.fit(x, y, batch_size=8, epochs=4, shuffle=False, verbose=0, callbacks=callbacks)
+    assert left == {"off": [], "watching": [], "on": [], "frozen": []}

@@ -119,6 +119,10 @@ class ActivationQuantizer:
         """Take the numbers of `seen`, from outside of the graph that they were known in."""
         self._seen = (self._mode.trace, old, batch)
 
+    def forget_seen(self) -> None:
+        """What it has seen in its last step, with the graph of that step behind it."""
+        self._seen = None
+
     def scale(self) -> tf.Tensor:
         """The step between two integers, a scalar."""
         low, high = tf.unstack(self._limits())

@@ -102,6 +102,8 @@ class PatchedQuantizers(Quantizers):
 
     def enter(self, phase: Phase) -> None:
         self.mode.phase = phase
+        for activation in self.activations.values():
+            activation.forget_seen()
         for quantizer in self.kernels.values():
             if phase is Phase.FROZEN:
                 quantizer.freeze()
