@@ -34,6 +34,9 @@ from keras_compress.specs.quantization import Quantization
 
 _ATTRIBUTE = "_keras_compress_engine"
 
+_LARGE = 20
+"""Layers of a network whose graph is worth to be looked for."""
+
 
 class Engine(abc.ABC):
     """Owns every change made to one model. Attached once, it stays until `detach`, over any number
@@ -317,9 +320,16 @@ class Engine(abc.ABC):
         if self.quantizers is not None:
             self.quantizers.enter(phase)
             self.retrace(training_alone=plain_still)
-            # What the last phase has traced and computed with: it need not stand beside the next's.
+            self.free_memory()
+
+    def free_memory(self) -> None:
+        """Let go of what was traced and is not run any more, and of what was computed with it: it
+        need not stand beside what comes next. Of a small network it is not worth the time that
+        Python takes to find it.
+        """
+        if sum(1 for _ in self.adapter.layers(self.model)) >= _LARGE:
             forget_graphs()
-            give_back()
+        give_back()
 
     def enter(self, phase: Phase, update: int) -> None:
         """Enter a phase from the update of that number on."""

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from keras_compress._shared.heap import give_back
 from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.state import Phase
@@ -30,7 +29,6 @@ from keras_compress.fit.plot_data import PlotData
 from keras_compress.fit.voice import Voice
 from keras_compress.frameworks.adapter import Adapter, wrap_method
 from keras_compress.frameworks.choose import adapter_of
-from keras_compress.frameworks.graph_memory import forget_graphs
 from keras_compress.frameworks.own_traces import keep_quiet_about_them
 from keras_compress.frameworks.protocols import KerasCallbackList, KerasModel, Method
 from keras_compress.frameworks.signature import UntraceableError, settle
@@ -452,8 +450,8 @@ class Run:
         if self.drives and engine is not None and self._started:
             self._note_pruned(engine)  # in a loop that tells of no epoch
         self._voice.flush()
-        forget_graphs()
-        give_back()  # what the steps have used: the copies that now come need not add to it
+        if engine is not None:
+            engine.free_memory()  # the copies that now come need not add to it
         # Not kept: it holds the data, and this run lives as long as its members.
         outcome = Outcome(self.adapter, self.model, engine, self._plot_data, self.drives, self._say)
         failed = ["what was interrupted"]

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 import keras_compress as kc
+from keras_compress.engines import engine
 from keras_compress.engines.engine import engine_of
 
 EPOCH = 2  # updates; a phase each
@@ -81,8 +82,9 @@ def test_under_xla_an_edge_compiles_no_more_than_it_traces(keras, tmp_path):
     assert len(ours) == len(plain) + 3 + 2
 
 
-def test_what_a_phase_has_traced_is_gone_when_the_next_one_trains(keras):
+def test_what_a_phase_has_traced_is_gone_when_the_next_one_trains(keras, monkeypatch):
     """Its graph would stand beside the next one: some MB for each phase of a large network."""
+    monkeypatch.setattr(engine, "_LARGE", 2)  # layers
     graphs, left = [], {}
 
     class Net(keras.Model):
