@@ -125,21 +125,13 @@ def _kernels(
     return found
 
 
-_SMALL = 1 << 14
-"""Weights of a kernel whose mask may be as large as itself, in the numbers that it is multiplied
-by: an op less in every step.
-"""
-
-
 def make_targets(adapter: Adapter, plan: PruningPlan) -> list[Target]:
     """A target with an all-True mask for each planned kernel."""
     targets = []
     for position, (path, layer, name, variable, schedule) in enumerate(plan.kernels):
         kernel = adapter.tf_variable(variable)
         shape = "x".join(map(str, kernel.shape))
-        small = kernel.shape.num_elements() <= _SMALL
-        ones = tf.ones(kernel.shape, kernel.dtype if small else tf.bool)
-        mask = tf.Variable(ones, trainable=False, name="mask")
+        mask = tf.Variable(tf.ones(kernel.shape, tf.bool), trainable=False, name="mask")
         key = f"{position}/{type(layer).__name__}/{name}/{shape}"
         targets.append(Target(key, path, name, layer, variable, kernel, schedule, mask))
     return targets

@@ -114,7 +114,7 @@ class MagnitudePruner(Pruner):
         if self.spec.sparsity_m_by_n is not None or self.spec.block_size != (1, 1):
             return None
         magnitudes = tf.abs(tf.cast(tf.convert_to_tensor(target.kernel), tf.float32))
-        kept = tf.cast(target.mask, tf.bool)
+        kept = tf.convert_to_tensor(target.mask)
         return float(tf.reduce_min(tf.where(kept, magnitudes, np.inf)))
 
     def update(self, target: Target, step: tf.Tensor) -> None:
@@ -129,7 +129,7 @@ class MagnitudePruner(Pruner):
             magnitudes, selected = _selected(weights, sparsity)
 
             def new() -> tf.Tensor:
-                target.mask.assign(tf.cast(magnitudes >= selected.value, target.mask.dtype))
+                target.mask.assign(magnitudes >= selected.value)
                 return selected.at_least
 
             finite = selected.finite
@@ -140,7 +140,7 @@ class MagnitudePruner(Pruner):
                     mask = m_by_n_mask(weights, *spec.sparsity_m_by_n)
                 else:
                     mask = block_mask(weights, sparsity, spec.block_size, spec.block_pooling_type)
-                return count_kept(target.mask.assign(tf.cast(mask, target.mask.dtype)))
+                return count_kept(target.mask.assign(mask))
 
             finite = all_finite(weights)
         # Of NaN nobody can tell which are the smallest.
