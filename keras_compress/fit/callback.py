@@ -14,6 +14,7 @@ from typing import Any, cast
 from keras_compress._shared.checks import check_bool, check_fraction, check_int, type_error
 from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.state import Phase
+from keras_compress.engines.strip import strip
 from keras_compress.fit.loop import Loop, enter_phase_of_next
 from keras_compress.fit.run import Run
 from keras_compress.frameworks.both import BothKeras
@@ -238,11 +239,11 @@ class Compress(_Member):
 
     # --- the end of both
 
-    def finished(self, report: Report, stripped: Callable[[], KerasModel]) -> None:
+    def finished(self, report: Report) -> None:
         """Called by the run at the end."""
         self.report = report
         try:
-            self.stripped_model = stripped()
+            self.stripped_model = strip(self.model)
         except Exception as error:  # must not cost the training
             logger.warning("No stripped model: %s", error)
 
@@ -302,7 +303,7 @@ class _Continue(_Member):
         self._run = Run.of(self, self.model)
         self._run.join(self, drives=False)
 
-    def finished(self, report: Report, stripped: Callable[[], KerasModel]) -> None:
+    def finished(self, report: Report) -> None:
         pass
 
     def handed_on(self, report: Report) -> None:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 
 from keras_compress.engines.engine import Engine
-from keras_compress.engines.strip import strip
 from keras_compress.export import writing
 from keras_compress.export.model_source import ModelSource
 from keras_compress.export.record import write_record
@@ -64,13 +63,6 @@ class Outcome:
         report.validation = self._validate(report.export, progress)
         write_record(report, self._adapter.keras)
         return report
-
-    def stripped(self) -> KerasModel:
-        """What `strip` makes of the model, for one member more; each gets its own. Asked for when
-        all reports are made.
-        """
-        made = None if self._validation is None else self._validation.hand_over()
-        return strip(self._model) if made is None else made
 
     def _validate(self, export: ExportReport | None, progress: Progress) -> ValidationReport | None:
         if not self._validates:

@@ -52,10 +52,8 @@ class Member(Protocol):
     verbose: int
     shows_progress: bool
 
-    def finished(self, report: Report, stripped: Callable[[], KerasModel]) -> None:
-        """Called at the end of the fit. `stripped` makes a plain model of its own for whoever asks
-        for one.
-        """
+    def finished(self, report: Report) -> None:
+        """Called at the end of the fit."""
 
     def handed_on(self, report: Report) -> None:
         """Called at the very end, when everybody has his report."""
@@ -468,7 +466,7 @@ class Run:
             self._hear_again()
         for member, report in zip(self.members, reports, strict=True):
             self._voice.conclude(member, report)
-            member.finished(report, outcome.stripped)
+            member.finished(report)
         for member, report in zip(self.members, reports, strict=True):
             member.handed_on(report)
 

@@ -68,7 +68,6 @@ class Validation:
                 if not adapter.is_compiled(self._plain):
                     self._obstacle = "the stripped model could not be compiled like this one"
                 # The file's numbers come from Python, which XLA cannot call.
-                self._jit_compile = self._plain.jit_compile
                 self._plain.jit_compile = False
         except Exception as error:  # must not cost the training
             self._obstacle = _in_short(error)
@@ -85,25 +84,6 @@ class Validation:
         if path is not None:
             self._add(report, "tflite", lambda: _file_at(path, self._adapter, self._plain))
         return report
-
-    def hand_over(self) -> KerasModel | None:
-        """The stripped copy, as `strip` has made it: nothing is evaluated any more. None where
-        there is none, or where code of the user's own may have changed it.
-        """
-        if self._obstacle is not None or not self._only_keras(self._plain):
-            return None
-        plain, self._obstacle = self._plain, "the stripped copy is somebody else's by now"
-        plain.jit_compile = self._jit_compile
-        plain.test_function = None
-        plain.reset_metrics()
-        vars(plain).pop("history", None)  # tf_keras leaves an empty one
-        return plain
-
-    def _only_keras(self, model: KerasModel) -> bool:
-        """Whether all that an evaluation runs is Keras' own, but for losses and metrics."""
-        layers = self._adapter.layers(model)
-        owners: list[Any] = [type(model).test_step, *(type(layer) for _, layer in layers)]
-        return all(self._adapter.owns(owner.__module__) for owner in owners)
 
     def _add(
         self, report: ValidationReport, network: str, make: Callable[[], Answer | None]

@@ -11,9 +11,6 @@ import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.engines.in_place import patches, table
 from keras_compress.engines.in_place.fake_quant import ActivationQuantizer
-from keras_compress.engines.in_place.graph import Graph
-from keras_compress.engines.in_place.windows import hold_all
-from keras_compress.frameworks.choose import adapter_of
 
 POOLINGS = [f"{reach}MaxPooling{rank}D" for reach in ("", "Global") for rank in "12"]
 
@@ -144,8 +141,12 @@ def test_a_relu_whose_numbers_somebody_else_sees_does_not_wait(keras):
         block("read_twice", layers.MaxPooling2D()),
         block("regularized", layers.MaxPooling2D(), activity_regularizer="l2"),
         block("averaged", layers.AveragePooling2D(2)),
-        block("some_left_out", layers.MaxPooling2D(3)),
-        block("waits", layers.MaxPooling2D()),
+        block("more_exact", layers.MaxPooling2D(dtype="mixed_bfloat16")),
+        block("less_exact", layers.MaxPooling2D(), dtype="mixed_bfloat16"),
+        block("waits", layers.MaxPooling2D(3)),  # the last rows and columns are in no window
+        block(
+            "waits_too", layers.GlobalMaxPooling2D(dtype="mixed_bfloat16"), dtype="mixed_bfloat16"
+        ),
     ]
     (shown, _), (twice, _), *_ = branches
     ends = [layers.Flatten()(end) for _, end in branches]
@@ -156,7 +157,7 @@ def test_a_relu_whose_numbers_somebody_else_sees_does_not_wait(keras):
     model.fit(
         rows, [np.zeros(shape) for shape in shapes_of(model, 2)], verbose=0, callbacks=[compress]
     )
-    assert list(waiting(model)) == ["waits"]
+    assert waiting(model).keys() == {"waits", "waits_too"}
 
 
 def shapes_of(model, rows):
@@ -210,27 +211,70 @@ def test_what_calls_it_inside_of_the_model_without_the_pooling_is_an_error(keras
         model.fit(np.ones((8, 4, 4, 1)), np.zeros((8, 4)), verbose=0, callbacks=[compress])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "length", "holds"),
-    [
-        ({"pool_size": 2}, 8, True),
-        ({"pool_size": 2}, 9, False),  # the last number is in no window
-        ({"pool_size": 2}, None, False),  # nobody knows
-        ({"pool_size": 2, "padding": "same"}, None, True),
-        ({"pool_size": 3, "strides": 2}, 9, True),
-        ({"pool_size": 3, "strides": 2}, 8, False),
-        ({"pool_size": 2, "strides": 3, "padding": "same"}, 9, False),  # between two windows
-    ],
-)
-@pytest.mark.parametrize("rank", [1, 2])
-def test_windows_that_hold_all(keras, rank, arguments, length, holds):
-    """As NumPy finds by marking what they read."""
-    inputs = keras.Input((*[length] * rank, 1))
-    layer = getattr(keras.layers, f"MaxPooling{rank}D")(**arguments)
-    model = keras.Model(inputs, layer(inputs))
-    (node,) = Graph(adapter_of(model, "a test"), model).nodes_of[id(layer)]
-    assert hold_all(node) is holds
-    if length is not None:
-        marked = tf.reshape(tf.eye(length**rank), (-1, *[length] * rank, 1))  # one number in each
-        read = np.asarray(layer(marked)).reshape(length**rank, -1).max(axis=1)
-        assert bool(read.all()) is holds
+@pytest.mark.by_turns
+@pytest.mark.parametrize("held", ["features", "pooled"])
+def test_a_layer_that_another_one_holds_does_not_wait(keras, held):
+    """It may be called there, for numbers of its own."""
+    layers = keras.layers
+    features = layers.Conv2D(1, 3, activation="relu", name="features")
+    pooled = layers.GlobalMaxPooling2D(name="pooled")
+
+    class Holder(layers.Layer):
+        def __init__(self):
+            super().__init__(name="holder")
+            self.held = {"features": features, "pooled": pooled}[held]
+
+        def call(self, x):
+            return x + tf.reduce_mean(self.held(tf.ones((1, 4, 4, 1))))
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    inputs = keras.Input((4, 4, 1))
+    model = keras.Model(inputs, Holder()(pooled(features(inputs))))
+    model.compile("sgd", "mse", jit_compile=False)
+    quantization = kc.Quantization(delay=0, layers=["features", "pooled"])
+    compress = kc.Compress(quantization=quantization, partial=True, verbose=0)
+    model.fit(np.ones((8, 4, 4, 1)), np.zeros((8, 1)), verbose=0, callbacks=[compress])
+    assert not waiting(model)
+
+
+def test_a_layer_that_is_computed_once_more_for_the_gradient_does_not_wait():
+    inputs = keras3.Input((8, 8, 1))
+    with keras3.RematScope(mode="list_of_layers", layer_names=["pooled"]):
+        layers = [
+            keras3.layers.Conv2D(1, 3, activation="relu"),
+            keras3.layers.MaxPooling2D(name="pooled"),
+        ]
+        model = keras3.Sequential([inputs, *layers])
+        model.compile("sgd", "mse", jit_compile=False)
+        compress = kc.Compress(quantization=kc.Quantization(delay=0), partial=True, verbose=0)
+        model.fit(np.ones((8, 8, 8, 1)), np.zeros((8, 3, 3, 1)), verbose=0, callbacks=[compress])
+    assert not waiting(model)
+
+
+@pytest.mark.by_turns
+def test_a_diverged_step_does_not_take_the_range_with_it_though_the_pooling_hides_it(keras):
+    """TensorFlow's max pooling leaves NaN out, and of nothing else makes the lowest number."""
+    inputs = keras.Input((8, 8, 1))
+    layer = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="features")
+    pooled = keras.layers.MaxPooling2D()(layer(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Flatten()(pooled)))
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
+    found = []
+
+    class Diverging(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 2:
+                layer.set_weights([np.full((3, 3, 1, 4), np.nan), np.zeros(4)])
+            ranges = engine_of(self.model).quantizers.ranges()
+            (key,) = (key for key in ranges if "Conv2D" in key)
+            found.append(ranges[key][1])
+
+    x, y = np.random.default_rng(0).normal(size=(64, 8, 8, 1)), np.ones((64, 1))
+    compress = kc.Compress(quantization=kc.Quantization(delay=0), partial=True, verbose=0)
+    callbacks = [compress, Diverging()]
+    model.fit(x, y, 16, shuffle=False, verbose=0, callbacks=callbacks)
+    assert waiting(model)
+    assert found[0] == 6.0 != found[1]  # the first step has set it
+    assert found[3] == found[2]

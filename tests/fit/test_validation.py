@@ -312,57 +312,6 @@ def test_the_model_is_left_as_it_was(keras, data, tmp_path, monkeypatch):
     model.fit(data[0], data[1], batch_size=16, verbose=0)  # and goes on
 
 
-def test_the_copy_that_was_evaluated_is_handed_on_as_strip_would_make_it(keras, data):
-    """Each `Compress` of a fit gets its own."""
-    _, _, x, y = data
-    model = tiny_net(keras, jit_compile="auto" if keras.__name__ == "keras" else None)
-    callbacks = [kc.Compress(quantization=kc.Quantization(), verbose=0) for _ in range(2)]
-    model.fit(data[0], data[1], 16, verbose=0, validation_data=(x, y), callbacks=callbacks)
-    first, second = (each.stripped_model for each in callbacks)
-    assert first is not second
-    assert "fake-quantized" in callbacks[0].report.validation.metrics
-    expected = kc.strip(model)
-    assert vars(first).keys() - vars(expected).keys() <= {"stop_evaluating"}  # of Keras 3
-    for each in (first, second):
-        assert each.jit_compile == expected.jit_compile
-        assert each.test_function is None
-        assert getattr(each, "history", None) is None
-        assert not any(float(np.sum(own)) for metric in each.metrics for own in metric.variables)
-        for own, theirs in zip(each.get_weights(), expected.get_weights(), strict=True):
-            np.testing.assert_array_equal(own, theirs)
-        assert each.evaluate(x, y, verbose=0) == expected.evaluate(x, y, verbose=0)
-
-
-def test_a_copy_that_ones_own_code_has_evaluated_is_not_handed_on(keras, data):
-    """It may have counted, or learnt, something."""
-
-    @keras.saving.register_keras_serializable("tests")
-    class Counting(keras.layers.Layer):
-        def build(self, shape):
-            self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
-
-        def call(self, x):
-            self.calls.assign_add(1.0)
-            return x + 0.0
-
-        def compute_output_shape(self, shape):
-            return shape
-
-    inputs = keras.Input((8, 8, 1))
-    outputs = keras.layers.Dense(10)(keras.layers.Flatten()(Counting()(inputs)))
-    model = keras.Model(inputs, outputs)
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True), jit_compile=False)
-    compress = kc.Compress(pruning=kc.Pruning(kc.ConstantSparsity(0.5, 1)), verbose=0)
-    x, y = data[2:]
-    model.fit(data[0], data[1], 16, verbose=0, validation_data=(x, y), callbacks=[compress])
-    assert compress.report.validation.rows == ROWS
-    (own,), (theirs,) = (
-        [float(np.asarray(layer.calls)) for layer in each.layers if type(layer) is Counting]
-        for each in (compress.stripped_model, model)
-    )
-    assert own == theirs
-
-
 def test_what_cannot_be_evaluated_costs_no_training(model, data, tmp_path, monkeypatch):
     def failing(*_, **__):
         raise RuntimeError("no interpreter\n\x1b[1mwith details\x1b[0m")

@@ -75,12 +75,16 @@ class ActivationQuantizer:
         low, high = tf.unstack(self._limits() if limits is None else limits)
         return tf.cast(rounding.rounded(numbers, low, high, self._bits), tensor.dtype)
 
-    def relu(self, tensor: tf.Tensor, limit: float) -> tf.Tensor:
+    def relu(self, tensor: tf.Tensor, limit: float, of: tf.Tensor | None = None) -> tf.Tensor:
         """What `self(relu(tensor))` gives, and its gradient, in half the passes over memory; the
         tensor must be nonnegative behind a ReLU that ends at `limit`.
+
+        `of`: what it holds the largest numbers of. It is all of these that the range is followed
+        of: a max pooling hides NaN.
         """
         numbers = tf.cast(tensor, tf.float32)
-        limits = self._follow(numbers, limit) if self._follows else self._limits()
+        seen = numbers if of is None else tf.cast(of, tf.float32)
+        limits = self._follow(seen, limit) if self._follows else self._limits()
         return tf.cast(rounding.rounded_relu(numbers, limit, limits[1], self._bits), tensor.dtype)
 
     @property
@@ -253,13 +257,15 @@ class KernelQuantizer:
         axes = None
         if self._granularity is not Granularity.TENSOR:
             axes = list(range(len(numbers.shape) - 1))
-        if under_xla() or kernel.shape.num_elements() <= _SMALL:
+        size = kernel.shape.num_elements()
+        if under_xla() or (size is not None and size <= _SMALL):
             channels = tf.reduce_max(tf.abs(numbers), axes)
         else:  # the absolute values would be a copy of the kernel
             channels = tf.maximum(tf.reduce_max(numbers, axes), -tf.reduce_min(numbers, axes))
         overall = tf.reduce_max(channels)
         if self._mode.updating:
-            # In fewer ops: whichever scale they have, zeros are rounded to zeros.
+            # In fewer ops: whichever scale they have, zeros, and what no float32 sum would notice,
+            # are rounded to zeros.
             overall = tf.maximum(overall, _ABOVE_ZERO)
             if self._granularity is Granularity.TENSOR:
                 return overall

@@ -200,8 +200,10 @@ class PatchedQuantizers(Quantizers):
                 outputs = self._compute(plan, original, args, kwargs)
             if plan.row.output is Output.SHARED and plan.output and self._imitates:
                 outputs = self.activations[plan.output].breaking_ties(outputs)
-            if plan.pools is not None and self._waiting.take(plan.pools.path):
-                return self._relu_and_rounding(plan.pools, outputs)
+            if plan.pools is not None:
+                waited = self._waiting.take((*args, *kwargs.values()))
+                if waited is not None:
+                    return self._relu_and_rounding(plan.pools, outputs, waited)
             if plan.output is not None:
                 if not self._rounds_in_relu(plan):
                     rounded = functools.partial(
@@ -409,7 +411,7 @@ class PatchedQuantizers(Quantizers):
         row = cast(ActivationRow, plan.activation)
         if self._rounds_in_relu(plan):
             if plan.pooling is not None and self._waiting.can_wait:
-                self._waiting.add(plan.path)
+                self._waiting.add(plan.path, tensor)
                 return tensor
             return self._relu_and_rounding(plan, tensor)
         rounds = self.mode.phase.rounds
@@ -420,9 +422,11 @@ class PatchedQuantizers(Quantizers):
         shown = row.form(call)
         return shown if rounds else function(tensor)
 
-    def _relu_and_rounding(self, plan: OperationPlan, tensor: tf.Tensor) -> tf.Tensor:
+    def _relu_and_rounding(
+        self, plan: OperationPlan, tensor: tf.Tensor, of: tf.Tensor | None = None
+    ) -> tf.Tensor:
         limit = cast(ActivationRow, plan.activation).relu_to
-        return self.activations[cast(str, plan.output)].relu(tensor, cast(float, limit))
+        return self.activations[cast(str, plan.output)].relu(tensor, cast(float, limit), of)
 
     def _rounds_in_relu(self, plan: OperationPlan) -> bool:
         """Whether the rounding of the output is done together with the ReLU that it ends in: in a

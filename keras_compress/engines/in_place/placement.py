@@ -18,7 +18,7 @@ from keras_compress.engines.in_place.rows import (
     Output,
     Row,
 )
-from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.adapter import Adapter, layers_inside
 from keras_compress.frameworks.protocols import KerasOperation
 
 RowAndActivation = tuple[Row, ActivationRow | None]
@@ -310,17 +310,29 @@ class _Walk:
         """Join each max pooling with the ReLU before it, where nothing else sees what is between:
         it would not see a ReLU's numbers.
         """
+        held = {
+            id(inner)
+            for plan in self.plans.values()
+            for inner in layers_inside(plan.operation)  # and may be called by who holds it
+        }
         for plan in self.plans.values():
-            ends_in_relu = plan.activation is not None and plan.activation.relu_to is not None
-            regularizer = getattr(plan.operation, "activity_regularizer", None)
             follower = self.graph.only_consumer(plan.operation)
-            if not (ends_in_relu and plan.output and plan.unit is None and regularizer is None):
-                continue
             if follower is None or not self._is_known(follower):
                 continue
             after = self.plans[id(follower)]
-            if all(map(after.row.finds_largest, self._nodes(after))):
-                plan.pooling, after.pools = after, plan
+            ends_in_relu = plan.activation is not None and plan.activation.relu_to is not None
+            if not (after.row.is_max_pooling and ends_in_relu and plan.output and not plan.unit):
+                continue
+            pair: tuple[Any, Any] = plan.operation, after.operation
+            if getattr(plan.operation, "activity_regularizer", None) is not None:
+                continue
+            given = {self.graph.dtypes[t] for node in self._nodes(plan) for t in node.outputs}
+            if given != {pair[1].compute_dtype} or held & {id(each) for each in pair}:
+                continue
+            # What Keras 3 computes once more for the gradient is called outside of the model.
+            if any(getattr(each, "_remat_mode", None) is not None for each in pair):
+                continue
+            plan.pooling, after.pools = after, plan
 
     def _feeds_integers(self, tensor: int) -> bool:
         """Whether an integer op computes with this tensor, perhaps after others moved it."""

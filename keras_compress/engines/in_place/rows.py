@@ -81,8 +81,8 @@ class Row:
     """With `Output.INSIDE`: by which role each output is rounded; None for one that is not."""
     casts: bool = False
     """It takes integers too, of which it makes floats before it does anything else."""
-    finds_largest: Callable[[Node], bool] = lambda node: False
-    """Whether a call gives the largest number of each of its windows, which leave none out."""
+    is_max_pooling: bool = False
+    """It gives the largest number of each of its windows."""
 
 
 @dataclasses.dataclass(frozen=True)

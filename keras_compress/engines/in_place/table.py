@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-from keras_compress.engines.in_place import refusals, windows
+from keras_compress.engines.in_place import refusals
 from keras_compress.engines.in_place.forms import activations, kernels, normalizations, operators
 from keras_compress.engines.in_place.graph import Node
 from keras_compress.engines.in_place.rows import (
@@ -37,8 +37,7 @@ _CHANNEL = (("kernel", Granularity.CHANNEL),)
 _DEPTHWISE = (("depthwise_kernel", Granularity.DEPTHWISE),)
 _SEPARABLE = (*_DEPTHWISE, ("pointwise_kernel", Granularity.CHANNEL))
 MOVES = Row(output=Output.SAME, refuses=refusals.channels_first)
-_FINDS_LARGEST = dataclasses.replace(MOVES, finds_largest=lambda node: True)
-_MAX_POOLS = dataclasses.replace(MOVES, finds_largest=windows.hold_all)
+_MAX_POOLS = dataclasses.replace(MOVES, is_max_pooling=True)
 _JOINS = Row(output=Output.JOIN, form=operators.join)
 OWN = Row()
 _POOLS = Row(refuses=refusals.channels_first)
@@ -144,8 +143,8 @@ TABLE: dict[str, Row] = {
     "AveragePooling2D": Row(output=Output.SHARED, refuses=refusals.channels_first),
     "MaxPooling1D": _MAX_POOLS,
     "MaxPooling2D": _MAX_POOLS,
-    "GlobalMaxPooling1D": _FINDS_LARGEST,
-    "GlobalMaxPooling2D": _FINDS_LARGEST,
+    "GlobalMaxPooling1D": _MAX_POOLS,
+    "GlobalMaxPooling2D": _MAX_POOLS,
     "Max": MOVES,
     # --- interpolation, which computes on its input's scale
     "UpSampling2D(bilinear)": Row(output=Output.SHARED, refuses=refusals.upsampling_by_curves),
