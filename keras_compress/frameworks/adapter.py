@@ -359,6 +359,10 @@ class Adapter(abc.ABC):
         model.test_function = None
         model.predict_function = None
 
+    def computes_again(self, operation: KerasOperation) -> bool:
+        """Whether its `call` is run once more for the gradient, then outside of its model's."""
+        return False
+
     def storage(self, layer: KerasOperation, kernel: str) -> str:
         """The key in the layer's `__dict__` that holds a kernel while `call` runs."""
         key, *_ = (key for key in STORAGE_NAMES[kernel] if key in layer.__dict__)

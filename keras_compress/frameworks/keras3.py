@@ -88,6 +88,10 @@ class Keras3(Adapter):
         for mine, theirs in pairs:
             cast(Any, mine).name = theirs.name
 
+    def computes_again(self, operation: KerasOperation) -> bool:
+        # Private: what a `RematScope` leaves in the layers that are made, or called, inside of it.
+        return getattr(operation, "_remat_mode", None) is not None
+
     def is_compiled(self, model: Any) -> bool:
         return bool(model.compiled)
 

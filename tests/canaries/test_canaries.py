@@ -1192,6 +1192,14 @@ def test_tensorflow_the_registry_of_gradients_keeps_a_graph():
     assert result.graph is graph
 
 
+def test_keras3_a_layer_knows_that_it_is_computed_again():
+    """Of Keras3.computes_again."""
+    with keras3.RematScope(mode="full"):
+        layer = keras3.layers.Dense(2)
+    assert layer._remat_mode is not None
+    assert keras3.layers.Dense(2)._remat_mode is None
+
+
 # --- the TFLite converter (`tflite/conversion/job.py`)
 
 

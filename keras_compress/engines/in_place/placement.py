@@ -209,6 +209,7 @@ class _Walk:
 
     def __init__(self, graph: Graph, adapter: Adapter, rows: Rows, cast: Collection[int]):
         self.graph = graph
+        self.adapter = adapter
         self.rows = rows
         self.cast = cast
         self.quantizers: dict[str, Fixed | None] = {}
@@ -329,8 +330,7 @@ class _Walk:
             given = {self.graph.dtypes[t] for node in self._nodes(plan) for t in node.outputs}
             if given != {pair[1].compute_dtype} or held & {id(each) for each in pair}:
                 continue
-            # What Keras 3 computes once more for the gradient is called outside of the model.
-            if any(getattr(each, "_remat_mode", None) is not None for each in pair):
+            if any(map(self.adapter.computes_again, pair)):
                 continue
             plan.pooling, after.pools = after, plan
 
