@@ -618,13 +618,10 @@ def is_layer(operation: object) -> bool:
     return hasattr(operation, "_flatten_layers")
 
 
-def layers_inside(layer: KerasOperation, deep: bool = True) -> Iterable[KerasLayer]:
-    """What a layer is made of, whatever holds it; `deep`: with what that is made of, and so on. An
-    operation that is no layer is made of none.
-    """
+def layers_inside(layer: KerasLayer, deep: bool = True) -> Iterable[KerasLayer]:
+    """What a layer is made of, whatever holds it; `deep`: with what that is made of, and so on."""
     # Private in both Keras, with one signature; `.layers` of a model shows the first level only.
-    flatten = getattr(layer, "_flatten_layers", None)
-    return () if flatten is None else flatten(include_self=False, recursive=deep)
+    return layer._flatten_layers(include_self=False, recursive=deep)
 
 
 def unique(names: list[str]) -> list[str]:

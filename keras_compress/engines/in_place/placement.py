@@ -18,7 +18,7 @@ from keras_compress.engines.in_place.rows import (
     Output,
     Row,
 )
-from keras_compress.frameworks.adapter import Adapter, layers_inside
+from keras_compress.frameworks.adapter import Adapter, is_layer, layers_inside
 from keras_compress.frameworks.protocols import KerasOperation
 
 RowAndActivation = tuple[Row, ActivationRow | None]
@@ -311,11 +311,9 @@ class _Walk:
         """Join each max pooling with the ReLU before it, where nothing else sees what is between:
         it would not see a ReLU's numbers.
         """
-        held = {
-            id(inner)
-            for plan in self.plans.values()
-            for inner in layers_inside(plan.operation)  # and may be called by who holds it
-        }
+        layers: list[Any] = [p.operation for p in self.plans.values() if is_layer(p.operation)]
+        # Whoever holds a layer may call it.
+        held = {id(inner) for layer in layers for inner in layers_inside(layer)}
         for plan in self.plans.values():
             follower = self.graph.only_consumer(plan.operation)
             if follower is None or not self._is_known(follower):
