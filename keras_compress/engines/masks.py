@@ -5,12 +5,14 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
+from keras_compress.frameworks.devices import under_xla
 from keras_compress.frameworks.finite import all_finite
 from keras_compress.frameworks.protocols import KerasLayer, KerasVariable
 from keras_compress.specs.schedules import ConstantSparsity, PolynomialDecay
@@ -48,6 +50,8 @@ def count_kept(mask: tf.Variable) -> tf.Tensor:
 
 
 _STAYS_ONE = {"_noinline": True}
+
+Branch = Callable[[tf.Tensor], tf.Tensor]
 
 
 @dataclasses.dataclass(eq=False)
@@ -131,18 +135,6 @@ def is_late(masked: Scheduled, step: int) -> bool:
     return masked.trainable and not masked.started and step > max(masked.schedule.begin_step, 1)
 
 
-def _renewing(
-    renew: Callable[[list[Masked]], None], group: list[Masked]
-) -> Callable[[], tf.Tensor]:
-    """A branch that does it."""
-
-    def branch() -> tf.Tensor:
-        renew(group)
-        return tf.constant(True)
-
-    return branch
-
-
 class Pruner(abc.ABC):
     """The masks of one model."""
 
@@ -157,6 +149,8 @@ class Pruner(abc.ABC):
         """The fraction of zeros over all kernels under pruning, frozen ones included, as the logs
         show it.
         """
+        self._branches: dict[object, Branch] = {}
+        """What makes masks anew, kept for the steps that are traced later."""
 
     @contextlib.contextmanager
     def trying(self) -> Iterator[None]:
@@ -197,19 +191,39 @@ class Pruner(abc.ABC):
         return updates_at(schedule, step)
 
     def renew_when_due(
-        self, active: Iterable[Masked], step: tf.Tensor, renew: Callable[[list[Masked]], None]
+        self,
+        active: Iterable[Masked],
+        step: tf.Tensor,
+        renew: Callable[[list[Masked], tf.Tensor], None],
     ) -> None:
-        """Let `renew` make the masks of a schedule anew at the steps that it names. One condition
-        per schedule, not per kernel: most models have a single one.
+        """Let `renew`, a method, make the masks of a schedule anew at the steps that it names. One
+        condition per schedule, not per kernel: most models have a single one.
         """
         for group in by_schedule(active):
-            due = _renewing(renew, group)
-            if not tf.executing_eagerly() and group[0].schedule.frequency > 1:
-                # The ops of a branch become ops of the step, and each of them costs a little where
-                # the branch is not taken. A function that stays one is a single op, and to call it
-                # costs no more than twenty do.
-                due = tf.function(due, autograph=False, experimental_attributes=_STAYS_ONE)
-            tf.cond(self.due(group[0].schedule, step), due, lambda: tf.constant(False))
+            branch = functools.partial(self._branch(renew, group), step)
+            tf.cond(self.due(group[0].schedule, step), branch, lambda: tf.constant(False))
+
+    def _branch(
+        self, renew: Callable[[list[Masked], tf.Tensor], None], group: list[Masked]
+    ) -> Branch:
+        """A function of the step that renews the masks of a group."""
+
+        def branch(step: tf.Tensor) -> tf.Tensor:
+            renew(group, step)
+            return tf.constant(True)
+
+        schedule = group[0].schedule
+        if tf.executing_eagerly() or schedule.frequency == 1:
+            return branch
+        # The ops of a branch become ops of the step, and each of them costs a little where the
+        # branch is not taken. A function that stays one is a single op, and to call it costs no
+        # more than twenty do.
+        one_op: Branch = tf.function(branch, autograph=False, experimental_attributes=_STAYS_ONE)
+        if tf.distribute.has_strategy():  # of each replica the masks are other variables
+            return one_op
+        # Every phase traces the step anew, and the masks are made in the same way in all of them.
+        key = (renew, schedule, under_xla(), *map(id, group))
+        return self._branches.setdefault(key, one_op)
 
     def start(self, step: int) -> None:
         """Give a mask, at the sparsity of `step`, to kernels that become trainable after their

@@ -11,6 +11,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 import keras_compress as kc
 from keras_compress.engines import engine
 from keras_compress.engines.engine import engine_of
+from keras_compress.engines.in_place.masks import MagnitudePruner
 
 EPOCH = 2  # updates; a phase each
 
@@ -59,9 +60,15 @@ def fitted(keras, *callbacks, jit):
     return traces
 
 
-def through_all_phases():
+def through_all_phases(pruning=None):
     quantization = kc.Quantization(delay=2 * EPOCH, calibration_steps=EPOCH, freeze_step=3 * EPOCH)
-    return kc.Compress(quantization=quantization, verbose=0)
+    return kc.Compress(pruning=pruning, quantization=quantization, verbose=0)
+
+
+def halved():
+    """By a schedule whose masks are not made anew at every step."""
+    schedule = kc.PolynomialDecay(final_sparsity=0.5, begin_step=1, end_step=4 * EPOCH, frequency=2)
+    return kc.Pruning(schedule)
 
 
 def test_an_edge_traces_the_step_once_and_validation_where_its_answer_changes(keras):
@@ -70,6 +77,20 @@ def test_an_edge_traces_the_step_once_and_validation_where_its_answer_changes(ke
     # TensorFlow traces a first call twice where it makes variables.
     assert training == ["off"] * len(plain_training) + ["watching", "on", "frozen"]
     assert validation == ["off"] * len(plain_validation) + ["on", "frozen"]
+
+
+def test_what_makes_the_masks_is_traced_once_for_all_phases(keras, monkeypatch):
+    traced = []
+    original = MagnitudePruner._renew
+
+    def noting(self, targets, step):
+        traced.append([target.path for target in targets])
+        return original(self, targets, step)
+
+    monkeypatch.setattr(MagnitudePruner, "_renew", noting)
+    training, _ = fitted(keras, through_all_phases(halved()), jit=False)
+    assert set(training) == {"off", "watching", "on", "frozen"}
+    assert len(traced) == 1
 
 
 @pytest.mark.by_turns
@@ -82,7 +103,8 @@ def test_under_xla_an_edge_compiles_no_more_than_it_traces(keras, tmp_path):
     assert len(ours) == len(plain) + 3 + 2
 
 
-def test_what_a_phase_has_traced_is_gone_when_the_next_one_trains(keras, monkeypatch):
+@pytest.mark.parametrize("pruned", [False, True])
+def test_what_a_phase_has_traced_is_gone_when_the_next_one_trains(keras, monkeypatch, pruned):
     """Its graph would stand beside the next one: some MB for each phase of a large network."""
     monkeypatch.setattr(engine, "_LARGE", 2)  # layers
     graphs, left = [], {}
@@ -99,6 +121,6 @@ def test_what_a_phase_has_traced_is_gone_when_the_next_one_trains(keras, monkeyp
     model = Net(inputs, keras.layers.Dense(2)(keras.layers.Dense(3, activation="relu")(inputs)))
     model.compile("sgd", "mse", jit_compile=False)
     x, y = np.ones((8 * EPOCH, 4), "float32"), np.ones((8 * EPOCH, 2), "float32")
-    callbacks = [through_all_phases()]
+    callbacks = [through_all_phases(halved() if pruned else None)]
     model.fit(x, y, batch_size=8, epochs=4, shuffle=False, verbose=0, callbacks=callbacks)
     assert left == {"off": [], "watching": [], "on": [], "frozen": []}

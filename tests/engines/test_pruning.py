@@ -224,6 +224,29 @@ def test_a_sequential_without_shapes_gets_the_inputs_that_a_plain_fit_gives_it(k
     assert (mine.dtype, tuple(mine.shape[1:])) == (theirs.dtype, tuple(theirs.shape[1:]))
 
 
+def test_a_schedule_that_is_read_later_is_the_one_that_counts(keras, data):
+    """A state brings the steps of the process that it was saved in; what the step has traced of
+    other ones is not run any more.
+    """
+    at_first, later = (
+        kc.PolynomialDecay(final_sparsity=final, begin_step=1, end_step=2 * STEPS, frequency=3)
+        for final in (0.7, 0.4)
+    )
+    model, by_hand = compiled(keras, two_layers(keras)), compiled(keras, two_layers(keras))
+    compress = kc.Compress(pruning=kc.Pruning(at_first), partial=True)
+    fit(model, data, epochs=1, callbacks=[compress])
+    paths = ("first", "second")
+    engine = engine_of(model)
+    engine.timetable.schedules = dict.fromkeys(paths, later)
+    engine.go_by(engine.timetable)
+    fit(compiled(keras, model), data, epochs=1, callbacks=[compress])
+    masks = train_by_hand(by_hand, data, dict.fromkeys(paths, at_first), STEPS)
+    train_by_hand(
+        compiled(keras, by_hand), data, dict.fromkeys(paths, later), STEPS, STEPS + 1, masks
+    )
+    assert_same_weights(model, by_hand)
+
+
 # --- frozen kernels
 
 

@@ -92,16 +92,15 @@ class MagnitudePruner(Pruner):
         The unmasked weights of the last update decide, so a pruned weight that grew comes back.
         """
         active = self.active
-
-        def renew(targets: list[Target]) -> None:
-            kept: dict[int, tf.Tensor] = {}
-            for some in _in_turn(targets):
-                with tf.control_dependencies(kept.values()):
-                    kept |= {id(target): self._update(target, step) for target in some}
-            self.measure(kept)
-
-        self.renew_when_due(active, step, renew)
+        self.renew_when_due(active, step, self._renew)
         self.apply(active)
+
+    def _renew(self, targets: list[Target], step: tf.Tensor) -> None:
+        kept: dict[int, tf.Tensor] = {}
+        for some in _in_turn(targets):
+            with tf.control_dependencies(kept.values()):
+                kept |= {id(target): self._update(target, step) for target in some}
+        self.measure(kept)
 
     def apply(self, targets: list[Target] | None = None) -> None:
         """Zero every weight that its mask drops."""

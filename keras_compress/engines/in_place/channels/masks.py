@@ -183,19 +183,19 @@ class ChannelPruner(Pruner):
 
     def before_step(self, step: tf.Tensor) -> None:
         """Change the masks that are due, then apply all."""
-
-        def renew(groups: list[MaskedGroup]) -> None:
-            self._update(groups, step)
-            self.measure()
-
-        def renew_single(singles: list[RemainingWeights]) -> None:
-            for single in singles:
-                single.renew(step)
-
-        self.renew_when_due((each for each in self.groups if each.trainable), step, renew)
+        trainable = (each for each in self.groups if each.trainable)
+        self.renew_when_due(trainable, step, self._renew)
         singles = (each for each in self.remaining if each.trainable)
-        self.renew_when_due(singles, step, renew_single)
+        self.renew_when_due(singles, step, self._renew_singles)
         self.apply()
+
+    def _renew(self, groups: list[MaskedGroup], step: tf.Tensor) -> None:
+        self._update(groups, step)
+        self.measure()
+
+    def _renew_singles(self, singles: list[RemainingWeights], step: tf.Tensor) -> None:
+        for single in singles:
+            single.renew(step)
 
     def update(self, target: Target, step: tf.Tensor) -> None:
         """Make the masks of all groups anew that a weight hangs on, and those that share out the
