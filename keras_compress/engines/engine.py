@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras_compress._shared.heap import give_back
 from keras_compress.engines.counts import Counts
 from keras_compress.engines.layers_argument import LEFT_BY_USER, with_names
-from keras_compress.engines.masks import Pruner, Target
+from keras_compress.engines.masks import Pruner, Target, zero_where_dropped
 from keras_compress.engines.quantizers import Quantizers
 from keras_compress.engines.readers import Readers
 from keras_compress.engines.recipe import Recipe
@@ -451,11 +451,11 @@ class Engine(abc.ABC):
         """The config of the network that ships."""
         return self.model.get_config()
 
-    def shipped_weights(self) -> Iterator[np.ndarray]:
+    def shipped_weights(self) -> Iterator[tf.Tensor]:
         """The weights of the network that ships, in its own order."""
         return self.masked_weights()
 
-    def masked_weights(self) -> Iterator[np.ndarray]:
+    def masked_weights(self) -> Iterator[tf.Tensor]:
         """The model's weights in its own order, every dropped one zero, whatever the last update
         wrote.
         """
@@ -495,11 +495,19 @@ class Engine(abc.ABC):
                 quantizers.set_input_range(position, limits)
 
 
-def _masked(kernel: tf.Variable, targets: Iterable[Target]) -> np.ndarray:
-    """To be read at once: where nothing is dropped, they are the kernel's own numbers."""
-    value = np.asarray(kernel.read_value())
+def _masked(kernel: tf.Variable, targets: Iterable[Target]) -> tf.Tensor:
+    """Where the masks hold already, it is the kernel's own tensor: a variable that is assigned it
+    shares its memory, until either of them is written to.
+    """
+    value = kernel.read_value()
     for target in targets:
-        value = np.where(target.kept(), value, value.dtype.type(0))
+        kept = target.kept()
+        numbers = np.asarray(value)
+        # Bit by bit: a zero that is negative costs as much in a zipped file as any other number.
+        wrong = numbers.view(f"u{numbers.itemsize}") != 0
+        wrong &= ~kept
+        if wrong.any():
+            value = zero_where_dropped(value, kept)
     return value
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
+import tensorflow as tf
 
 from keras_compress.engines.engine import engine_of
 from keras_compress.engines.same_answers import check_same
@@ -59,7 +59,7 @@ def uncompiled(adapter: Adapter, model: KerasModel) -> KerasModel:
         return engine.plain_copy() if isinstance(engine, Tfmot) else plain_copy(adapter, model)
     if engine is None:
         plain = _copy(adapter, model, model.get_config)
-        values: Iterator[np.ndarray] = (adapter.tf_variable(v).numpy() for v in model.weights)
+        values: Iterator[tf.Tensor] = (adapter.tf_variable(v).read_value() for v in model.weights)
     else:
         plain = _copy(adapter, model, engine.shipped_config)
         values = engine.shipped_weights()

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_compress._shared.checks import value_error
 from keras_compress._shared.files import write_atomically
+from keras_compress._shared.heap import give_back
 from keras_compress.export.detections import check_heads, check_same_heads, detecting
 from keras_compress.export.firmware import warn_of_firmware
 from keras_compress.export.float_ops import named, refuse, rounded_anyway
@@ -100,7 +101,9 @@ def write_file(source: Source, export: Export, progress: Progress = silently) ->
                 in_float()
 
         progress("converting", None, None)
+        give_back()  # of the trace; what comes now need not add to it
         data = convert(function, how, representative=rows, progress=progress, meanwhile=meanwhile)
+        give_back()
         if export.sparse:
             check_sparse(data, export)
         contents = inspect_tflite(data)

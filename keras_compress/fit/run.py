@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from keras_compress._shared.heap import give_back
 from keras_compress.engines.engine import Engine, engine_of
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.state import Phase
@@ -288,6 +289,7 @@ class Run:
         else:  # a Sequential without shapes: with the first batch, before it counts
             engine.on_placed = check
         engine.begin_fit()
+        give_back()  # what the checks have used, before the first step takes its own
         if not self.drives and engine.quantization is not None:
             self._say(
                 "This fit has no Compress: masks keep to their schedule, quantization stays %s.",

@@ -379,6 +379,38 @@ def test_the_argument_stays_as_it_was(compressed, kind):
             assert getattr(after, field.name) == getattr(state, field.name)
 
 
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_both_have_one_memory_until_either_is_trained(keras, optimizer, jit):
+    """Of the weights; whoever writes to his own then has them for himself, under XLA too."""
+
+    def places(model):
+        variables = map(adapter_of(model, "test").tf_variable, model.trainable_weights)
+        tensors = [np.asarray(variable.read_value()) for variable in variables]
+        return [tensor.__array_interface__["data"][0] for tensor in tensors]
+
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((4,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(2)]
+    model = keras.Sequential(layers)
+    model.compile(optimizer, "mse", jit_compile=jit)
+    x = np.random.default_rng(0).normal(size=(ROWS, 4)).astype("float32")
+    y = x[:, :2] ** 2
+
+    def fit(each, *callbacks):
+        each.fit(x, y, batch_size=BATCH, verbose=0, callbacks=list(callbacks))
+
+    compress = kc.Compress(pruning=PRUNING)
+    fit(model, compress)
+    plain = compress.stripped_model
+    assert places(plain) == places(model)
+    for trained, other in ((plain, model), (model, plain)):
+        own, before = trained.get_weights(), other.get_weights()
+        fit(trained)
+        assert_same_weights(other.get_weights(), before)
+        assert not any(map(np.array_equal, trained.get_weights(), own))
+        assert not set(places(plain)) & set(places(model))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_trains_on_as_any_model(compressed, kind):
     model, _ = compressed[kind]

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import tensorflow as tf
+
 from keras_compress.engines.engine import Engine
 from keras_compress.engines.in_place import plan
 from keras_compress.engines.in_place.channels.masks import ChannelPruner
@@ -31,7 +33,6 @@ from keras_compress.specs.quantization import Quantization
 
 if TYPE_CHECKING:
     import numpy as np
-    import tensorflow as tf
 
 
 class InPlace(Engine):
@@ -98,13 +99,14 @@ class InPlace(Engine):
             return super().shipped_config()
         return small_config(self.model, self.pruner.channels, self.pruner.kept_ids())
 
-    def shipped_weights(self) -> Iterator[np.ndarray]:
+    def shipped_weights(self) -> Iterator[tf.Tensor]:
         if not isinstance(self.pruner, ChannelPruner):
             yield from super().shipped_weights()
             return
         cuts = self.cuts()
         for variable, value in zip(self.model.weights, self.masked_weights(), strict=True):
-            yield small_weight(self.adapter.tf_variable(variable), value, cuts)
+            small = small_weight(self.adapter.tf_variable(variable), value.numpy(), cuts)
+            yield tf.convert_to_tensor(small)
 
     def cuts(self) -> Cuts:
         """What becomes smaller in the network that ships, as the masks are now: as it looks at all

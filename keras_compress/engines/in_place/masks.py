@@ -16,7 +16,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.in_place.selection import Selected, kth_largest
-from keras_compress.engines.masks import Pruner, Target, count_kept, sparsity_at
+from keras_compress.engines.masks import (
+    Pruner,
+    Target,
+    count_kept,
+    sparsity_at,
+    zero_where_dropped,
+)
 from keras_compress.frameworks.finite import all_finite
 from keras_compress.specs.pruning import Pruning
 
@@ -106,7 +112,7 @@ class MagnitudePruner(Pruner):
         """Zero every weight that its mask drops."""
         for target in self.targets if targets is None else targets:
             kernel = tf.convert_to_tensor(target.kernel)
-            target.kernel.assign(kernel * tf.cast(target.mask, kernel.dtype))  # faster than `where`
+            target.kernel.assign(zero_where_dropped(kernel, target.mask))
 
     def threshold(self, target: Target) -> float | None:
         """Of the weights as they are now: they have moved since the mask was made of them."""

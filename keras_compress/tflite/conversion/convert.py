@@ -263,7 +263,7 @@ def _write_function(
                 "Compute that part outside the model",
             )
         value = outer if variable is None else variable.read_value()
-        np.save(folder / f"capture_{position}.npy", value.numpy())
+        np.save(folder / f"capture_{position}.npy", np.asarray(value))  # where it is, no copy
         captures.append(
             {
                 "node": inner.op.name,

@@ -25,7 +25,14 @@ from keras_compress.engines.in_place.channels.scores import (
     kept_count,
     powers,
 )
-from keras_compress.engines.masks import Pruner, Target, by_schedule, is_late, sparsity_at
+from keras_compress.engines.masks import (
+    Pruner,
+    Target,
+    by_schedule,
+    is_late,
+    sparsity_at,
+    zero_where_dropped,
+)
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import Schedule
@@ -256,7 +263,7 @@ class ChannelPruner(Pruner):
             kernel = tf.convert_to_tensor(own[0].kernel)
             masks = [tf.convert_to_tensor(target.mask) for target in own]
             mask = functools.reduce(tf.logical_and, masks)
-            own[0].kernel.assign(kernel * tf.cast(mask, kernel.dtype))
+            own[0].kernel.assign(zero_where_dropped(kernel, mask))
 
 
 def _witnesses(
