@@ -95,3 +95,4 @@ def pytest_runtest_teardown():
         from keras_compress.frameworks.graph_memory import forget_graphs
 
         forget_graphs()
+        gc.freeze()  # what is still there stays, and need not be looked at again and again

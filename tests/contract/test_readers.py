@@ -81,6 +81,7 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.sweep_if(when=lambda how: how == "save")
 @pytest.mark.parametrize("how", WEIGHTS)
 def test_weights_are_masked_after_every_update(keras, data, reference, tmp_path, how):
     def read(model):

@@ -103,6 +103,7 @@ def test_under_xla_an_edge_compiles_no_more_than_it_traces(keras, tmp_path):
     assert len(ours) == len(plain) + 3 + 2
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("pruned", [False, True])
 def test_what_a_phase_has_traced_is_gone_when_the_next_one_trains(keras, monkeypatch, pruned):
     """Its graph would stand beside the next one: some MB for each phase of a large network."""

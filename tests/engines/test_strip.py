@@ -379,6 +379,7 @@ def test_the_argument_stays_as_it_was(compressed, kind):
             assert getattr(after, field.name) == getattr(state, field.name)
 
 
+@pytest.mark.sweep_if(when=lambda optimizer, jit: optimizer == "sgd")
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_both_have_one_memory_until_either_is_trained(keras, optimizer, jit):

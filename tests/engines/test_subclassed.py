@@ -98,7 +98,7 @@ def assert_same_weights(one, other):
 
 def _left_to_the_sweep(keras, kind):
     """Each kind but one with one of the two Keras; the sweep has all with both."""
-    return kind == "Pair" or (kind == "Attending") == (keras == "keras3")
+    return kind in ("Pair", "Nested") or (kind == "Attending") == (keras == "keras3")
 
 
 @pytest.mark.sweep_if(when=_left_to_the_sweep)
@@ -240,6 +240,7 @@ def test_a_patched_call_still_tells_what_it_takes(keras):
 # --- what goes on after
 
 
+@pytest.mark.sweep_if(when=lambda kind: kind == "Ends")
 @pytest.mark.filterwarnings("ignore:You are saving your model")
 @pytest.mark.parametrize("kind", ["Image", "Ends"])
 def test_state_and_weights_bring_it_back(keras, kind, tmp_path):
@@ -293,7 +294,7 @@ def test_a_training_that_was_interrupted_ends_as_the_whole_one(keras, tmp_path):
         np.testing.assert_array_equal(value, ranges[key], err_msg=key)
 
 
-@pytest.mark.sweep_if(when=lambda kind: kind in ("Pair", "Nested"))
+@pytest.mark.sweep_if(when=lambda kind: kind != "Image")
 @pytest.mark.parametrize("kind", ["Image", "Ends", "Pair", "Nested"])
 def test_strip_gives_a_plain_model_of_the_same_class(keras, kind):
     model, data = net(keras, kind), DATA[kind]()
@@ -538,6 +539,7 @@ LEFT = {
 }
 
 
+@pytest.mark.sweep_if(when=lambda case: case == "by a callable")
 @pytest.mark.parametrize("case", LEFT)
 def test_layers_name_what_is_inside(keras, case, tmp_path):
     model, data = net(keras, "Nested"), DATA["Nested"]()

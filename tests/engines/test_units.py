@@ -193,6 +193,8 @@ def _left_to_the_sweep(keras, case):
 
 LONG = (
     "bidirectional",
+    "called-twice",
+    "cross-attention",
     "functional-with-a-call-of-its-own",
     "gelu",
     "gru",
@@ -201,6 +203,7 @@ LONG = (
     "lstm",
     "only-moving",
     "operators",
+    "time-distributed",
 )
 
 
@@ -224,6 +227,7 @@ def weights_after(model):
 
 # While off every unit is its own call.
 @pytest.mark.sweep_if(when=lambda case, phase: phase is Phase.OFF and case != "custom-layer")
+@pytest.mark.sweep_if(when=lambda case: case in ("self-attention", "lstm"))
 @pytest.mark.parametrize("phase", [Phase.OFF, Phase.WATCHING])
 @pytest.mark.parametrize("case", ["custom-layer", "self-attention", "layers-below", "lstm"])
 def test_while_off_and_while_watching_training_is_the_plain_one_to_the_last_bit(keras, case, phase):
@@ -308,6 +312,7 @@ def test_losses_of_a_unit_count_once(keras):
     assert rounded == pytest.approx(plain, rel=0.05)
 
 
+@pytest.mark.sweep_if(when=lambda case: case == "called-twice")
 @pytest.mark.parametrize("case", ["custom-layer", "layers-below", "called-twice"])
 def test_eager_training_rounds_as_a_graph_does(keras, case):
     shape, body, _ = SEAMS[case]
@@ -442,6 +447,7 @@ def test_a_layer_that_changes_its_mind_is_an_error_that_names_it(keras):
         fit(model, VECTOR, compress, epochs=1)
 
 
+@pytest.mark.sweep_if(when=lambda case: case == "self-attention")
 @pytest.mark.filterwarnings("ignore:You are saving your model")
 @pytest.mark.parametrize("case", ["custom-layer", "layers-below", "self-attention"])
 def test_state_and_weights_bring_a_unit_back(keras, case, tmp_path):

@@ -362,6 +362,7 @@ def run(keras, tmp_path, rehearse, delay):
     return callback, trained(keras, callback, draws=True)
 
 
+@pytest.mark.sweep_if(when=lambda delay: delay == 0)
 @pytest.mark.parametrize("delay", [0, 5])
 def test_a_training_is_bit_identical_to_one_without(keras, conversions, delay, tmp_path):
     _, without = run(keras, tmp_path, False, delay)
