@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras_compress._shared.heap import give_back
 from keras_compress.engines.counts import Counts
 from keras_compress.engines.layers_argument import LEFT_BY_USER, with_names
-from keras_compress.engines.masks import Pruner, Target, zero_where_dropped
+from keras_compress.engines.masks import Pruner, Target
 from keras_compress.engines.quantizers import Quantizers
 from keras_compress.engines.readers import Readers
 from keras_compress.engines.recipe import Recipe
@@ -507,7 +507,7 @@ def _masked(kernel: tf.Variable, targets: Iterable[Target]) -> tf.Tensor:
         wrong = numbers.view(f"u{numbers.itemsize}") != 0
         wrong &= ~kept
         if wrong.any():
-            value = zero_where_dropped(value, kept)
+            value = tf.where(kept, value, tf.zeros((), value.dtype))
     return value
 
 

@@ -49,14 +49,14 @@ def count_kept(mask: tf.Variable) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(mask, tf.int32))
 
 
-def zero_where_dropped(kernel: tf.Tensor, kept: tf.Tensor | np.ndarray) -> tf.Tensor:
-    """`kernel`, with zeros where it is not kept; `kept` is bool, or 1 and 0 in the kernel's dtype.
-
-    In a graph of training, where it is the faster way, the zeros have the signs of what was there.
+def zero_where_dropped(kernel: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
+    """`kernel`, zero where it is not kept; what is no finite number becomes NaN there, or nobody
+    would notice it.
     """
-    if tf.executing_eagerly():  # one copy of the kernel instead of two
-        return tf.where(tf.cast(kept, tf.bool), kernel, tf.zeros((), kernel.dtype))
-    return kernel * tf.cast(kept, kernel.dtype)
+    masked = kernel * tf.cast(kept, kernel.dtype)  # faster than `where`
+    if tf.executing_eagerly():  # at the end of a fit: zipped, negative zeros cost as numbers do
+        masked += tf.zeros((), kernel.dtype)
+    return masked
 
 
 _STAYS_ONE = {"_noinline": True}
@@ -193,6 +193,7 @@ class Pruner(abc.ABC):
         """Replace every target's schedule (path -> schedule) by the one with its steps known."""
         for target in self.targets:
             target.schedule = schedules[target.path]
+        self._branches.clear()  # which were traced of the old ones
 
     def due(self, schedule: PolynomialDecay | ConstantSparsity, step: tf.Tensor) -> tf.Tensor:
         """Whether the masks of a schedule change at `step`."""
@@ -232,7 +233,7 @@ class Pruner(abc.ABC):
         if tf.distribute.has_strategy():  # of each replica the masks are other variables
             return one_op
         # Every phase traces the step anew, and the masks are made in the same way in all of them.
-        key = (renew, schedule, under_xla(), *map(id, group))
+        key = (renew, under_xla(), *map(id, group))
         return self._branches.setdefault(key, one_op)
 
     def start(self, step: int) -> None:

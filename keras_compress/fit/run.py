@@ -289,7 +289,7 @@ class Run:
         else:  # a Sequential without shapes: with the first batch, before it counts
             engine.on_placed = check
         engine.begin_fit()
-        give_back()  # what the checks have used, before the first step takes its own
+        give_back()  # what was used so far, before the first step takes its own
         if not self.drives and engine.quantization is not None:
             self._say(
                 "This fit has no Compress: masks keep to their schedule, quantization stays %s.",

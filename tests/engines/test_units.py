@@ -193,7 +193,6 @@ def _left_to_the_sweep(keras, case):
 
 LONG = (
     "bidirectional",
-    "called-twice",
     "cross-attention",
     "functional-with-a-call-of-its-own",
     "gelu",
@@ -227,7 +226,7 @@ def weights_after(model):
 
 # While off every unit is its own call.
 @pytest.mark.sweep_if(when=lambda case, phase: phase is Phase.OFF and case != "custom-layer")
-@pytest.mark.sweep_if(when=lambda case: case in ("self-attention", "lstm"))
+@pytest.mark.sweep_if(when=lambda case: case in ("self-attention", "layers-below"))
 @pytest.mark.parametrize("phase", [Phase.OFF, Phase.WATCHING])
 @pytest.mark.parametrize("case", ["custom-layer", "self-attention", "layers-below", "lstm"])
 def test_while_off_and_while_watching_training_is_the_plain_one_to_the_last_bit(keras, case, phase):

@@ -64,6 +64,40 @@ def test_a_broken_kernel_keeps_its_mask_and_is_named_once(keras, digits, caplog,
     ]
 
 
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("at", [UPDATES - 2, UPDATES])
+def test_a_weight_that_is_dropped_breaks_its_kernel_too(keras, digits, caplog, at, eager):
+    """A mask makes no zero of what is no number: the training would be healed in silence."""
+
+    def on_batch_end(batch, logs):
+        if batch + 1 == at:
+            model = callback.model
+            target = next(t for t in engine_of(model).pruner.targets if t.path == "dense1")
+            kernel = target.kernel.numpy()
+            kernel.flat[np.flatnonzero(~target.kept())[0]] = np.nan
+            target.kernel.assign(kernel)
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=on_batch_end)
+    model = small_net(keras, jit_compile=False, run_eagerly=eager)
+    compress = kc.Compress(pruning=kc.Pruning(SCHEDULE))
+    fit(model, digits, compress, callback)
+    assert np.isnan(model.get_layer("dense1").get_weights()[0]).any()
+    warnings = [r.getMessage() for r in caplog.records if r.name == "keras_compress"]
+    assert len(warnings) == 1
+    assert "dense1/kernel" in warnings[0]
+
+
+def test_the_zeros_of_a_fit_have_no_sign(keras, digits):
+    """Zipped, a file of negative ones is larger."""
+    model = small_net(keras, jit_compile=False)
+    compress = kc.Compress(pruning=kc.Pruning(SCHEDULE))
+    fit(model, digits, compress)
+    for each in (model, compress.stripped_model):
+        zeros = np.concatenate([w[w == 0] for w in each.get_weights() if w.ndim > 1])
+        assert len(zeros)
+        assert not np.signbit(zeros).any()
+
+
 def test_tfmots_masks_of_a_broken_kernel_stay_too(digits):
     import tf_keras
 

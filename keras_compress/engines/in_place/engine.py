@@ -105,8 +105,10 @@ class InPlace(Engine):
             return
         cuts = self.cuts()
         for variable, value in zip(self.model.weights, self.masked_weights(), strict=True):
-            small = small_weight(self.adapter.tf_variable(variable), value.numpy(), cuts)
-            yield tf.convert_to_tensor(small)
+            own = self.adapter.tf_variable(variable)
+            if id(own) in cuts:
+                value = tf.convert_to_tensor(small_weight(own, value.numpy(), cuts))
+            yield value
 
     def cuts(self) -> Cuts:
         """What becomes smaller in the network that ships, as the masks are now: as it looks at all
