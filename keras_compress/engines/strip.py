@@ -30,8 +30,8 @@ def strip(model: KerasModel) -> KerasModel:
     It has the original layer names and classes, knows nothing of keras_compress, and is compiled as
     the argument is: a fresh optimizer from its config, loss and metrics rebuilt. A plain copy if
     nothing was compressed. Its weights take no memory of their own until either model is trained,
-    where the masks hold in the argument already. Of a model whose channels are pruned it is the smaller network without
-    the dropped ones, whose outputs are the same.
+    where the masks hold in the argument already. Of a model whose channels are pruned it is the
+    smaller network without the dropped ones, whose outputs are the same.
 
     Args:
         model: a built Keras 3 or tf_keras model. One whose class overrides `compile` comes back
