@@ -89,13 +89,9 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-@pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown():
     """TensorFlow keeps the graphs of models that are gone, millions of objects after some tests."""
-    yield
     if next(torn_down) % FORGET_EVERY == 0:
         from keras_compress.frameworks.graph_memory import forget_graphs
 
-        gc.unfreeze()
         forget_graphs()
-        gc.freeze()  # what is still there need not be looked at again and again
