@@ -62,6 +62,7 @@ def zero_where_dropped(kernel: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
 _STAYS_ONE = {"_noinline": True}
 
 Branch = Callable[[tf.Tensor], tf.Tensor]
+"""The step -> True, when masks have been made anew."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -113,6 +114,13 @@ class Target:
     def put_back(self, noted: list[np.ndarray]) -> None:
         for variable, value in zip(self._changed, noted, strict=True):
             variable.assign(value)
+
+
+def apply_masks(targets: Iterable[Target]) -> None:
+    """Zero every weight that its own mask drops."""
+    for target in targets:
+        kernel = tf.convert_to_tensor(target.kernel)
+        target.kernel.assign(zero_where_dropped(kernel, target.mask))
 
 
 class Scheduled(Protocol):
@@ -289,6 +297,6 @@ class Pruner(abc.ABC):
         by no such number.
         """
 
-    @abc.abstractmethod
     def apply(self) -> None:
         """Zero every weight that its mask drops."""
+        apply_masks(self.targets)

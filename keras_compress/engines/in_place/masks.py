@@ -16,13 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.in_place.selection import Selected, kth_largest
-from keras_compress.engines.masks import (
-    Pruner,
-    Target,
-    count_kept,
-    sparsity_at,
-    zero_where_dropped,
-)
+from keras_compress.engines.masks import Pruner, Target, apply_masks, count_kept, sparsity_at
 from keras_compress.frameworks.finite import all_finite
 from keras_compress.specs.pruning import Pruning
 
@@ -99,7 +93,7 @@ class MagnitudePruner(Pruner):
         """
         active = self.active
         self.renew_when_due(active, step, self._renew)
-        self.apply(active)
+        apply_masks(active)
 
     def _renew(self, targets: list[Target], step: tf.Tensor) -> None:
         kept: dict[int, tf.Tensor] = {}
@@ -107,12 +101,6 @@ class MagnitudePruner(Pruner):
             with tf.control_dependencies(kept.values()):
                 kept |= {id(target): self._update(target, step) for target in some}
         self.measure(kept)
-
-    def apply(self, targets: list[Target] | None = None) -> None:
-        """Zero every weight that its mask drops."""
-        for target in self.targets if targets is None else targets:
-            kernel = tf.convert_to_tensor(target.kernel)
-            target.kernel.assign(zero_where_dropped(kernel, target.mask))
 
     def threshold(self, target: Target) -> float | None:
         """Of the weights as they are now: they have moved since the mask was made of them."""

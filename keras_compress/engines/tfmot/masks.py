@@ -136,11 +136,6 @@ class TfmotPruner(Pruner):
             return None
         return float(cast(TfmotTarget, target).threshold.numpy())
 
-    def apply(self) -> None:
-        for target in self.targets:
-            kernel = tf.convert_to_tensor(target.kernel)
-            target.kernel.assign(kernel * tf.cast(target.mask, kernel.dtype))
-
 
 def finite(targets: list[TfmotTarget]) -> tf.Tensor:
     """Whether the kernels are such as masks can be made of."""
