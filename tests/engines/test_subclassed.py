@@ -98,7 +98,7 @@ def assert_same_weights(one, other):
 
 def _left_to_the_sweep(keras, kind):
     """Each kind but one with one of the two Keras; the sweep has all with both."""
-    return kind in ("Pair", "Nested") or (kind == "Attending") == (keras == "keras3")
+    return kind == "Pair" or (kind == "Attending") == (keras == "keras3")
 
 
 @pytest.mark.sweep_if(when=_left_to_the_sweep)
@@ -294,7 +294,7 @@ def test_a_training_that_was_interrupted_ends_as_the_whole_one(keras, tmp_path):
         np.testing.assert_array_equal(value, ranges[key], err_msg=key)
 
 
-@pytest.mark.sweep_if(when=lambda kind: kind in ("Pair", "Ends"))
+@pytest.mark.sweep_if(when=lambda kind: kind in ("Pair", "Nested"))
 @pytest.mark.parametrize("kind", ["Image", "Ends", "Pair", "Nested"])
 def test_strip_gives_a_plain_model_of_the_same_class(keras, kind):
     model, data = net(keras, kind), DATA[kind]()
@@ -422,7 +422,7 @@ def test_two_replicas_agree(keras, tmp_path):
     assert agree
     assert error is None
     assert integer
-    assert steps["output_1"] <= 6.001
+    assert steps["output_1"] <= 6
 
 
 # --- what cannot be done
@@ -529,7 +529,7 @@ def test_layers_left_out_stay_in_float_with_all_that_cannot_be_rounded_in_them(k
     assert report.export.error is None
     assert {op.layer for op in report.export.float_ops} <= {"loop", "loop/leaky"}
     assert report.export.float_ops
-    assert steps_between(model, path, normal(8, seed=1))[0] <= 2.001
+    assert steps_between(model, path, normal(8, seed=1))[0] <= 2
     assert "0/Around/1.Float" in engine_of(model).quantizers.activations
 
 
@@ -539,7 +539,6 @@ LEFT = {
 }
 
 
-@pytest.mark.sweep_if(when=lambda case: case == "by a callable")
 @pytest.mark.parametrize("case", LEFT)
 def test_layers_name_what_is_inside(keras, case, tmp_path):
     model, data = net(keras, "Nested"), DATA["Nested"]()

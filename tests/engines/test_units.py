@@ -193,7 +193,6 @@ def _left_to_the_sweep(keras, case):
 
 LONG = (
     "bidirectional",
-    "cross-attention",
     "functional-with-a-call-of-its-own",
     "gelu",
     "gru",
@@ -202,7 +201,6 @@ LONG = (
     "lstm",
     "only-moving",
     "operators",
-    "time-distributed",
 )
 
 
@@ -590,7 +588,7 @@ def test_a_layer_that_is_inside_of_a_unit_and_beside_it_is_rounded_once_each(ker
     path = tmp_path / "net.tflite"
     model, _, steps = shipped(keras, VECTOR, body, path)
     assert kc.inspect_tflite(path).all_integer
-    assert steps.max() <= 3.001
+    assert steps.max() <= 3
     keys = [*engine_of(model).quantizers.activations]
     assert [key for key in keys if "LeakyReLU" in key] == [
         "1/LeakyReLU/output",
@@ -602,7 +600,7 @@ def test_steps_per_execution_switch_a_unit_too(keras, tmp_path):
     path = tmp_path / "net.tflite"
     _, report, steps = shipped(keras, VECTOR, custom, path, steps_per_execution=2)
     assert report.switched_at == 2 * STEPS + 1
-    assert steps.max() <= 1.001
+    assert steps.max() <= 1
 
 
 def test_a_model_with_a_call_of_its_own_is_one_unit(keras, tmp_path):
@@ -671,7 +669,7 @@ def test_two_replicas_agree_on_the_ranges_inside_of_units(keras, tmp_path):
     ranges, error, steps, integer = printed(keras, REPLICAS, tmp_path)
     assert error is None
     assert integer
-    assert steps["head"] <= 3.001
+    assert steps["head"] <= 3
     assert [key for key in ranges if "/Below/" in key or "/Blend/" in key]
     for one, other in ranges.values():
         assert one == other

@@ -304,7 +304,7 @@ def test_a_layer_left_out_that_does_nothing_behind_the_input_costs_no_file(keras
     report = callback.report.export
     assert report.error is None
     assert {op.op for op in report.float_ops} <= {"DEQUANTIZE", "QUANTIZE"}
-    assert max(report.largest_steps.values()) <= 1.001
+    assert max(report.largest_steps.values()) <= 1
 
 
 def test_ranges_that_nobody_has_set_differ_as_set_ones_do(keras, tmp_path):
@@ -362,7 +362,6 @@ def run(keras, tmp_path, rehearse, delay):
     return callback, trained(keras, callback, draws=True)
 
 
-@pytest.mark.sweep_if(when=lambda delay: delay == 0)
 @pytest.mark.parametrize("delay", [0, 5])
 def test_a_training_is_bit_identical_to_one_without(keras, conversions, delay, tmp_path):
     _, without = run(keras, tmp_path, False, delay)
