@@ -40,14 +40,14 @@ def convert_job(folder: Path, job: Job, progress: Callable[[int], None]) -> byte
     `progress` is told how many batches have been calibrated on.
     """
     function, weights = _rebuilt(folder, job)
-    function = _without_variables(function, job)
+    graph_def = frozen(function)
     del weights  # a function does not keep its variables alive
     if job["asymmetric"]:
-        data = _in_uint8(function, job)
+        data = _in_uint8(function, graph_def, job)
         model = unpack(data, "worker")
         change_ends(model, job["input_type"], job["output_type"])
     else:
-        data = _converted(function, folder, job, progress)
+        data = _converted(function, graph_def, folder, job, progress)
         model = unpack(data, "worker")
     if job["mode"] == "dynamic":
         quantize_small_kernels(model, job["per_channel_dense"])
@@ -66,11 +66,12 @@ def convert_job(folder: Path, job: Job, progress: Callable[[int], None]) -> byte
 
 def _converted(
     function: tf.types.experimental.ConcreteFunction,
+    graph_def: tf.compat.v1.GraphDef,
     folder: Path,
     job: Job,
     progress: Callable[[int], None],
 ) -> bytes:
-    """What today's converter makes of a function without variables."""
+    """What today's converter makes of a function whose frozen graph is given."""
     import tensorflow as tf
     from tensorflow.lite.python import lite
 
@@ -78,6 +79,10 @@ def _converted(
     # is gone, they do so again and nothing else changes (a test would notice).
     lite._get_debug_info = lambda *_: None
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    # Private: it would freeze the graph by itself, and make a function of it, which copies all
+    # weights many times over: more than half of the time that a large network takes. If it is
+    # gone, it does so (a canary test would notice).
+    converter._freeze_concrete_function = lambda: (graph_def, *_ends(function, job), None)
     converter.allow_custom_ops = job["allow_custom_ops"]
     # Private, as it is called experimental; a test of the file would notice.
     converter._experimental_disable_per_channel_quantization_for_dense_layers = not job[
@@ -95,7 +100,21 @@ def _converted(
     return data
 
 
-def _in_uint8(function: tf.types.experimental.ConcreteFunction, job: Job) -> bytes:
+def _ends(
+    function: tf.types.experimental.ConcreteFunction, job: Job
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """The inputs and outputs of the file in the function's graph."""
+    # What is captured comes behind the arguments.
+    outputs = [
+        function.graph.get_tensor_by_name(f"output_of_file_{position}:0")
+        for position in range(len(job["outputs"]))
+    ]
+    return function.inputs[: len(job["inputs"])], outputs
+
+
+def _in_uint8(
+    function: tf.types.experimental.ConcreteFunction, graph_def: tf.compat.v1.GraphDef, job: Job
+) -> bytes:
     """The file that TF1's converter makes of a function that rounds kernels over ranges whose
     middle is not 0.
 
@@ -104,15 +123,13 @@ def _in_uint8(function: tf.types.experimental.ConcreteFunction, job: Job) -> byt
     """
     import tensorflow as tf
 
-    graph_def = function.graph.as_graph_def()
-    inputs = function.inputs[: len(job["inputs"])]
     with tf.Graph().as_default() as graph:
         tf.graph_util.import_graph_def(graph_def, name="")
-        ends = [
-            [graph.get_tensor_by_name(tensor.name) for tensor in tensors]
-            for tensors in (inputs, function.outputs)
-        ]
-    converter = tf.compat.v1.lite.TFLiteConverter(graph_def, *ends)
+    inputs, outputs = (
+        [graph.get_tensor_by_name(tensor.name) for tensor in tensors]
+        for tensors in _ends(function, job)
+    )
+    converter = tf.compat.v1.lite.TFLiteConverter(graph_def, inputs, outputs)
     converter.inference_type = tf.uint8
     converter.allow_custom_ops = job["allow_custom_ops"]
     converter.quantized_input_stats = {
@@ -185,25 +202,6 @@ def frozen(function: tf.types.experimental.ConcreteFunction) -> tf.compat.v1.Gra
         func=function, lower_control_flow=False, aggressive_inlining=False
     )
     return convert_to_constants._replace_variables_by_constants(variables)[0]
-
-
-def _without_variables(
-    function: tf.types.experimental.ConcreteFunction, job: Job
-) -> tf.types.experimental.ConcreteFunction:
-    import tensorflow as tf
-
-    graph_def = frozen(function)
-    wrapped = tf.compat.v1.wrap_function(
-        lambda: tf.graph_util.import_graph_def(graph_def, name=""), []
-    )
-    # What is captured comes behind the arguments.
-    arguments = function.inputs[: len(job["inputs"])]
-    inputs = [wrapped.graph.get_tensor_by_name(tensor.name) for tensor in arguments]
-    outputs = [
-        wrapped.graph.get_tensor_by_name(f"output_of_file_{position}:0")
-        for position in range(len(job["outputs"]))
-    ]
-    return wrapped.prune(inputs, outputs)
 
 
 def _set_mode(converter: tf.lite.TFLiteConverter, job: Job) -> None:
