@@ -93,6 +93,8 @@ def _up_from(path: str) -> Iterator[str]:
 
 def _channels_at_the_end(engine: Engine) -> list[LayerChannels]:
     """Empty where no channels are pruned."""
+    if not engine.shrinks:
+        return []
     with engine.pruned_to_the_end():
         return list(engine.channels())
 

@@ -32,24 +32,54 @@ CLOSE = 1e-4
 """The largest difference, as a share of the largest number: float32 and another order of sums."""
 
 
+Checked = dict[str | None, float]
+"""The calls of one network that were compared, in words -> how far the form was from the layer's
+own: large networks hold hundreds that differ by their weights alone.
+"""
+
+
 def differs(
-    adapter: Adapter, nodes: Sequence[Node], row: Row, activation: ActivationRow | None
+    adapter: Adapter,
+    nodes: Sequence[Node],
+    row: Row,
+    activation: ActivationRow | None,
+    checked: Checked,
 ) -> str | None:
     """Why an operation's form may not stand in for it, or None. `nodes` are its calls."""
     if row.form is None and (activation is None or activation.form is None):
         return None
     for node in nodes:
+        key = _described(adapter, node)
         try:
-            difference = _difference(adapter, node, row, activation)
+            found = checked.get(key)
+            difference = _difference(adapter, node, row, activation) if found is None else found
         except Exception as error:  # a form that cannot take what the layer takes
             what = " ".join(str(error).split())[:120]
             return f"its quantized form fails for these arguments ({type(error).__name__}: {what})"
+        if key is not None:
+            checked[key] = difference
         if not difference <= CLOSE:
             return (
                 f"its quantized form does not compute the same: it differs by {difference:.2g} of "
                 "the largest number"
             )
     return None
+
+
+def _described(adapter: Adapter, node: Node) -> str | None:
+    """A call but for its weights and its name; None where Keras' own class and a config do not say
+    all of it.
+    """
+    operation: Any = node.operation
+    if not adapter.is_own(operation) or "call" in vars(operation):
+        return None
+    try:
+        config = {**operation.get_config(), "name": None}
+    except Exception:  # some of `keras.applications`' own layers have none
+        return None
+    function = getattr(operation, "activation", None)  # of which a config has only the name
+    arguments = node.arguments([f"input {i}" for i in range(len(node.inputs))])
+    return repr((type(operation), config, function, node.shapes, arguments))
 
 
 def _difference(adapter: Adapter, node: Node, row: Row, activation: ActivationRow | None) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from keras_compress.engines.in_place.by_ops.unit import Unit, find_units
-from keras_compress.engines.in_place.form_check import differs
+from keras_compress.engines.in_place.form_check import Checked, differs
 from keras_compress.engines.in_place.graph import Graph
 from keras_compress.engines.in_place.lookup import known
 from keras_compress.engines.in_place.placement import Placement, place
@@ -41,7 +41,8 @@ def plan_quantization(
     graph = Graph(adapter, model)
     operations = dict(graph.operations())
     selected = select("Quantization", spec.layers, operations)
-    reasons = {path: _unknown(adapter, graph, operations[path]) for path in selected}
+    checked: Checked = {}
+    reasons = {path: _unknown(adapter, graph, operations[path], checked) for path in selected}
     unknown = {path: reason for path, reason in reasons.items() if reason is not None}
     units, refused = _units(adapter, model, graph, unknown) if by_ops else ({}, unknown)
     allowed = None if spec.layers is None else set(selected)
@@ -95,12 +96,14 @@ def _layers(adapter: Adapter, model: KerasModel) -> dict[str, KerasLayer]:
     return {path: own for path, own in adapter.layers(model) if not adapter.is_input(own)}
 
 
-def _unknown(adapter: Adapter, graph: Graph, operation: KerasOperation) -> str | None:
+def _unknown(
+    adapter: Adapter, graph: Graph, operation: KerasOperation, checked: Checked
+) -> str | None:
     """Why an operation cannot go by the table; None if it can."""
     calls = graph.nodes_of[id(operation)]
     found = known(adapter, operation, calls)
     if not isinstance(found, str):
-        found = differs(adapter, calls, *found) or found
+        found = differs(adapter, calls, *found, checked) or found
     if adapter.kind(operation) in BY_OPS:
         found = f"{adapter.kind(operation)} goes by its ops"
     return found if isinstance(found, str) else None
