@@ -58,6 +58,11 @@ class Mode:
     """The graph becomes a TFLite file."""
 
     @property
+    def moves(self) -> bool:
+        """Whether what is traced moves the ranges."""
+        return self.updating and self.phase.follows
+
+    @property
     def active(self) -> bool:
         """Whether the patches do anything. A SavedModel of tf_keras is the plain model, unless
         `export` writes it, which holds the ranges as numbers.

@@ -40,6 +40,15 @@ def assert_bits_equal(ours, theirs, x, weights, jit=None):
     assert 0 < np.count_nonzero(expected_dx) < expected_dx.size  # some of it is cut off
 
 
+def rounded(x, low, high, bits):
+    return rounding.rounded(x, low, high, bits, lambda: rounding.nudged(low, high, bits))
+
+
+def rounded_relu(x, limit, high, bits):
+    zero = tf.constant(0.0)
+    return rounding.rounded_relu(x, limit, high, bits, lambda: rounding.nudged(zero, high, bits))
+
+
 def drawn(seed):
     """Numbers, the weights of their gradient, and a range that holds most of them."""
     generator = np.random.default_rng(seed)
@@ -58,7 +67,7 @@ def test_it_is_tensorflows_fake_quant_and_its_gradient(bits, jit):
     for seed in range(12 if jit is None else 2):
         x, weights, low, high = drawn(seed)
         assert_bits_equal(
-            lambda x, low=low, high=high: rounding.rounded(x, low, high, bits),
+            lambda x, low=low, high=high: rounded(x, low, high, bits),
             lambda x, low=low, high=high: FAKE_QUANT(x, low, high, num_bits=bits),
             x,
             weights,
@@ -73,7 +82,7 @@ def test_with_a_relu_in_one_it_is_both_one_after_the_other(limit, relu, bits):
         x, weights, _, high = drawn(seed)
         high = tf.minimum(high, limit)
         assert_bits_equal(
-            lambda x, high=high: rounding.rounded_relu(x, limit, high, bits),
+            lambda x, high=high: rounded_relu(x, limit, high, bits),
             lambda x, high=high: FAKE_QUANT(relu(x), 0.0, high, num_bits=bits),
             x,
             weights,
@@ -96,19 +105,19 @@ def test_a_penalty_on_gradients_has_its_gradient(graph):
 
     def both(x):
         return (
-            second(lambda x: rounding.rounded(x, -high, high, 8), x),
-            second(lambda x: rounding.rounded_relu(x, 6.0, high, 8), x),
+            second(lambda x: rounded(x, -high, high, 8), x),
+            second(lambda x: rounded_relu(x, 6.0, high, 8), x),
         )
 
-    rounded, relu = tf.function(both)(numbers) if graph else both(numbers)
-    np.testing.assert_array_equal(rounded, [8.0, 0.0, -8.0, 4.0])  # (2 |x|)^2 inside
-    np.testing.assert_array_equal(relu, [8.0, 0.0, 0.0, 4.0])
+    of_range, of_relu = tf.function(both)(numbers) if graph else both(numbers)
+    np.testing.assert_array_equal(of_range, [8.0, 0.0, -8.0, 4.0])  # (2 |x|)^2 inside
+    np.testing.assert_array_equal(of_relu, [8.0, 0.0, 0.0, 4.0])
 
 
 def test_nothing_but_zeros_has_its_gradient():
     """As behind a kernel that begins as zeros, which would stay so."""
     zeros, weights = tf.zeros(3), tf.constant([1.0, -2.0, 3.0])
-    for function in (rounding.rounded, FAKE_QUANT):
+    for function in (rounded, FAKE_QUANT):
         y, dx = value_and_gradient(
             lambda x, function=function: function(x, tf.constant(0.0), tf.constant(0.0), 8),
             zeros,

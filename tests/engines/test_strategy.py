@@ -23,9 +23,8 @@ SCRIPT = """
         export=kc.Export("net.tflite"),
     )
     history = model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=[compress]).history
-    quantizers = engine_of(model).quantizers.activations.values()
-    ranges = [q.range for q in quantizers if q.range is not None]
-    ranges = [[copy.numpy().tolist() for copy in each.values] for each in ranges]
+    ranges = engine_of(model).quantizers.followed.variable
+    ranges = np.stack([copy.numpy() for copy in ranges.values], 1).tolist()
     masks = [
         [copy.numpy().tolist() for copy in t.mask.values] for t in engine_of(model).pruner.targets
     ]

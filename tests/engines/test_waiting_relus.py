@@ -1,7 +1,5 @@
 """The ReLUs that are done, with their rounding, behind the max pooling that follows them."""
 
-import functools
-
 import keras as keras3
 import numpy as np
 import pytest
@@ -9,8 +7,8 @@ import tensorflow as tf
 
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
-from keras_compress.engines.in_place import patches, table
-from keras_compress.engines.in_place.fake_quant import ActivationQuantizer
+from keras_compress.engines.in_place import engine, table
+from keras_compress.engines.in_place.patches import PatchedQuantizers
 
 POOLINGS = [f"{reach}MaxPooling{rank}D" for reach in ("", "Global") for rank in "12"]
 
@@ -52,12 +50,12 @@ def without_waiting(monkeypatch):
 @pytest.mark.by_turns
 def test_a_network_is_trained_as_with_each_relu_before_its_pooling(keras, digits, monkeypatch):
     """Of 16 bits, of which a window has few ties: only among those the gradient goes elsewhere."""
-    finer = functools.partial(ActivationQuantizer, bits=16)
-    monkeypatch.setattr(
-        patches,
-        "ActivationQuantizer",
-        lambda mode, bits, fixed, **named: finer(mode, fixed=fixed, **named),
-    )
+
+    class Finer(PatchedQuantizers):
+        def __init__(self, *args):
+            super().__init__(*args[:-1], activation_bits=16)
+
+    monkeypatch.setattr(engine, "PatchedQuantizers", Finer)
     start = net(keras).get_weights()
     model = trained(net(keras), digits)
     assert list(waiting(model)) == ["first", "second", "third"]

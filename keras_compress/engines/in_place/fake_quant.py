@@ -12,19 +12,17 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.in_place import rounding
+from keras_compress.engines.in_place.followed_ranges import Ends, FollowedRange
 from keras_compress.engines.in_place.rows import Fixed, Granularity
 from keras_compress.engines.quantizers import Mode
 from keras_compress.frameworks.devices import under_xla
-
-UNSEEN = (-6.0, 6.0)
-"""A range before the first batch: ReLU6's, mirrored, or without what is below zero."""
 
 LARGEST_BIAS = 2.0**30
 """Of the steps of its integer sum, which is an int32."""
@@ -47,33 +45,33 @@ def on_grid(values: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
 class ActivationQuantizer:
     """Rounds a tensor to integers over a range that follows it, or over a fixed one."""
 
-    def __init__(self, mode: Mode, bits: int, fixed: Fixed | None, nonnegative: bool = False):
+    def __init__(self, mode: Mode, bits: int, over: Fixed | FollowedRange):
         self._mode = mode
         self._bits = bits
-        self._fixed = fixed
-        self._nonnegative = nonnegative
-        """What it rounds never falls below zero, so nobody has to look for the minimum."""
-        self._seen: tuple[int, tf.Tensor, tf.Tensor] | None = None
-        self.range: tf.Variable | None = None
-        """(minimum, maximum), zero inside; None where it is fixed."""
-        if fixed is None:
-            unseen = (0.0, UNSEEN[1]) if nonnegative else UNSEEN
-            self.range = tf.Variable(unseen, dtype=tf.float32, trainable=False, name="range")
+        self._over = over
+        self._seen: tuple[int, Ends, Ends] | None = None
+
+    @property
+    def range(self) -> FollowedRange | None:
+        """None where it is fixed."""
+        return None if isinstance(self._over, Fixed) else self._over
 
     def __call__(self, tensor: tf.Tensor, shares: bool = False) -> tf.Tensor:
         """`shares`: what the tensor was computed of has this range, and was seen before."""
         if not tensor.dtype.is_floating:
             return tensor
         numbers = tf.cast(tensor, tf.float32)
-        limits = None
+        ends = None
         # Whoever shares a range sees numbers that were rounded over it, up to half a step further
         # out, and would push it on and on.
-        if self._follows and not shares:
-            limits = self._follow(numbers)
+        if not shares:
+            ends = self._follow(numbers)
         if not self._mode.phase.rounds:
             return tensor
-        low, high = tf.unstack(self._limits() if limits is None else limits)
-        return tf.cast(rounding.rounded(numbers, low, high, self._bits), tensor.dtype)
+        low, high = ends = ends or self._ends()
+        nudged = self._nudged(ends) if self._mode.updating else None
+        rounded = rounding.rounded(numbers, low, high, self._bits, nudged)
+        return tf.cast(rounded, tensor.dtype)
 
     def relu(self, tensor: tf.Tensor, limit: float, of: tf.Tensor | None = None) -> tf.Tensor:
         """What `self(relu(tensor))` gives, and its gradient, in half the passes over memory; the
@@ -84,16 +82,13 @@ class ActivationQuantizer:
         """
         numbers = tf.cast(tensor, tf.float32)
         seen = numbers if of is None else tf.cast(of, tf.float32)
-        limits = self._follow(seen, limit) if self._follows else self._limits()
-        return tf.cast(rounding.rounded_relu(numbers, limit, limits[1], self._bits), tensor.dtype)
-
-    @property
-    def _follows(self) -> bool:
-        return self._mode.updating and self._mode.phase.follows and self.range is not None
+        ends = self._follow(seen, limit) or self._ends()
+        rounded = rounding.rounded_relu(numbers, limit, ends[1], self._bits, self._nudged(ends))
+        return tf.cast(rounded, tensor.dtype)
 
     def breaking_ties(self, tensor: tf.Tensor) -> tf.Tensor:
         """`tensor`, moved so that halves round away from the int8 zero, as integer means do."""
-        low, high = tf.unstack(self._limits())
+        low, high = self._ends()
         scale = (high - low) / (2.0**self._bits - 1)
         zero_point = tf.round(-low / scale) - 2.0 ** (self._bits - 1)
         away = tf.sign(tensor / scale + zero_point)  # of the integer that it becomes
@@ -102,26 +97,27 @@ class ActivationQuantizer:
     @property
     def limits(self) -> tuple[float, float]:
         """The range as it is now, as numbers."""
-        if self._fixed is not None:
-            return self._fixed.minimum, self._fixed.maximum
-        low, high = cast(tf.Variable, self.range).numpy()
+        if isinstance(self._over, Fixed):
+            return self._over.minimum, self._over.maximum
+        low, high = self._over.numpy()
         return float(low), float(high)
 
     @property
     def seen_in_graph(self) -> bool:
         """Whether what it has seen in this step is known in a graph under trace only."""
         here = tf.compat.v1.get_default_graph()
-        return self._seen is not None and getattr(self._seen[2], "graph", None) is here
+        return self._seen is not None and getattr(self._seen[2][1], "graph", None) is here
 
     @property
-    def seen(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """The range before this step, and that of what it has seen in it."""
-        _, old, batch = cast(tuple[int, tf.Tensor, tf.Tensor], self._seen)
-        return old, batch
+    def seen(self) -> tuple[tf.Tensor, ...]:
+        """The range before this step, and that of what it has seen in it: four scalars."""
+        _, old, batch = cast(tuple[int, Ends, Ends], self._seen)
+        return *old, *batch
 
-    def see(self, old: tf.Tensor, batch: tf.Tensor) -> None:
+    def see(self, seen: Sequence[tf.Tensor]) -> None:
         """Take the numbers of `seen`, from outside of the graph that they were known in."""
-        self._seen = (self._mode.trace, old, batch)
+        low, high, *batch = seen
+        self._seen = (self._mode.trace, (low, high), (batch[0], batch[1]))
 
     def forget_seen(self) -> None:
         """What it has seen in its last step, with the graph of that step behind it."""
@@ -129,48 +125,40 @@ class ActivationQuantizer:
 
     def scale(self) -> tf.Tensor:
         """The step between two integers, a scalar."""
-        low, high = tf.unstack(self._limits())
+        low, high = self._ends()
         return (high - low) / (2.0**self._bits - 1)
 
-    def _limits(self) -> tf.Tensor:
-        if self._fixed is not None:
-            return tf.constant([self._fixed.minimum, self._fixed.maximum])
+    def _ends(self) -> Ends:
+        if isinstance(self._over, Fixed):
+            return tf.constant(self._over.minimum), tf.constant(self._over.maximum)
+        return self._over.ends()
 
-        def followed() -> tf.Tensor:
-            limits = tf.convert_to_tensor(self.range)
-            # Nothing but zeros still needs a scale.
-            return tf.where(limits[1] - limits[0] > 1e-6, limits, tf.constant([0.0, 1.0]))
+    def _nudged(self, ends: Ends) -> Callable[[], Ends]:
+        if isinstance(self._over, Fixed):
+            return lambda: rounding.nudged(*ends, self._bits)
+        return self._over.nudged(ends)
 
-        return self._mode.number(followed)
-
-    def _follow(self, numbers: tf.Tensor, limit: float = math.inf) -> tf.Tensor:
-        """The range, moved towards numbers that end at `limit`."""
-        limits, numbers = cast(tf.Variable, self.range), tf.stop_gradient(numbers)
+    def _follow(self, numbers: tf.Tensor, limit: float = math.inf) -> Ends | None:
+        """The range, moved towards numbers that end at `limit`; None where it does not move."""
+        if isinstance(self._over, Fixed) or not self._mode.moves:
+            return None
+        numbers = tf.stop_gradient(numbers)
         # Zero is always inside: the integer kernels pad with it.
-        low = tf.constant(0.0) if self._nonnegative else tf.minimum(tf.reduce_min(numbers), 0.0)
+        is_nonnegative = self._over.nonnegative
+        low = tf.constant(0.0) if is_nonnegative else tf.minimum(tf.reduce_min(numbers), 0.0)
         high = tf.maximum(tf.reduce_max(numbers), 0.0)
         if limit != math.inf:
             high = tf.minimum(high, limit)
-        old = tf.convert_to_tensor(limits)
-        if (
-            self._seen is not None
-            and self._seen[0] == self._mode.trace
-            and _is_known(self._seen[2])
-        ):
+        old = self._over.now()
+        seen = self._seen
+        if seen is not None and seen[0] == self._mode.trace and _is_known(seen[2][1]):
             # The same range meets a second tensor in this step (a shared layer, the inputs of a
             # Concatenate): it covers both.
-            _, old, earlier = self._seen
-            low, high = tf.minimum(low, earlier[0]), tf.maximum(high, earlier[1])
-        batch = tf.stack([low, high])
-        self._seen = (self._mode.trace, old, batch)
-        decay = tf.convert_to_tensor(self._mode.decay)  # of a step that is being traced
-        new = decay * old + (1.0 - decay) * batch
-        # A diverged step must not take the range with it; of two ends one is not finite if their
-        # difference is not.
-        # `tf.where` would take twice as long to broadcast a condition.
-        new = tf.raw_ops.Select(condition=tf.math.is_finite(high - low), x=new, y=old)
-        limits.assign(new)
-        return new
+            _, old, earlier = seen
+            low = low if is_nonnegative else tf.minimum(low, earlier[0])
+            high = tf.maximum(high, earlier[1])
+        self._seen = (self._mode.trace, old, (low, high))
+        return self._over.move(old, (low, high))
 
 
 def _is_known(tensor: tf.Tensor) -> bool:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_compress.engines.in_place.by_ops.interpose import UnitKernel, Units
 from keras_compress.engines.in_place.cast_inputs import CastInputs
 from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer, on_grid
+from keras_compress.engines.in_place.followed_ranges import FollowedRange, FollowedRanges
 from keras_compress.engines.in_place.forms.call import ActivationCall, Call, number
 from keras_compress.engines.in_place.placement import OperationPlan, Placement
 from keras_compress.engines.in_place.rows import ActivationRow, Output
@@ -43,10 +44,13 @@ class PatchedQuantizers(Quantizers):
         self.placement = placement
         self._adapter = adapter
         self._model = model
+        followed = [key for key, fixed in placement.quantizers.items() if fixed is None]
+        self.followed = FollowedRanges(
+            self.mode, [key in placement.nonnegative for key in followed], activation_bits
+        )
+        rows = {key: self.followed[row] for row, key in enumerate(followed)}
         self.activations = {
-            key: ActivationQuantizer(
-                self.mode, activation_bits, fixed, nonnegative=key in placement.nonnegative
-            )
+            key: ActivationQuantizer(self.mode, activation_bits, fixed or rows[key])
             for key, fixed in placement.quantizers.items()
         }
         self.kernels: dict[str, KernelQuantizer] = {}
@@ -130,14 +134,13 @@ class PatchedQuantizers(Quantizers):
         replica = tf.distribute.get_replica_context()
         if replica is None or replica.num_replicas_in_sync == 1:
             return
-        ranges = [q.range for q in self.activations.values() if q.range is not None]
+        ranges = self.followed.variable
         # Each has moved the same old range towards its own rows: the least of what came of it is
         # what the least of all rows would have given.
-        all_ranges = replica.all_gather(tf.stack(ranges)[None], axis=0)
+        all_ranges = replica.all_gather(tf.convert_to_tensor(ranges)[None], axis=0)
         lows, highs = tf.unstack(all_ranges, num=2, axis=2)
         widest = tf.stack([tf.reduce_min(lows, axis=0), tf.reduce_max(highs, axis=0)], axis=1)
-        for variable, limits in zip(ranges, tf.unstack(widest, len(ranges)), strict=True):
-            variable.assign(limits)
+        ranges.assign(widest)
 
     def _patched_model(self, original: Method) -> Method:
         structure, _ = self._adapter.structures(self._model)
@@ -161,17 +164,17 @@ class PatchedQuantizers(Quantizers):
             inputs = self.mode.called_with(inputs)
             if not self.mode.active:
                 return original(inputs, *args, **kwargs)
-            if isinstance(inputs, dict):
-                # By name, whatever the order, and perhaps with more than the model takes.
-                inputs = {
-                    name: rounded(names.index(name), value) if name in names else value
-                    for name, value in inputs.items()
-                }
-            else:
-                flat = [rounded(i, x) for i, x in enumerate(tree.flatten(inputs))]
-                inputs = tree.pack_sequence_as(inputs, flat)
             try:
-                with self._waiting.call_of_model():
+                with self.followed.call_of_model(), self._waiting.call_of_model():
+                    if isinstance(inputs, dict):
+                        # By name, whatever the order, and perhaps with more than the model takes.
+                        inputs = {
+                            name: rounded(names.index(name), value) if name in names else value
+                            for name, value in inputs.items()
+                        }
+                    else:
+                        flat = [rounded(i, x) for i, x in enumerate(tree.flatten(inputs))]
+                        inputs = tree.pack_sequence_as(inputs, flat)
                     return original(inputs, *args, **kwargs)
             finally:
                 self._cast_inputs.forget()
@@ -504,9 +507,9 @@ class PatchedQuantizers(Quantizers):
     def set_input_range(self, position: int, limits: tuple[float, float]) -> None:
         self._range(cast(str, self.placement.inputs[position])).assign(limits)
 
-    def _range(self, key: str) -> tf.Variable:
+    def _range(self, key: str) -> FollowedRange:
         """The range of a quantizer that follows its tensor."""
-        return self.activations[key].range
+        return cast(FollowedRange, self.activations[key].range)
 
 
 def _end(numbers: Callable[[], tf.Tensor], symmetric: bool, which: int) -> tf.Tensor:

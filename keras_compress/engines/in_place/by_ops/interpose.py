@@ -175,7 +175,7 @@ class Units:
         for own, n in zip(lists, lengths, strict=True):
             own[n:] = [next(found) for _ in own[n:]]
         for quantizer in seen:
-            quantizer.see(next(found), next(found))
+            quantizer.see([next(found) for _ in quantizer.seen])
         return result
 
     # --- what a run asks for

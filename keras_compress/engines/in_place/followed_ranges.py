@@ -1,0 +1,265 @@
+"""The ranges of a network that follow its tensors: one variable, which a call of the network reads
+once and writes once.
+
+What a step of a small network costs is the number of its ops, and half of those that move a range
+would only fetch two numbers and put them back. So a call of the network holds all of them as loose
+numbers: each tensor moves its own and is rounded over what came of it, and at the end of the call
+they go back together. Elsewhere, in the graph of a loop or of a function inside of the call, or
+where a layer is called by itself, a range is read and written by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from keras_compress.engines.in_place import rounding
+from keras_compress.engines.quantizers import Mode
+from keras_compress.frameworks.devices import under_xla
+
+Ends = tuple[tf.Tensor, tf.Tensor]
+"""Minimum and maximum, scalars."""
+
+UNSEEN = (-6.0, 6.0)
+"""A range before the first batch: ReLU6's, mirrored, or without what is below zero."""
+
+NARROWEST = 1e-6
+"""What is narrower counts as (0, 1): nothing but zeros still needs a scale."""
+
+
+class FollowedRanges:
+    """All ranges of one network.
+
+    `nonnegative`: for each, whether its numbers never fall below zero, so that nobody has to look
+    for the minimum.
+    """
+
+    def __init__(self, mode: Mode, nonnegative: Sequence[bool], bits: int):
+        self.mode = mode
+        self.bits = bits
+        self.nonnegative = nonnegative
+        starts = [(0.0 if each else UNSEEN[0], UNSEEN[1]) for each in nonnegative]
+        numbers = np.asarray(starts, np.float32).reshape(-1, 2)
+        self.variable = tf.Variable(numbers, trainable=False, name="ranges")
+        """(ranges, 2): minimum and maximum, zero inside."""
+        self._calls = _Calls()
+        self._apart: set[int] = set()
+        """Those that were ever asked for in a graph inside of a call's: a function that was traced
+        there does so again without anybody being told.
+        """
+
+    def __getitem__(self, row: int) -> FollowedRange:
+        return FollowedRange(self, row)
+
+    @contextlib.contextmanager
+    def call_of_model(self) -> Iterator[None]:
+        """While inside, numbers are moved that go back at the end."""
+        mode = self.mode
+        if self.variable.shape[0] == 0 or mode.constants or not (mode.phase.rounds or mode.moves):
+            yield
+            return
+        call = _Call(self)
+        self._calls.under_way.append(call)
+        try:
+            yield
+        finally:
+            self._calls.under_way.remove(call)
+        call.finish(self._apart)
+
+    def call_with(self, row: int) -> _Call | None:
+        """The call under way that holds the numbers of a range in the graph that is being traced;
+        None where the variable does.
+        """
+        calls = self._calls.under_way
+        if not calls or row in self._apart:
+            return None
+        if calls[-1].is_here:
+            return calls[-1]
+        for call in calls:
+            call.give_back(row)
+        self._apart.add(row)
+        return None
+
+    def write(self, moved: dict[int, Ends]) -> None:
+        """Write some of them."""
+        rows = tf.constant([[row] for row in moved])
+        pairs = tf.reshape(tf.stack([end for ends in moved.values() for end in ends]), (-1, 2))
+        now = tf.convert_to_tensor(self.variable)
+        # No scattered update of the variable, which some strategies refuse.
+        self.variable.assign(tf.tensor_scatter_nd_update(now, rows, pairs))
+
+
+class _Calls(threading.local):
+    """Those under way, of each thread for itself, as the replicas of a strategy are traced in
+    several.
+    """
+
+    def __init__(self) -> None:
+        self.under_way: list[_Call] = []
+
+
+class _Call:
+    """All ranges in one call of the network."""
+
+    def __init__(self, ranges: FollowedRanges):
+        self._ranges = ranges
+        self._graph = _graph_here()
+        self._moved: dict[int, Ends] = {}
+        self._nudged: list[Ends] = []
+        numbers = tf.convert_to_tensor(ranges.variable)
+        self._kept: list[Ends] = []
+        self.is_wide = not ranges.mode.moves
+        """Whether no range is too narrow to have a scale: who moves them needs them as they are."""
+        if ranges.mode.moves:
+            decay = tf.convert_to_tensor(ranges.mode.decay)
+            self.taken = 1.0 - decay
+            self._kept = _loose(decay * numbers)
+        else:
+            wide = numbers[:, 1:] - numbers[:, :1] > NARROWEST
+            numbers = tf.where(wide, numbers, tf.constant([0.0, 1.0]))
+        self._numbers = _loose(numbers)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its numbers are those of the graph that is being traced."""
+        return self._graph is _graph_here()
+
+    def ends(self, row: int) -> Ends:
+        """A range as it is now."""
+        return self._moved.get(row, self._numbers[row])
+
+    def kept(self, row: int, old: Ends) -> Ends | None:
+        """What stays of a range in this step, if these ends are those that it had before; else
+        None.
+        """
+        return self._kept[row] if self._kept and old is self._numbers[row] else None
+
+    def move(self, row: int, ends: Ends) -> None:
+        self._moved[row] = ends
+
+    def nudged(self, row: int, ends: Ends) -> Ends | None:
+        """These ends when they are nudged, once the call is over; None if they are not those that
+        the range had then.
+        """
+        if self._nudged and self._moved.get(row) is ends:
+            return self._nudged[row]
+        return None
+
+    def give_back(self, row: int) -> None:
+        """Write a range before the end."""
+        if row in self._moved:
+            ends = self._moved.pop(row)
+            with tf.init_scope() if self._graph is None else self._graph.as_default():
+                self._ranges.write({row: ends})
+
+    def finish(self, apart: set[int]) -> None:
+        """Write what has been moved."""
+        ranges = self._ranges
+        if not self._moved:
+            return
+        if apart:
+            ranges.write(self._moved)
+            return
+        loose = [end for row in range(len(self._numbers)) for end in self.ends(row)]
+        numbers = tf.reshape(tf.stack(loose), (-1, 2))
+        ranges.variable.assign(numbers)
+        if ranges.mode.phase.rounds and not under_xla():  # for the gradients, all at once
+            lows, highs = tf.unstack(numbers, axis=1)
+            self._nudged = _loose(tf.stack(rounding.nudged(lows, highs, ranges.bits), 1))
+
+
+class FollowedRange:
+    """One of them."""
+
+    def __init__(self, ranges: FollowedRanges, row: int):
+        self._ranges = ranges
+        self._row = row
+        self.nonnegative = ranges.nonnegative[row]
+
+    @property
+    def _call(self) -> _Call | None:
+        return self._ranges.call_with(self._row)
+
+    def numpy(self) -> np.ndarray:
+        """(2,): minimum and maximum."""
+        limits: np.ndarray = self._ranges.variable.numpy()[self._row]
+        return limits
+
+    def assign(self, limits: Sequence[float] | np.ndarray) -> None:
+        """Give it another minimum and maximum; between two calls."""
+        self._ranges.variable[self._row].assign(limits)
+
+    def ends(self) -> Ends:
+        """As it is now, wide enough to have a scale."""
+        if self._ranges.mode.constants:
+            with tf.init_scope():
+                limits = self.numpy()
+            wide = limits[1] - limits[0] > np.float32(NARROWEST)
+            low, high = limits if wide else (0.0, 1.0)
+            return tf.constant(low, tf.float32), tf.constant(high, tf.float32)
+        call = self._call
+        if call is not None and call.is_wide:
+            return call.ends(self._row)
+        low, high = self.now()
+        wide = high - low > NARROWEST
+        return tf.where(wide, low, 0.0), tf.where(wide, high, 1.0)
+
+    def now(self) -> Ends:
+        """As it is now, before this step moves it or after."""
+        call = self._call
+        if call is not None:
+            return call.ends(self._row)
+        low, high = tf.unstack(tf.convert_to_tensor(self._ranges.variable)[self._row])
+        return low, high
+
+    def move(self, old: Ends, batch: Ends) -> Ends:
+        """Move it from `old` towards `batch`, and give where it is then."""
+        call = self._call
+        kept = None if call is None else call.kept(self._row, old)
+        if kept is None:
+            decay = tf.convert_to_tensor(self._ranges.mode.decay)  # of the step under trace
+            kept = (decay * old[0], decay * old[1])
+        taken = 1.0 - tf.convert_to_tensor(self._ranges.mode.decay) if call is None else call.taken
+        low, high = batch
+        # A diverged step must not take the range with it; of two ends one is not finite if their
+        # difference is not.
+        finite = tf.math.is_finite(high if self.nonnegative else high - low)
+
+        def end(which: int) -> tf.Tensor:
+            new = kept[which] + taken * batch[which]
+            # `tf.where` would take twice as long to broadcast a condition.
+            return tf.raw_ops.Select(condition=finite, x=new, y=old[which])
+
+        ends = low if self.nonnegative else end(0), end(1)
+        if call is None:
+            self._ranges.write({self._row: ends})
+        else:
+            call.move(self._row, ends)
+        return ends
+
+    def nudged(self, ends: Ends) -> Callable[[], Ends]:
+        """What gives these ends, where it is now, as they are when they are nudged; for a gradient,
+        which is asked for when the call is over.
+        """
+        call = self._call
+
+        def given() -> Ends:
+            found = None if call is None else call.nudged(self._row, ends)
+            return rounding.nudged(*ends, self._ranges.bits) if found is None else found
+
+        return given
+
+
+def _loose(numbers: tf.Tensor) -> list[Ends]:
+    """(ranges, 2) -> scalars."""
+    loose = tf.unstack(tf.reshape(numbers, [-1]))
+    return list(zip(loose[::2], loose[1::2], strict=True))
+
+
+def _graph_here() -> tf.Graph | None:
+    """The graph under trace; None where ops are run as they are called."""
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
