@@ -1302,6 +1302,21 @@ def test_tensorflow_two_halves_of_freezing_give_a_graph_of_constants(product):
     assert [node.name for node in graph.node if node.op == "Placeholder"] == ["x"]
 
 
+def test_tflite_the_converter_asks_one_method_for_the_frozen_graph(product):
+    from tensorflow.python.framework import convert_to_constants
+
+    function, kernel = product
+    frozen, graph = convert_to_constants.convert_variables_to_constants_v2_as_graph(
+        function, lower_control_flow=False
+    )
+    plain = tf.lite.TFLiteConverter.from_concrete_functions([function]).convert()
+    kernel.assign(2.0 * kernel)  # another network, of which the given graph knows nothing
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    ends = (frozen.inputs, frozen.outputs)
+    converter._freeze_concrete_function = lambda: (graph, *ends, None)
+    assert converter.convert() == plain
+
+
 def test_tensorflow_a_function_knows_its_variables_by_their_handles(product):
     function, kernel = product
     assert [variable.handle is kernel.handle for variable in function.graph.variables] == [True]

@@ -139,6 +139,46 @@ def test_a_wrong_form_is_refused_by_name(keras, monkeypatch):
     assert reasons["gate"].startswith("its quantized form does not compute the same: it differs by")
 
 
+def test_calls_that_differ_by_their_weights_alone_are_compared_once(keras, monkeypatch):
+    compared, difference = [], form_check._difference
+
+    def noting(adapter, node, *rows):
+        compared.append(node.path)
+        return difference(adapter, node, *rows)
+
+    monkeypatch.setattr(form_check, "_difference", noting)
+    layers = keras.layers
+    many = np.arange(1.0, 2001.0, dtype="float32")  # NumPy's own words leave most of them out
+
+    def make(x):
+        x = layers.PReLU(name="first")(layers.PReLU(name="of_its_kind")(x))
+        x = layers.LayerNormalization(name="second")(x)
+        x = layers.LayerNormalization(name="other_epsilon", epsilon=0.5)(x)
+        x = layers.Dense(2000)(x)
+        for number in (1001.0, 1001.0, 1001.5):
+            factor = many.copy()
+            factor[1000] = number
+            x = x * factor
+        return layers.LayerNormalization(name="other_shape")(x)
+
+    assert left_out(keras, make) == {}
+    products = [path for path in compared if "mul" in path]
+    assert len(products) == 2
+    named = [path for path in compared if path not in products and "dense" not in path]
+    assert named == ["of_its_kind", "second", "other_epsilon", "other_shape"]
+
+
+@pytest.mark.usefixtures("without_ops")
+def test_a_layer_whose_own_call_was_replaced_is_not_taken_for_one_of_its_kind(keras):
+    def make(x):
+        honest, other = (keras.layers.LayerNormalization(name=name) for name in ("honest", "other"))
+        x = other(honest(x))
+        other.call = lambda inputs: 2.0 * inputs
+        return x
+
+    assert list(left_out(keras, make)) == ["other"]
+
+
 @pytest.mark.usefixtures("without_ops")
 def test_a_form_that_fails_is_refused_by_name(keras, monkeypatch):
     def failing(call):

@@ -8,6 +8,7 @@ of an argument that it does not know, say, is refused by name instead of trainin
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,7 +80,8 @@ def _described(adapter: Adapter, node: Node) -> str | None:
         return None
     function = getattr(operation, "activation", None)  # of which a config has only the name
     arguments = node.arguments([f"input {i}" for i in range(len(node.inputs))])
-    return repr((type(operation), config, function, node.shapes, arguments))
+    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):  # constants to the last number
+        return repr((type(operation), config, function, node.shapes, arguments))
 
 
 def _difference(adapter: Adapter, node: Node, row: Row, activation: ActivationRow | None) -> float:

@@ -1,0 +1,200 @@
+"""All ranges in one variable: a call of the network holds them as loose numbers, and whoever is
+inside of it in a graph of its own reads and writes the variable.
+"""
+
+import collections
+import contextlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_compress as kc
+from keras_compress.engines.engine import engine_of
+from keras_compress.engines.in_place.fake_quant import ActivationQuantizer
+from keras_compress.engines.in_place.followed_ranges import FollowedRanges
+from keras_compress.engines.quantizers import Mode
+from keras_compress.engines.state import Phase
+
+START = [(-1.0, 2.0), (-1.0, 2.0), (0.0, 2.0)]
+KEPT = 0.9
+
+
+def quantizers(phase=Phase.ON):
+    """Three that follow, of which the last never sees what is below zero."""
+    mode = Mode(phase=phase)
+    ranges = FollowedRanges(mode, [False, False, True], 8)
+    ranges.variable.assign(START)
+    return ranges, [ActivationQuantizer(mode, 8, ranges[row]) for row in range(3)]
+
+
+@contextlib.contextmanager
+def step(ranges):
+    """A training step with one call of the network in it."""
+    mode = ranges.mode
+    with tf.init_scope():  # known in every graph
+        decay = tf.constant(KEPT)
+    mode.trace, mode.updating, mode.decay = mode.trace + 1, True, decay
+    with ranges.call_of_model():
+        yield
+    mode.updating, mode.decay = False, None
+
+
+def moved(old, *seen):
+    """NumPy: a range that has met these tensors in one step; zero is inside."""
+    numbers = np.concatenate([*map(np.ravel, seen), [0.0]])
+    return KEPT * np.asarray(old) + (1 - KEPT) * np.array([numbers.min(), numbers.max()])
+
+
+def in_function(call):
+    return tf.function(call)()
+
+
+def in_loop(call):
+    """Once: each time would move the range."""
+    tf.while_loop(lambda i: i < 1, lambda i: (call(), i + 1)[1:], [tf.constant(0)])
+
+
+def in_taken_branch(call):
+    tf.cond(tf.constant(True), lambda: (call(), 1)[1], lambda: 0)
+
+
+def in_other_branch(call):
+    tf.cond(tf.constant(False), lambda: (call(), 1)[1], lambda: 0)
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+def test_a_call_moves_each_range_by_what_it_has_met(graph):
+    ranges, (first, second, third) = quantizers()
+    a, b, c = tf.constant([-3.0, 1.0]), tf.constant([0.5, 9.0]), tf.constant([4.0, 1.0])
+
+    def one_step():
+        with step(ranges):
+            rounded = first(a)
+            second(a)
+            second(b)  # covers both
+            third(c)
+        return rounded
+
+    rounded = (tf.function(one_step) if graph else one_step)()
+    expected = [moved(START[0], a), moved(START[1], a, b), moved(START[2], c)]
+    np.testing.assert_allclose(ranges.variable, expected, rtol=1e-6)
+    scale = np.diff(expected[0])[0] / 255
+    np.testing.assert_allclose(rounded, np.rint(np.array([expected[0][0], 1.0]) / scale) * scale)
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+def test_a_call_that_fails_moves_nothing(graph):
+    ranges, (first, *_) = quantizers()
+
+    def one_step():
+        with step(ranges):
+            first(tf.constant([-3.0, 1.0]))
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        (tf.function(one_step) if graph else one_step)()
+    np.testing.assert_array_equal(ranges.variable, START)
+    assert ranges.call_with(0) is None
+
+
+@pytest.mark.parametrize(
+    ("where", "graph"),
+    [
+        (in_function, False),
+        *((where, True) for where in (in_function, in_loop, in_taken_branch, in_other_branch)),
+    ],
+)
+def test_who_meets_a_range_in_a_graph_inside_goes_on_from_what_the_call_has(where, graph):
+    """And the end of the call does not undo it."""
+    ranges, (first, second, third) = quantizers()
+    a, b, c = tf.constant([-3.0, 1.0]), tf.constant([0.5, 9.0]), tf.constant([4.0, 1.0])
+
+    def one_step():
+        with step(ranges):
+            first(a)
+            where(lambda: first(b))
+            where(lambda: second(b))
+            third(c)
+
+    run = tf.function(one_step) if graph else one_step
+    met = () if where is in_other_branch else (b,)
+    expected = np.array(START)
+    for _ in range(2):  # in eager mode the second one knows already that they are met inside
+        run()
+        expected = [
+            moved(expected[0], a, *met),
+            moved(expected[1], *met) if met else expected[1],
+            moved(expected[2], c),
+        ]
+        np.testing.assert_allclose(ranges.variable, expected, rtol=1e-6)
+
+
+def test_a_function_that_is_not_traced_again_still_moves_what_it_has_met():
+    ranges, (first, second, _) = quantizers(Phase.WATCHING)
+    b = tf.constant([0.5, 9.0])
+    traced = []
+
+    @tf.function
+    def inside():
+        traced.append(True)
+        second(b)
+        return tf.constant(0)
+
+    def one_step(a):
+        with step(ranges):
+            first(a)
+            inside()
+
+    expected = np.array(START)
+    outer = tf.function(one_step)
+    for size in (2, 3):  # two traces of the step, one of what is inside
+        a = tf.range(1.0, 1.0 + size)
+        outer(a)
+        expected = [moved(expected[0], a), moved(expected[1], b), expected[2]]
+        np.testing.assert_allclose(ranges.variable, expected, rtol=1e-6)
+    assert len(traced) == 1
+
+
+def test_who_shares_a_range_is_rounded_over_what_the_call_has_moved():
+    ranges, (first, *_) = quantizers()
+    a = tf.constant([-3.0, 1.0])
+    with step(ranges):
+        rounded = first(a)
+        again = first(rounded, shares=True)
+        inside = in_function(lambda: first(rounded, shares=True))
+    np.testing.assert_array_equal(again, rounded)
+    np.testing.assert_array_equal(inside, rounded)
+    np.testing.assert_allclose(ranges.variable[0], moved(START[0], a), rtol=1e-6)
+
+
+# --- in a network
+
+
+def ops_with(variable, function):
+    """How many ops of each kind of a ConcreteFunction use a variable."""
+    graph = function.graph
+    handle = next(inner for outer, inner in graph.captures if outer is variable.handle)
+    return collections.Counter(
+        op.type for op in graph.get_operations() if any(each is handle for each in op.inputs)
+    )
+
+
+def test_a_networks_step_reads_and_writes_its_ranges_once(keras, digits):
+    x, y, _, _ = digits
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 1))
+    z = layers.Conv2D(4, 3, activation="relu")(inputs)
+    z = layers.BatchNormalization()(layers.Conv2D(4, 3)(z))
+    z = layers.Dense(10, activation="softmax")(layers.Flatten()(layers.ReLU(6.0)(z)))
+    model = keras.Model(inputs, z)
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    compress = kc.Compress(quantization=kc.Quantization(), partial=True, verbose=0)
+    model.fit(x[:32], y[:32], 16, verbose=0, callbacks=[compress])
+    variable = engine_of(model).quantizers.followed.variable
+    assert variable.shape[0] >= 3
+    batch = (tf.constant(x[:16]), tf.constant(y[:16]))
+    training = tf.function(model.train_step).get_concrete_function(batch)
+    assert ops_with(variable, training) == {"ReadVariableOp": 1, "AssignVariableOp": 1}
+    answering = tf.function(lambda x: model(x, training=False)).get_concrete_function(batch[0])
+    assert ops_with(variable, answering) == {"ReadVariableOp": 1}
