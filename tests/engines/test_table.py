@@ -163,7 +163,8 @@ def test_calls_that_differ_by_their_weights_alone_are_compared_once(keras, monke
 
     assert left_out(keras, make) == {}
     products = [path for path in compared if "mul" in path]
-    assert len(products) == 2
+    # In tf_keras each of TensorFlow's own ops has a `call` of its own.
+    assert len(products) == (2 if keras.__name__ == "keras" else 3)
     named = [path for path in compared if path not in products and "dense" not in path]
     assert named == ["of_its_kind", "second", "other_epsilon", "other_shape"]
 
