@@ -35,9 +35,11 @@ def step(ranges):
     with tf.init_scope():  # known in every graph
         decay = tf.constant(KEPT)
     mode.trace, mode.updating, mode.decay = mode.trace + 1, True, decay
-    with ranges.call_of_model():
-        yield
-    mode.updating, mode.decay = False, None
+    try:
+        with ranges.call_of_model():
+            yield
+    finally:
+        mode.updating, mode.decay = False, None
 
 
 def moved(old, *seen):
@@ -168,7 +170,112 @@ def test_who_shares_a_range_is_rounded_over_what_the_call_has_moved():
     np.testing.assert_allclose(ranges.variable[0], moved(START[0], a), rtol=1e-6)
 
 
+def test_a_function_of_before_the_call_keeps_what_it_moves_in_it():
+    """It was traced without one, so that nobody knows of it."""
+    ranges, (first, second, third) = quantizers(Phase.WATCHING)
+    a, b = tf.constant([-3.0, 1.0]), tf.constant([0.5, 9.0])
+
+    @tf.function
+    def inside():
+        second(b)
+        return tf.constant(0)
+
+    ranges.mode.updating, ranges.mode.decay = True, tf.constant(KEPT)
+    inside()
+    with step(ranges):
+        for each in (first, third):
+            each(a)
+        inside()
+    twice = moved(moved(START[1], b), b)
+    expected = [moved(START[0], a), twice, moved(START[2], [0.0, 1.0])]
+    np.testing.assert_allclose(ranges.variable, expected, rtol=1e-6)
+
+
+def test_a_call_inside_of_a_call_is_part_of_it():
+    ranges, (first, second, _) = quantizers()
+    a, b = tf.constant([-3.0, 1.0]), tf.constant([0.5, 9.0])
+    with step(ranges):
+        first(a)
+        with ranges.call_of_model():
+            first(b)
+            second(b)
+    expected = [moved(START[0], a, b), moved(START[1], b), START[2]]
+    np.testing.assert_allclose(ranges.variable, expected, rtol=1e-6)
+
+
+def test_two_calls_in_one_step_cover_what_both_have_met():
+    ranges, (first, second, _) = quantizers()
+    a, b = tf.constant([-3.0, 1.0]), tf.constant([0.5, 9.0])
+    with step(ranges):
+        first(a)
+        second(a)
+    ranges.mode.updating, ranges.mode.decay = True, tf.constant(KEPT)
+    with ranges.call_of_model():  # the same step goes on
+        first(b)
+    expected = [moved(START[0], a, b), moved(START[1], a), START[2]]
+    np.testing.assert_allclose(ranges.variable, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("under_way", [False, True], ids=["after the call", "under way"])
+@pytest.mark.parametrize("jit", [None, False, True], ids=["eager", "graph", "xla"])
+def test_gradients_pass_inside_the_range_that_each_tensor_was_rounded_over(jit, under_way):
+    """TensorFlow's own, over the ends worked by NumPy; the second range meets two tensors."""
+    ranges, (first, second, third) = quantizers()
+    x = tf.constant(np.linspace(-3.0, 4.0, 57), tf.float32)
+    y = 4.0 * x
+
+    def gradients(x, y):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([x, y])
+            with step(ranges):
+                rounded = [first(x), second(x), second(y), third(tf.abs(x))]
+                if under_way:
+                    return [tape.gradient(each, [x, y]) for each in rounded]
+        return [tape.gradient(each, [x, y]) for each in rounded]
+
+    with_tape = gradients if jit is None else tf.function(gradients, jit_compile=jit)
+    found = with_tape(x, y)
+    ends = [
+        moved(START[0], x),
+        moved(START[1], x),
+        moved(START[1], x, y),
+        moved(START[2], np.abs(x)),
+    ]
+    for (of_x, of_y), (low, high), numbers in zip(found, ends, (x, x, y, tf.abs(x)), strict=True):
+        expected = tf.quantization.fake_quant_with_min_max_vars_gradient(
+            tf.ones_like(x), numbers, low, high
+        )[0]
+        assert 0 < np.count_nonzero(expected) < 57
+        sign = np.sign(x) if numbers is not x and numbers is not y else 1.0
+        np.testing.assert_array_equal(of_y if numbers is y else of_x, expected * sign)
+
+
 # --- in a network
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_penalty_on_the_gradients_of_a_rounded_network_has_its_own(keras, digits, training):
+    """In a step of somebody else's too, as that of a generator behind a compressed critic."""
+    x, y, _, _ = digits
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 1))
+    z = layers.Dense(6, activation="relu")(layers.Flatten()(inputs))
+    model = keras.Model(inputs, layers.Dense(10)(z))
+    model.compile("sgd", "mse", jit_compile=False)
+    compress = kc.Compress(quantization=kc.Quantization(), partial=True, verbose=0)
+    model.fit(x[:32], np.eye(10)[y[:32]], 16, verbose=0, callbacks=[compress])
+    given = tf.constant(x[:4])
+    quantizers = engine_of(model).quantizers
+    around = quantizers.training_step() if training else contextlib.nullcontext()
+    with around, tf.GradientTape() as outer:
+        outer.watch(given)
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            total = tf.reduce_sum(model(given) ** 2)
+        penalty = tf.reduce_sum(tape.gradient(total, given) ** 2)
+    found = outer.gradient(penalty, given)
+    assert found is not None
+    assert np.count_nonzero(found)
 
 
 def ops_with(variable, function):

@@ -23,8 +23,7 @@ SCRIPT = """
         export=kc.Export("net.tflite"),
     )
     history = model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=[compress]).history
-    ranges = engine_of(model).quantizers.followed.variable
-    ranges = np.stack([copy.numpy() for copy in ranges.values], 1).tolist()
+    ranges = list(ranges_of(model).values())
     masks = [
         [copy.numpy().tolist() for copy in t.mask.values] for t in engine_of(model).pruner.targets
     ]
@@ -46,6 +45,45 @@ def test_two_replicas_agree_and_the_logs_show_one_number(keras, tmp_path):
     assert all(first == second for first, second in masks)
     assert error is None
     assert max(steps.values()) <= 4
+
+
+RESUMED = """
+    import contextlib
+    from helpers.nets import small_net
+
+    x = np.random.default_rng(0).normal(size=(128, 8, 8, 1)).astype("float32")
+    y = np.zeros(128, "int32")
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    def fit(*callbacks, backup=None):
+        with two_replicas():
+            model = small_net(keras, jit_compile=False, optimizer=keras.optimizers.SGD(0.05))
+        compress = kc.Compress(quantization=kc.Quantization(delay=4))
+        backups = [] if backup is None else [keras.callbacks.BackupAndRestore(backup)]
+        with contextlib.suppress(KeyboardInterrupt):
+            called = [*backups, compress, *callbacks]
+            model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0, callbacks=called)
+        return model
+
+    whole = fit()
+    fit(Stop(), backup="backup")
+    resumed = fit(backup="backup")
+    pair = [ranges_of(whole), ranges_of(resumed)]
+    with two_replicas():  # as tf_keras' `fit` is
+        engine_of(resumed).quantizers.set_input_range(0, (-7.0, 9.0))
+    print(json.dumps([*pair, ranges_of(resumed)["input/0"]]))
+"""
+
+
+def test_a_killed_run_goes_on_with_the_ranges_of_all_replicas(keras, tmp_path):
+    whole, resumed, given = printed(keras, RESUMED, tmp_path)
+    assert resumed == whole
+    assert all(first == second for first, second in resumed.values())
+    assert given == [[-7.0, 9.0]] * 2
 
 
 ONE_OR_TWO = """

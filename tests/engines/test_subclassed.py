@@ -408,8 +408,7 @@ REPLICAS = """
         quantization=kc.Quantization(delay=4), export=kc.Export("net.tflite", verify_data=x)
     )
     fit(model, (x, y), compress)
-    ranges = [each.range for each in engine_of(model).quantizers.activations.values()]
-    agree = all(len(set(map(str, (c.numpy() for c in r.values)))) == 1 for r in ranges if r)
+    agree = all(first == second for first, second in ranges_of(model).values())
     report = compress.report.export
     integer = kc.inspect_tflite("net.tflite").all_integer
     print(json.dumps([agree, report.error, report.largest_steps, integer]))

@@ -652,12 +652,7 @@ REPLICAS = """
     export = kc.Export("net.tflite", verify_data=x)
     compress = kc.Compress(quantization=kc.Quantization(delay=4), export=export, verbose=0)
     model.fit(x, np.ones((64, 4)), batch_size=16, epochs=3, verbose=0, callbacks=[compress])
-    quantizers = engine_of(model).quantizers.activations
-    ranges = {
-        key: [copy.numpy().tolist() for copy in each.range.values]
-        for key, each in quantizers.items()
-        if each.range is not None
-    }
+    ranges = ranges_of(model)
     report = compress.report.export
     integer = kc.inspect_tflite("net.tflite").all_integer
     print(json.dumps([ranges, report.error, report.largest_steps, integer]))

@@ -25,6 +25,13 @@ import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 
 two_replicas = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope
+
+
+def ranges_of(model):
+    # Key -> the range on each of the replicas.
+    quantizers = engine_of(model).quantizers
+    copies = [copy.numpy().tolist() for copy in quantizers.followed.variable.values]
+    return dict(zip(quantizers.ranges(), zip(*copies, strict=True), strict=True))
 """
 
 

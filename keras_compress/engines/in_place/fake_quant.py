@@ -19,7 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.in_place import rounding
-from keras_compress.engines.in_place.followed_ranges import Ends, FollowedRange
+from keras_compress.engines.in_place.followed_ranges import FollowedRange
+from keras_compress.engines.in_place.rounding import Ends, NudgedEnds
 from keras_compress.engines.in_place.rows import Fixed, Granularity
 from keras_compress.engines.quantizers import Mode
 from keras_compress.frameworks.devices import under_xla
@@ -69,8 +70,9 @@ class ActivationQuantizer:
         if not self._mode.phase.rounds:
             return tensor
         low, high = ends = ends or self._ends()
-        nudged = self._nudged(ends) if self._mode.updating else None
-        rounded = rounding.rounded(numbers, low, high, self._bits, nudged)
+        # A file has no gradients.
+        nudged_ends = None if self._mode.exporting else self._nudged_ends(ends)
+        rounded = rounding.rounded(numbers, low, high, self._bits, nudged_ends)
         return tf.cast(rounded, tensor.dtype)
 
     def relu(self, tensor: tf.Tensor, limit: float, of: tf.Tensor | None = None) -> tf.Tensor:
@@ -83,7 +85,9 @@ class ActivationQuantizer:
         numbers = tf.cast(tensor, tf.float32)
         seen = numbers if of is None else tf.cast(of, tf.float32)
         ends = self._follow(seen, limit) or self._ends()
-        rounded = rounding.rounded_relu(numbers, limit, ends[1], self._bits, self._nudged(ends))
+        rounded = rounding.rounded_relu(
+            numbers, limit, ends[1], self._bits, self._nudged_ends(ends)
+        )
         return tf.cast(rounded, tensor.dtype)
 
     def breaking_ties(self, tensor: tf.Tensor) -> tf.Tensor:
@@ -133,10 +137,11 @@ class ActivationQuantizer:
             return tf.constant(self._over.minimum), tf.constant(self._over.maximum)
         return self._over.ends()
 
-    def _nudged(self, ends: Ends) -> Callable[[], Ends]:
+    def _nudged_ends(self, ends: Ends) -> NudgedEnds:
         if isinstance(self._over, Fixed):
-            return lambda: rounding.nudged(*ends, self._bits)
-        return self._over.nudged(ends)
+            bits = self._bits
+            return lambda: rounding.nudged(*ends, bits)
+        return self._over.nudged_ends(ends)
 
     def _follow(self, numbers: tf.Tensor, limit: float = math.inf) -> Ends | None:
         """The range, moved towards numbers that end at `limit`; None where it does not move."""

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from keras_compress.engines.in_place import rounding
+from keras_compress.engines.in_place.rounding import Ends, NudgedEnds
 from keras_compress.engines.quantizers import Mode
 from keras_compress.frameworks.devices import under_xla
-
-Ends = tuple[tf.Tensor, tf.Tensor]
-"""Minimum and maximum, scalars."""
 
 UNSEEN = (-6.0, 6.0)
 """A range before the first batch: ReLU6's, mirrored, or without what is below zero."""
@@ -46,10 +44,10 @@ class FollowedRanges:
         numbers = np.asarray(starts, np.float32).reshape(-1, 2)
         self.variable = tf.Variable(numbers, trainable=False, name="ranges")
         """(ranges, 2): minimum and maximum, zero inside."""
-        self._calls = _Calls()
+        self._under_way = _UnderWay()
         self._apart: set[int] = set()
-        """Those that were ever asked for in a graph inside of a call's: a function that was traced
-        there does so again without anybody being told.
+        """Those that were ever met in another graph than that of a call: a function that was traced
+        there meets them again without anybody being told.
         """
 
     def __getitem__(self, row: int) -> FollowedRange:
@@ -57,49 +55,62 @@ class FollowedRanges:
 
     @contextlib.contextmanager
     def call_of_model(self) -> Iterator[None]:
-        """While inside, numbers are moved that go back at the end."""
-        mode = self.mode
-        if self.variable.shape[0] == 0 or mode.constants or not (mode.phase.rounds or mode.moves):
+        """While inside, numbers are moved that go back at the end; one call inside of another is
+        part of it.
+        """
+        mode, here = self.mode, self._under_way
+        is_needed = mode.phase.rounds or mode.moves
+        if here.call is not None or mode.constants or not is_needed or not self.nonnegative:
             yield
             return
-        call = _Call(self)
-        self._calls.under_way.append(call)
+        here.call = call = _Call(self)
         try:
             yield
         finally:
-            self._calls.under_way.remove(call)
-        call.finish(self._apart)
+            here.call = None
+        call.finish()
 
     def call_with(self, row: int) -> _Call | None:
-        """The call under way that holds the numbers of a range in the graph that is being traced;
+        """The call under way, if it holds the numbers of a range in the graph that is being traced;
         None where the variable does.
         """
-        calls = self._calls.under_way
-        if not calls or row in self._apart:
+        call = self._under_way.call
+        if call is None:
             return None
-        if calls[-1].is_here:
-            return calls[-1]
-        for call in calls:
-            call.give_back(row)
+        if call.is_here and row not in self._apart:
+            return call
+        call.give_back(row)
         self._apart.add(row)
         return None
 
+    def move_apart(self, row: int, ends: Ends) -> None:
+        """Write one range by itself."""
+        if not tf.executing_eagerly():
+            self._apart.add(row)
+        self.write({row: ends})
+
     def write(self, moved: dict[int, Ends]) -> None:
-        """Write some of them."""
+        """Write some of them, in a step."""
         rows = tf.constant([[row] for row in moved])
         pairs = tf.reshape(tf.stack([end for ends in moved.values() for end in ends]), (-1, 2))
         now = tf.convert_to_tensor(self.variable)
         # No scattered update of the variable, which some strategies refuse.
         self.variable.assign(tf.tensor_scatter_nd_update(now, rows, pairs))
 
+    def assign(self, row: int, limits: Sequence[float] | np.ndarray) -> None:
+        """Give one another minimum and maximum, between two steps."""
+        numbers = self.variable.numpy()
+        numbers[row] = limits
+        self.variable.assign(numbers)  # as a whole: all replicas of a strategy get it
 
-class _Calls(threading.local):
-    """Those under way, of each thread for itself, as the replicas of a strategy are traced in
+
+class _UnderWay(threading.local):
+    """The call under way, of each thread for itself, as the replicas of a strategy are traced in
     several.
     """
 
     def __init__(self) -> None:
-        self.under_way: list[_Call] = []
+        self.call: _Call | None = None
 
 
 class _Call:
@@ -141,14 +152,6 @@ class _Call:
     def move(self, row: int, ends: Ends) -> None:
         self._moved[row] = ends
 
-    def nudged(self, row: int, ends: Ends) -> Ends | None:
-        """These ends when they are nudged, once the call is over; None if they are not those that
-        the range had then.
-        """
-        if self._nudged and self._moved.get(row) is ends:
-            return self._nudged[row]
-        return None
-
     def give_back(self, row: int) -> None:
         """Write a range before the end."""
         if row in self._moved:
@@ -156,20 +159,29 @@ class _Call:
             with tf.init_scope() if self._graph is None else self._graph.as_default():
                 self._ranges.write({row: ends})
 
-    def finish(self, apart: set[int]) -> None:
-        """Write what has been moved."""
-        ranges = self._ranges
-        if not self._moved:
-            return
-        if apart:
-            ranges.write(self._moved)
-            return
-        loose = [end for row in range(len(self._numbers)) for end in self.ends(row)]
-        numbers = tf.reshape(tf.stack(loose), (-1, 2))
-        ranges.variable.assign(numbers)
-        if ranges.mode.phase.rounds and not under_xla():  # for the gradients, all at once
-            lows, highs = tf.unstack(numbers, axis=1)
-            self._nudged = _loose(tf.stack(rounding.nudged(lows, highs, ranges.bits), 1))
+    def finish(self) -> None:
+        """Write what has been moved, and nudge it for the gradients, all at once."""
+        ranges, count = self._ranges, len(self._numbers)
+        if self._moved:
+            loose = [end for row in range(count) for end in self.ends(row)]
+            numbers = tf.reshape(tf.stack(loose), (-1, 2))
+            if len(self._moved) == count:
+                ranges.variable.assign(numbers)
+            else:  # what others have moved meanwhile is theirs
+                ranges.write(self._moved)
+            if ranges.mode.phase.rounds and not under_xla():
+                lows, highs = tf.unstack(numbers, axis=1)
+                self._nudged = _loose(tf.stack(rounding.nudged(lows, highs, ranges.bits), 1))
+        # TensorFlow keeps the functions of gradients, and so this, for as long as it lives.
+        del self._ranges, self._kept, self._numbers
+
+    def nudged(self, row: int, ends: Ends) -> Ends | None:
+        """These ends when they are nudged, once the call is over; None if they are not those that
+        the range had then.
+        """
+        if self._nudged and self._moved.get(row) is ends:
+            return self._nudged[row]
+        return None
 
 
 class FollowedRange:
@@ -190,8 +202,8 @@ class FollowedRange:
         return limits
 
     def assign(self, limits: Sequence[float] | np.ndarray) -> None:
-        """Give it another minimum and maximum; between two calls."""
-        self._ranges.variable[self._row].assign(limits)
+        """Give it another minimum and maximum, between two steps."""
+        self._ranges.assign(self._row, limits)
 
     def ends(self) -> Ends:
         """As it is now, wide enough to have a scale."""
@@ -236,22 +248,22 @@ class FollowedRange:
 
         ends = low if self.nonnegative else end(0), end(1)
         if call is None:
-            self._ranges.write({self._row: ends})
+            self._ranges.move_apart(self._row, ends)
         else:
             call.move(self._row, ends)
         return ends
 
-    def nudged(self, ends: Ends) -> Callable[[], Ends]:
+    def nudged_ends(self, ends: Ends) -> NudgedEnds:
         """What gives these ends, where it is now, as they are when they are nudged; for a gradient,
-        which is asked for when the call is over.
+        which is seldom asked for before the call is over.
         """
-        call = self._call
+        call, row, bits = self._call, self._row, self._ranges.bits
 
-        def given() -> Ends:
-            found = None if call is None else call.nudged(self._row, ends)
-            return rounding.nudged(*ends, self._ranges.bits) if found is None else found
+        def nudged() -> Ends:
+            found = None if call is None else call.nudged(row, ends)
+            return rounding.nudged(*ends, bits) if found is None else found
 
-        return given
+        return nudged
 
 
 def _loose(numbers: tf.Tensor) -> list[Ends]:

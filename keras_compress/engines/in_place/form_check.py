@@ -8,7 +8,7 @@ of an argument that it does not know, say, is refused by name instead of trainin
 from __future__ import annotations
 
 import contextlib
-import sys
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,9 +33,9 @@ CLOSE = 1e-4
 """The largest difference, as a share of the largest number: float32 and another order of sums."""
 
 
-Checked = dict[str | None, float]
-"""The calls of one network that were compared, in words -> how far the form was from the layer's
-own: large networks hold hundreds that differ by their weights alone.
+Checked = set[str]
+"""The calls of one network that were compared, and whose form computes the same, in words: large
+networks hold hundreds that differ by their weights alone.
 """
 
 
@@ -51,19 +51,20 @@ def differs(
         return None
     for node in nodes:
         key = _described(adapter, node)
+        if key in checked:
+            continue
         try:
-            found = checked.get(key)
-            difference = _difference(adapter, node, row, activation) if found is None else found
+            difference = _difference(adapter, node, row, activation)
         except Exception as error:  # a form that cannot take what the layer takes
             what = " ".join(str(error).split())[:120]
             return f"its quantized form fails for these arguments ({type(error).__name__}: {what})"
-        if key is not None:
-            checked[key] = difference
         if not difference <= CLOSE:
             return (
                 f"its quantized form does not compute the same: it differs by {difference:.2g} of "
                 "the largest number"
             )
+        if key is not None:
+            checked.add(key)
     return None
 
 
@@ -76,12 +77,19 @@ def _described(adapter: Adapter, node: Node) -> str | None:
         return None
     try:
         config = {**operation.get_config(), "name": None}
-    except Exception:  # some of `keras.applications`' own layers have none
+        function = getattr(operation, "activation", None)  # of which a config has only the name
+        arguments = node.arguments([f"input {i}" for i in range(len(node.inputs))])
+        found = tf.nest.map_structure(_in_words, (config, arguments))
+        return repr((type(operation), function, node.shapes, found))
+    except Exception:  # some of `keras.applications`' own layers have no config
         return None
-    function = getattr(operation, "activation", None)  # of which a config has only the name
-    arguments = node.arguments([f"input {i}" for i in range(len(node.inputs))])
-    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):  # constants to the last number
-        return repr((type(operation), config, function, node.shapes, arguments))
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, np.ndarray) or tf.is_tensor(value):  # NumPy's own words leave most out
+        numbers = np.asarray(value)
+        return f"{numbers.dtype}{numbers.shape}{hashlib.sha256(numbers.tobytes()).hexdigest()}"
+    return repr(value)
 
 
 def _difference(adapter: Adapter, node: Node, row: Row, activation: ActivationRow | None) -> float:

@@ -41,7 +41,7 @@ def plan_quantization(
     graph = Graph(adapter, model)
     operations = dict(graph.operations())
     selected = select("Quantization", spec.layers, operations)
-    checked: Checked = {}
+    checked: Checked = set()
     reasons = {path: _unknown(adapter, graph, operations[path], checked) for path in selected}
     unknown = {path: reason for path, reason in reasons.items() if reason is not None}
     units, refused = _units(adapter, model, graph, unknown) if by_ops else ({}, unknown)

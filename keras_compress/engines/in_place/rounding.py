@@ -26,40 +26,45 @@ _SMALLEST = float(np.finfo(np.float32).tiny)
 Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, None, None]]
 
 
-NudgedEnds = Callable[[], tuple[tf.Tensor, tf.Tensor]]
-"""What gives the two ends of a range, nudged, when the gradient is asked for."""
+Ends = tuple[tf.Tensor, tf.Tensor]
+"""Minimum and maximum of a range, scalars."""
+
+NudgedEnds = Callable[[], Ends]
+"""What gives the ends of a range, nudged, when the gradient is asked for."""
 
 
 def rounded(
-    numbers: tf.Tensor, low: tf.Tensor, high: tf.Tensor, bits: int, ends: NudgedEnds | None
+    numbers: tf.Tensor, low: tf.Tensor, high: tf.Tensor, bits: int, nudged_ends: NudgedEnds | None
 ) -> tf.Tensor:
     """float32 `numbers` as integers over [low, high] hold them; the gradient passes inside.
 
-    `ends`: None outside of training, where a gradient is seldom asked for: then it is TensorFlow's.
+    `nudged_ends`: None where nobody asks for a gradient.
     """
-    if ends is None or under_xla():  # which leaves out what nobody needs, and makes one pass of all
+    if (
+        nudged_ends is None or under_xla()
+    ):  # which leaves out what nobody needs, and makes one pass of all
         return tf.quantization.fake_quant_with_min_max_vars(numbers, low, high, num_bits=bits)
 
     def rounding(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
         y = tf.quantization.fake_quant_with_min_max_vars(x, low, high, num_bits=bits)
-        return y, lambda gradient: (_inside(gradient, x, *ends()), None, None)
+        return y, lambda gradient: (_inside(gradient, x, *nudged_ends()), None, None)
 
     outputs: tf.Tensor = tf.custom_gradient(rounding)(numbers, low, high)
     return outputs
 
 
 def rounded_relu(
-    numbers: tf.Tensor, limit: float, high: tf.Tensor, bits: int, ends: NudgedEnds
+    numbers: tf.Tensor, limit: float, high: tf.Tensor, bits: int, nudged_ends: NudgedEnds
 ) -> tf.Tensor:
-    """`rounded(relu(numbers), 0, high, bits, ends)`, with the gradient of both; `limit`: where the
-    ReLU ends. One pass forth and one back, as the ReLU by itself.
+    """`rounded(relu(numbers), 0, high, ...)`, with the gradient of both; `limit`: where the ReLU
+    ends. One pass forth and one back, as the ReLU by itself.
     """
 
     def rounding(x: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, Callable[..., object]]:
         y = tf.quantization.fake_quant_with_min_max_vars(x, 0.0, high, num_bits=bits)
 
         def gradient(gradients: tf.Tensor) -> tuple[tf.Tensor, None]:
-            _, end = ends()
+            _, end = nudged_ends()
             if limit != math.inf:  # a ReLU passes nothing where it ends
                 end = tf.minimum(end, float(np.nextafter(np.float32(limit), np.float32(0.0))))
             return _inside(gradients, x, tf.constant(_SMALLEST), end), None
@@ -101,7 +106,7 @@ def rounded_symmetrically(
     return outputs
 
 
-def nudged(low: tf.Tensor, high: tf.Tensor, bits: int) -> tuple[tf.Tensor, tf.Tensor]:
+def nudged(low: tf.Tensor, high: tf.Tensor, bits: int) -> Ends:
     """The ends of a range, or of several, moved until zero is an integer, in `fake_quant`'s
     arithmetic.
     """

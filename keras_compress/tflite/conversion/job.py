@@ -80,8 +80,8 @@ def _converted(
     lite._get_debug_info = lambda *_: None
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
     # Private: it would freeze the graph by itself, and make a function of it, which copies all
-    # weights many times over: more than half of the time that a large network takes. If it is
-    # gone, it does so (a canary test would notice).
+    # weights many times over: more than half of the time that a large network takes. The function
+    # would be for Grappler, which has nothing to do here. A canary test tells when it moves.
     converter._freeze_concrete_function = lambda: (graph_def, *_ends(function, job), None)
     converter.allow_custom_ops = job["allow_custom_ops"]
     # Private, as it is called experimental; a test of the file would notice.
