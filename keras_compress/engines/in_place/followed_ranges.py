@@ -99,7 +99,7 @@ class FollowedRanges:
 
     def assign(self, row: int, limits: Sequence[float] | np.ndarray) -> None:
         """Give one another minimum and maximum, between two steps."""
-        numbers = self.variable.numpy()
+        numbers = np.array(self.variable.numpy())  # what it gives may be its own memory
         numbers[row] = limits
         self.variable.assign(numbers)  # as a whole: all replicas of a strategy get it
 
