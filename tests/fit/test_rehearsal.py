@@ -416,7 +416,7 @@ def test_ranges_phase_and_folder_are_as_before(keras, tmp_path):
     )
     train(images_net(keras), Look(), callback)
     assert seen == [
-        ({fake_quant.UNSEEN}, "off", "off", False, False, 0),
+        ({followed_ranges.UNSEEN}, "off", "off", False, False, 0),
         (["net.tflite"], b"an older file"),
     ]
     assert callback.report.export.written
