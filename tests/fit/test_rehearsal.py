@@ -14,7 +14,7 @@ from tensorflow.python.eager import context as tf_context
 
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
-from keras_compress.engines.in_place import fake_quant, plan, table
+from keras_compress.engines.in_place import followed_ranges, plan, table
 from keras_compress.export import rehearse as rehearsing
 from keras_compress.tflite.conversion import process
 from keras_compress.tflite.file.flatbuffer import pack, unpack
