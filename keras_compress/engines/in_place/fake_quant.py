@@ -120,8 +120,8 @@ class ActivationQuantizer:
 
     def see(self, seen: Sequence[tf.Tensor]) -> None:
         """Take the numbers of `seen`, from outside of the graph that they were known in."""
-        low, high, *batch = seen
-        self._seen = (self._mode.trace, (low, high), (batch[0], batch[1]))
+        old_low, old_high, low, high = seen
+        self._seen = (self._mode.trace, (old_low, old_high), (low, high))
 
     def forget_seen(self) -> None:
         """What it has seen in its last step, with the graph of that step behind it."""

@@ -126,12 +126,11 @@ class _Call:
         self.is_wide = not ranges.mode.moves
         """Whether no range is too narrow to have a scale: who moves them needs them as they are."""
         if ranges.mode.moves:
-            decay = tf.convert_to_tensor(ranges.mode.decay)
-            self.taken = 1.0 - decay
-            self._kept = _loose(decay * numbers)
+            self.shares = _shares(ranges.mode)
+            self._kept = _loose(self.shares[0] * numbers)
         else:
-            wide = numbers[:, 1:] - numbers[:, :1] > NARROWEST
-            numbers = tf.where(wide, numbers, tf.constant([0.0, 1.0]))
+            lows, highs = tf.unstack(numbers, axis=1)
+            numbers = tf.stack(_widened(lows, highs), 1)
         self._numbers = _loose(numbers)
 
     @property
@@ -207,18 +206,10 @@ class FollowedRange:
 
     def ends(self) -> Ends:
         """As it is now, wide enough to have a scale."""
-        if self._ranges.mode.constants:
-            with tf.init_scope():
-                limits = self.numpy()
-            wide = limits[1] - limits[0] > np.float32(NARROWEST)
-            low, high = limits if wide else (0.0, 1.0)
-            return tf.constant(low, tf.float32), tf.constant(high, tf.float32)
         call = self._call
         if call is not None and call.is_wide:
             return call.ends(self._row)
-        low, high = self.now()
-        wide = high - low > NARROWEST
-        return tf.where(wide, low, 0.0), tf.where(wide, high, 1.0)
+        return self._ranges.mode.number(lambda: _widened(*self.now()))
 
     def now(self) -> Ends:
         """As it is now, before this step moves it or after."""
@@ -231,11 +222,10 @@ class FollowedRange:
     def move(self, old: Ends, batch: Ends) -> Ends:
         """Move it from `old` towards `batch`, and give where it is then."""
         call = self._call
+        decay, taken = _shares(self._ranges.mode) if call is None else call.shares
         kept = None if call is None else call.kept(self._row, old)
         if kept is None:
-            decay = tf.convert_to_tensor(self._ranges.mode.decay)  # of the step under trace
             kept = (decay * old[0], decay * old[1])
-        taken = 1.0 - tf.convert_to_tensor(self._ranges.mode.decay) if call is None else call.taken
         low, high = batch
         # A diverged step must not take the range with it; of two ends one is not finite if their
         # difference is not.
@@ -264,6 +254,18 @@ class FollowedRange:
             return rounding.nudged(*ends, bits) if found is None else found
 
         return nudged
+
+
+def _shares(mode: Mode) -> tuple[tf.Tensor, tf.Tensor]:
+    """What stays of the old range in the step under trace, and what is taken of the new one."""
+    decay = tf.convert_to_tensor(mode.decay)
+    return decay, 1.0 - decay
+
+
+def _widened(low: tf.Tensor, high: tf.Tensor) -> Ends:
+    """The ends of a range, or of several, wide enough to have a scale."""
+    wide = high - low > NARROWEST
+    return tf.where(wide, low, 0.0), tf.where(wide, high, 1.0)
 
 
 def _loose(numbers: tf.Tensor) -> list[Ends]:

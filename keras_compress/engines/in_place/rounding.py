@@ -40,9 +40,8 @@ def rounded(
 
     `nudged_ends`: None where nobody asks for a gradient.
     """
-    if (
-        nudged_ends is None or under_xla()
-    ):  # which leaves out what nobody needs, and makes one pass of all
+    # XLA leaves out what nobody needs of TensorFlow's gradient, and makes one pass of many.
+    if nudged_ends is None or under_xla():
         return tf.quantization.fake_quant_with_min_max_vars(numbers, low, high, num_bits=bits)
 
     def rounding(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
