@@ -16,6 +16,7 @@ from keras_compress.engines.engine import Engine
 from keras_compress.export.float_ops import LayersOf
 from keras_compress.export.layer_by_layer import compare_layers
 from keras_compress.export.rows import rows_to_compare, specs_of
+from keras_compress.frameworks.devices import whole_float32
 from keras_compress.reports.export import ExportReport
 from keras_compress.specs.export import INTEGER_MODES, Export
 from keras_compress.tflite import (
@@ -95,7 +96,8 @@ class Expected:
     def answers(self) -> dict[str, np.ndarray]:
         """Output name -> what it gives, for the rows that count."""
         names = [spec.name for spec in specs_of(self._function)]
-        found = [self._function(*(batch[name] for name in names)) for batch in self.rows]
+        with whole_float32():  # as the file computes
+            found = [self._function(*(batch[name] for name in names)) for batch in self.rows]
         return {
             name: np.concatenate([outputs[name].numpy() for outputs in found])[: self.samples]
             for name in found[0]

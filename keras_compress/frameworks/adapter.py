@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context as tf_context
 
+from keras_compress.frameworks.devices import whole_float32
 from keras_compress.frameworks.protocols import (
     KerasCallback,
     KerasCallbackList,
@@ -582,7 +583,9 @@ class Adapter(abc.ABC):
 
     @contextlib.contextmanager
     def in_float32(self, model: KerasModel) -> Iterator[None]:
-        """While inside, layers of a mixed policy compute in float32, as a file does."""
+        """While inside, layers compute in float32, as a file does: those of a mixed policy too, and
+        on a GPU, which by itself rounds what it multiplies.
+        """
         undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
         try:
             for layer in (model, *(layer for _, layer in self.layers(model))):
@@ -590,7 +593,8 @@ class Adapter(abc.ABC):
                 swaps = {k: v for k, v in self.float32_policy.items() if k in own}
                 undo.append((own, {name: own[name] for name in swaps}))
                 own.update(swaps)
-            yield
+            with whole_float32():
+                yield
         finally:
             for own, before in undo:
                 own.update(before)

@@ -1,6 +1,10 @@
-"""What a graph under trace will run on."""
+"""What a graph under trace will run on, and how exactly a GPU computes."""
 
 from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
 
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
@@ -22,3 +26,31 @@ def only_cpus() -> bool:
     if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
         return False
     return not under_xla()
+
+
+_lock = threading.Lock()
+_inside = 0
+_asked_for = True
+
+
+@contextlib.contextmanager
+def whole_float32() -> Iterator[None]:
+    """While inside, a GPU multiplies whole float32 numbers. By default newer ones round what they
+    multiply to TensorFloat-32, ten bits of a fraction: an error of 1e-3, in which a comparison of
+    two ways to compute the same would see nothing, or a difference that is none.
+
+    It holds for the whole process, as TensorFlow's own setting does; several threads may be inside.
+    """
+    global _inside, _asked_for
+    with _lock:
+        if not _inside:
+            _asked_for = tf.config.experimental.tensor_float_32_execution_enabled()
+            tf.config.experimental.enable_tensor_float_32_execution(False)
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                tf.config.experimental.enable_tensor_float_32_execution(_asked_for)

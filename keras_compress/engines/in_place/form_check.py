@@ -7,7 +7,6 @@ of an argument that it does not know, say, is refused by name instead of trainin
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from keras_compress.engines.in_place.forms.call import ActivationCall, Call, Con
 from keras_compress.engines.in_place.graph import Node
 from keras_compress.engines.in_place.rows import ActivationRow, Row
 from keras_compress.frameworks.adapter import Adapter, is_layer
+from keras_compress.frameworks.devices import whole_float32
 
 ROWS = 3
 FREE = 8
@@ -101,7 +101,7 @@ def _difference(adapter: Adapter, node: Node, row: Row, activation: ActivationRo
             deviation = tf.sqrt(tf.convert_to_tensor(operation.moving_variance) + operation.epsilon)
             inputs = [tf.convert_to_tensor(operation.moving_mean) + deviation * inputs[0]]
         args, kwargs = node.arguments(inputs)
-        with adapter.in_float32(operation) if is_layer(operation) else contextlib.nullcontext():
+        with adapter.in_float32(operation) if is_layer(operation) else whole_float32():
             difference = 0.0
             if row.form is not None:
                 call = _call(adapter, operation, args, kwargs)
