@@ -29,6 +29,17 @@ def wide_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Whatever asks whether there is a GPU is told so: the ops that are run there, on the CPU."""
+    from keras_compress.engines import masks
+    from keras_compress.engines.in_place import masks as made_here
+    from keras_compress.engines.in_place import selection
+
+    for module in (selection, made_here, masks):
+        monkeypatch.setattr(module, "only_cpus", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def tfmot():
     import tensorflow_model_optimization

@@ -20,12 +20,11 @@ def under_xla() -> bool:
 
 
 def only_cpus() -> bool:
-    """Whether what is computed, or traced, now runs on CPUs alone, and not as XLA compiles it: then
-    ops will do that nobody else has.
+    """Whether there is nothing else to compute on: then ops will do that only a CPU has, and to ask
+    for a number, as a condition does, costs nothing.
     """
-    if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
-        return False
-    return not under_xla()
+    devices = tf.config.list_logical_devices
+    return not (devices("GPU") or devices("TPU"))
 
 
 _lock = threading.Lock()

@@ -32,7 +32,6 @@ from helpers.tfmot_fits import (
 
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
-from keras_compress.engines.in_place import selection
 from keras_compress.engines.in_place.masks import block_mask, m_by_n_mask, magnitude_mask
 from keras_compress.engines.in_place.selection import kth_largest
 
@@ -170,12 +169,24 @@ def test_threshold_and_mask_equal_tfmots(make, how):
             assert bits(found) == bits(their_threshold), case
 
 
+@pytest.mark.parametrize("make", KERNELS, ids=lambda make: make.__name__.lstrip("_"))
+def test_on_a_gpu_they_equal_tfmots_too(make, as_on_a_gpu):
+    function = tf.function(threshold_and_mask, autograph=False)
+    for shape in SHAPES:
+        weights = tf.constant(kernel(make, shape))
+        for sparsity in SPARSITIES:
+            found, mask = function(weights, tf.constant(sparsity, tf.float32))
+            their_threshold, theirs = their_mask(make, shape, sparsity)
+            np.testing.assert_array_equal(mask, theirs, err_msg=f"{shape} at {sparsity}")
+            assert bits(found) == bits(their_threshold), f"{shape} at {sparsity}"
+
+
 @pytest.mark.parametrize("how", ["graph", "with-a-gpu", "xla"])
-def test_the_kth_largest_and_how_many_are_no_smaller_for_every_k(how, monkeypatch):
+def test_the_kth_largest_and_how_many_are_no_smaller_for_every_k(how, request):
     # Against a sort by NumPy.
     function = tf.function(kth_largest, autograph=False, jit_compile=how == "xla")
     if how == "with-a-gpu":
-        monkeypatch.setattr(selection, "only_cpus", lambda: False)
+        request.getfixturevalue("as_on_a_gpu")
     for make in (_half_zeros, _tied):
         for size in (5, 4097, 20_000, 140_000):
             numbers = np.abs(kernel(make, (size,)))
@@ -187,9 +198,11 @@ def test_the_kth_largest_and_how_many_are_no_smaller_for_every_k(how, monkeypatc
                 assert found.finite
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_what_is_not_finite_is_noticed(jit_compile):
-    function = tf.function(kth_largest, autograph=False, jit_compile=jit_compile)
+@pytest.mark.parametrize("how", ["graph", "with-a-gpu", "xla"])
+def test_what_is_not_finite_is_noticed(how, request):
+    function = tf.function(kth_largest, autograph=False, jit_compile=how == "xla")
+    if how == "with-a-gpu":
+        request.getfixturevalue("as_on_a_gpu")
     for size in (5, 20_000, 140_000):
         numbers = np.abs(kernel(_wide, (size,)))
         for broken in (np.inf, np.nan, -np.nan):
@@ -287,6 +300,16 @@ def test_every_step_equals_tfmots(keras, pruning, optimizer, steps_per_execution
     mine = ours(keras, pruning, optimizer=optimizer, steps_per_execution=steps_per_execution)
     assert_same(theirs.executions[steps_per_execution - 1 :: steps_per_execution], mine.executions)
     assert_same(theirs.epochs, mine.epochs)
+    assert_equal(theirs.stripped, mine.stripped)
+
+
+@pytest.mark.parametrize(
+    ("pruning", "optimizer"), [("every-7", "adam"), ("two-of-four", "adam"), ("block-1x4", "sgd")]
+)
+def test_every_step_equals_tfmots_with_the_ops_of_a_gpu(keras, pruning, optimizer, as_on_a_gpu):
+    theirs = reference(pruning, optimizer)
+    mine = ours(keras, pruning, optimizer=optimizer)
+    assert_same(theirs.executions, mine.executions)
     assert_equal(theirs.stripped, mine.stripped)
 
 

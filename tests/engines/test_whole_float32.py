@@ -131,7 +131,9 @@ def test_what_a_file_is_compared_with_is_computed_so():
         tf.py_function(lambda: heard.append(rounds_products()), [], [])
         return {"y": 2 * x}
 
-    expected = Expected(kc.Export("unused.tflite"), network.get_concrete_function, [(0.0, 1.0)], None)
+    expected = Expected(
+        kc.Export("unused.tflite"), network.get_concrete_function, [(0.0, 1.0)], None
+    )
     assert expected.answers["y"].shape == (expected.samples, 4)
     assert heard
     assert not any(heard)

@@ -45,8 +45,12 @@ def noting_masks(keras, at, into):
     return callback
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_broken_kernel_keeps_its_mask_and_is_named_once(keras, digits, caplog, value):
+@pytest.mark.parametrize(("value", "on"), [(np.nan, "cpu"), (np.inf, "cpu"), (np.nan, "gpu")])
+def test_a_broken_kernel_keeps_its_mask_and_is_named_once(
+    keras, digits, caplog, value, on, request
+):
+    if on == "gpu":
+        request.getfixturevalue("as_on_a_gpu")
     model, masks = small_net(keras, jit_compile=False), {}
     compress = kc.Compress(pruning=kc.Pruning(SCHEDULE))
     fit(model, digits, compress, noting_masks(keras, 4, masks), breaking(keras, "dense1", 4, value))

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from keras_compress.engines.in_place.selection import Selected, kth_largest
 from keras_compress.engines.masks import Pruner, Target, apply_masks, count_kept, sparsity_at
+from keras_compress.frameworks.devices import only_cpus
 from keras_compress.frameworks.finite import all_finite
 from keras_compress.specs.pruning import Pruning
 
@@ -121,23 +122,32 @@ class MagnitudePruner(Pruner):
         if spec.sparsity_m_by_n is None and spec.block_size == (1, 1):
             magnitudes, selected = _selected(weights, sparsity)
 
-            def new() -> tf.Tensor:
-                target.mask.assign(magnitudes >= selected.value)
-                return selected.at_least
+            def made() -> tuple[tf.Tensor, tf.Tensor]:
+                return magnitudes >= selected.value, selected.at_least
 
             finite = selected.finite
         else:
 
-            def new() -> tf.Tensor:
+            def made() -> tuple[tf.Tensor, tf.Tensor]:
                 if spec.sparsity_m_by_n is not None:
                     mask = m_by_n_mask(weights, *spec.sparsity_m_by_n)
                 else:
                     mask = block_mask(weights, sparsity, spec.block_size, spec.block_pooling_type)
-                return count_kept(target.mask.assign(mask))
+                return mask, count_kept(mask)
 
             finite = all_finite(weights)
+
+        def new() -> tf.Tensor:
+            mask, kept = made()
+            target.mask.assign(mask)
+            return kept
+
         # Of NaN nobody can tell which are the smallest.
-        return tf.cond(finite, new, lambda: count_kept(target.mask))
+        if only_cpus():
+            return tf.cond(finite, new, lambda: count_kept(target.mask))
+        # Without a condition, for which the step would wait until the GPU has told.
+        mask = tf.where(finite, made()[0], tf.convert_to_tensor(target.mask))
+        return count_kept(target.mask.assign(mask))
 
 
 def _in_turn(targets: list[Target]) -> Iterator[list[Target]]:

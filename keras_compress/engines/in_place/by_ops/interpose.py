@@ -9,6 +9,7 @@ tape learns of an op only after its maker has returned.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any, cast
 
 import tensorflow as tf
 
+from keras_compress.engines.in_place import rounding
 from keras_compress.engines.in_place.by_ops.insides import Insides, only_number, tensors_of
 from keras_compress.engines.in_place.by_ops.op_plan import OUTPUT, Kernel, OpPlan
 from keras_compress.engines.in_place.by_ops.ops import OPS
@@ -31,6 +33,9 @@ from keras_compress.frameworks.graph_capture import DryTrace, OpHook, StandIn
 from keras_compress.frameworks.protocols import KerasLayer, Method
 
 logger = logging.getLogger("keras_compress")
+
+BITS_OF_CONSTANTS = 8
+"""Whatever the weights and activations have: a file has no others."""
 
 RunLeaf = Callable[[OperationPlan, Method, tuple[Any, ...], dict[str, Any]], Any]
 """How the call of a layer of the table is done."""
@@ -216,7 +221,10 @@ class Units:
 
         low, high = tf.unstack(self._mode.number(limits))
         numbers = tf.cast(tensor, tf.float32)
-        rounded = tf.quantization.fake_quant_with_min_max_vars(numbers, low, high)
+        nudged_ends = None
+        if not self._mode.exporting:  # a file has no gradients
+            nudged_ends = functools.partial(rounding.nudged, low, high, BITS_OF_CONSTANTS)
+        rounded = rounding.rounded(numbers, low, high, BITS_OF_CONSTANTS, nudged_ends)
         return tf.cast(rounded, tensor.dtype)
 
     def kept_apart(
