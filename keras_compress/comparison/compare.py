@@ -47,6 +47,7 @@ class _Network:
         file: by which it is measured; None of a fake-quantized network.
         given_bytes: of the file that was given, if it was one.
         heads_only: its graph makes detections of its outputs.
+        exactly: while inside, it computes as a file does, on a GPU too.
     """
 
     name: str
@@ -56,6 +57,12 @@ class _Network:
     file: bytes | None
     given_bytes: int | None
     heads_only: bool = False
+    exactly: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+    def compared_answer(self, columns: Columns) -> Columns:
+        """Its answer, to be compared and not timed."""
+        with self.exactly():
+            return self.answer(columns)
 
 
 def compare(
@@ -117,7 +124,7 @@ def compare(
         columns = _columns(data, found[0].inputs)
         given = [_renamed(network.inputs, columns) for network in found]
         answers = [
-            _renamed(found[0].outputs, network.answer(own))
+            _renamed(found[0].outputs, network.compared_answer(own))
             for network, own in zip(found, given, strict=True)
         ]
         for name in found[0].outputs:
@@ -263,6 +270,7 @@ def _of_source(
     """The float network of a model, and the fake-quantized one if its quantization is on."""
     from keras_compress.export.model_files import source_of_file
     from keras_compress.export.model_source import ModelSource
+    from keras_compress.frameworks.devices import whole_float32
     from keras_compress.tflite import Conversion, convert
 
     is_path = isinstance(network, str | os.PathLike)
@@ -274,7 +282,7 @@ def _of_source(
         inputs = tuple(spec.name for spec in function.structured_input_signature[0])
         answer = functools.partial(_function_answer, function)
         outputs, heads_only = tuple(function.structured_outputs), source.detections is not None
-        return _Network(label, inputs, outputs, answer, file, size, heads_only)
+        return _Network(label, inputs, outputs, answer, file, size, heads_only, whole_float32)
 
     own = source.rows  # of a graph that takes so many and no others
     function = source.function(own or batch_size, quantized=False)

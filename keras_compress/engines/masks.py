@@ -42,20 +42,22 @@ def updates_at(schedule: PolynomialDecay | ConstantSparsity, step: tf.Tensor) ->
 
 def count_kept(mask: tf.Variable) -> tf.Tensor:
     """How many weights a mask keeps, int32. `tf.math.count_nonzero` takes 8 bytes for each; 4 are
-    still so many that they are taken in a graph alone.
+    still so many that on a CPU they are taken in a graph alone.
     """
     if tf.executing_eagerly():
         return tf.constant(np.count_nonzero(tf.convert_to_tensor(mask)), tf.int32)
     if under_xla() or only_cpus():
         return tf.reduce_sum(tf.cast(mask, tf.int32))
     # On a GPU TensorFlow takes int32 for shapes, and would have the mask brought back to the CPU.
-    return tf.cast(tf.reduce_sum(tf.cast(mask, tf.int64)), tf.int32)
+    return tf.math.count_nonzero(mask, dtype=tf.int32)
 
 
 def zero_where_dropped(kernel: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
     """`kernel`, zero where it is not kept; what is no finite number becomes NaN there, or nobody
     would notice it.
     """
+    if under_xla():  # which makes a selection of the product below, and so zeros of NaN
+        return tf.where(tf.cast(kept, tf.bool), kernel, kernel - kernel)
     masked = kernel * tf.cast(kept, kernel.dtype)  # faster than `where`
     if tf.executing_eagerly():  # at the end of a fit: zipped, negative zeros cost as numbers do
         masked += tf.zeros((), kernel.dtype)

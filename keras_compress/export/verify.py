@@ -98,10 +98,10 @@ class Expected:
         names = [spec.name for spec in specs_of(self._function)]
         with whole_float32():  # as the file computes
             found = [self._function(*(batch[name] for name in names)) for batch in self.rows]
-        return {
-            name: np.concatenate([outputs[name].numpy() for outputs in found])[: self.samples]
-            for name in found[0]
-        }
+            return {
+                name: np.concatenate([outputs[name].numpy() for outputs in found])[: self.samples]
+                for name in found[0]
+            }
 
     @functools.cached_property
     def predicted(self) -> dict[str, np.ndarray] | None:

@@ -38,7 +38,8 @@ def whole_float32() -> Iterator[None]:
     multiply to TensorFloat-32, ten bits of a fraction: an error of 1e-3, in which a comparison of
     two ways to compute the same would see nothing, or a difference that is none.
 
-    It holds for the whole process, as TensorFlow's own setting does; several threads may be inside.
+    It holds for the whole process, as TensorFlow's own setting does, and not for what XLA has
+    compiled before; several threads may be inside.
     """
     global _inside, _asked_for
     with _lock:

@@ -23,14 +23,14 @@ def value_and_gradient(function, x, weights):
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = function(x)
-    return y.numpy(), tape.gradient(y, x, weights).numpy()
+    return y, tape.gradient(y, x, weights)
 
 
 def compared(ours, theirs, x, weights, jit):
     """Both ways to compute the same, each with its gradient, in one kind of graph."""
     for function in (ours, theirs):
         traced = tf.function(function, jit_compile=jit) if jit is not None else function
-        yield from value_and_gradient(traced, x, weights)
+        yield from (each.numpy() for each in value_and_gradient(traced, x, weights))
 
 
 def assert_bits_equal(ours, theirs, x, weights, jit=None):
@@ -73,6 +73,30 @@ def test_it_is_tensorflows_fake_quant_and_its_gradient(bits, jit):
             weights,
             jit,
         )
+
+
+@pytest.mark.parametrize("jit", [None, False, True], ids=["eager", "graph", "xla"])
+def test_of_a_symmetric_range_the_zero_is_where_tensorflow_has_it(jit):
+    # It lies between two integers, so that the last bit of the scale decides.
+    def both(x, weights):
+        low, high = tf.reduce_min(x), tf.reduce_max(x)
+        return [
+            value_and_gradient(function, x, weights)
+            for function in (
+                lambda x: rounded(x, low, high, 8),
+                lambda x: FAKE_QUANT(x, low, high),
+            )
+        ]
+
+    traced = both if jit is None else tf.function(both, jit_compile=jit)
+    for seed in range(60):
+        draw = np.random.default_rng(seed)
+        half = draw.uniform(-1, 1, 7).astype("float32")
+        (y, dx), (expected_y, expected_dx) = traced(
+            tf.constant([*half, *-half]), tf.constant(draw.normal(size=14), tf.float32)
+        )
+        np.testing.assert_array_equal(y, expected_y, err_msg=str(seed))
+        np.testing.assert_array_equal(dx, expected_dx, err_msg=str(seed))
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16])

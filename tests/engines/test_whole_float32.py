@@ -8,9 +8,11 @@ import tensorflow as tf
 from helpers.dropped_channels import pruned
 
 import keras_compress as kc
+from keras_compress.comparison import compare
 from keras_compress.engines import same_answers
 from keras_compress.engines.in_place import form_check
 from keras_compress.export.verify import Expected
+from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.devices import whole_float32
 
 pytestmark = pytest.mark.by_turns
@@ -21,9 +23,10 @@ rounds_products = tf.config.experimental.tensor_float_32_execution_enabled
 @pytest.fixture(params=[True, False], ids=["tf32", "no tf32"])
 def asked_for(request):
     """What the user's own setting is."""
+    before = rounds_products()
     tf.config.experimental.enable_tensor_float_32_execution(request.param)
     yield request.param
-    tf.config.experimental.enable_tensor_float_32_execution(True)
+    tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def test_it_holds_while_any_thread_is_inside_and_the_setting_is_as_it_was_then(asked_for):
@@ -32,18 +35,20 @@ def test_it_holds_while_any_thread_is_inside_and_the_setting_is_as_it_was_then(a
     def other():
         with whole_float32():
             inside.set()
-            leave.wait()
+            leave.wait(60)
 
-    with whole_float32():
-        thread = threading.Thread(target=other)
-        thread.start()
-        inside.wait()
+    thread = threading.Thread(target=other, daemon=True)
+    try:
         with whole_float32():
+            thread.start()
+            assert inside.wait(60)
+            with whole_float32():
+                assert not rounds_products()
             assert not rounds_products()
         assert not rounds_products()
-    assert not rounds_products()
-    leave.set()
-    thread.join()
+    finally:
+        leave.set()
+        thread.join()
     assert rounds_products() == asked_for
 
 
@@ -57,21 +62,28 @@ def test_it_ends_with_an_error_too(asked_for):
 @pytest.mark.parametrize("op", ["product", "convolution"])
 def test_a_gpu_computes_so(op):
     draw = np.random.default_rng(0)
-    x, kernel = (draw.normal(size=(64, 64)).astype("float32") for _ in range(2))
-    expected = x.astype("float64") @ kernel.astype("float64")
+    if op == "product":
+        compute, shapes = tf.matmul, [(64, 64), (64, 64)]
+    else:
+        compute, shapes = convolution, [(3, 8, 8, 32), (3, 3, 32, 16)]
+    numbers = [draw.normal(size=shape) for shape in shapes]
+    with tf.device("CPU"):
+        expected = compute(*map(tf.constant, numbers)).numpy()
 
     def far():
-        if op == "product":
-            found = tf.constant(x) @ tf.constant(kernel)
-        else:
-            rows, weights = tf.constant(x)[:, None, None], tf.constant(kernel)[None, None]
-            found = tf.nn.conv2d(rows, weights, 1, "VALID")[:, 0, 0]
-        return np.abs(found.numpy() - expected).max() / np.abs(expected).max()
+        found = compute(*(tf.constant(each, tf.float32) for each in numbers)).numpy()
+        return np.abs(found - expected).max() / np.abs(expected).max()
 
-    before = far()  # and what was tried out for these shapes is remembered
+    details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
+    before = far()  # what was tried out for these shapes is remembered
+    assert (before > 1e-5) == (details["compute_capability"] >= (8, 0))
     with whole_float32():
-        assert far() < 1e-6
+        assert far() < 5e-6
     assert far() == before
+
+
+def convolution(x, kernel):
+    return tf.nn.conv2d(x, kernel, 1, "SAME")
 
 
 # --- where it is asked for
@@ -138,3 +150,24 @@ def test_what_a_file_is_compared_with_is_computed_so():
     assert heard
     assert not any(heard)
     assert rounds_products()
+
+
+def test_a_network_that_is_compared_layer_by_layer_or_traced_computes_so(keras):
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
+    with adapter_of(model, "test").in_float32(model):
+        assert not rounds_products()
+    assert rounds_products()
+
+
+def test_networks_side_by_side_are_compared_so_and_timed_as_they_are(keras, monkeypatch):
+    heard = []
+    original = compare._function_answer
+
+    def listening(function, columns):
+        heard.append(rounds_products())
+        return original(function, columns)
+
+    monkeypatch.setattr(compare, "_function_answer", listening)
+    models = [keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)]) for _ in "ab"]
+    kc.compare(*models, data=np.ones((3, 4), "float32"), metric=None, runs=0, rounds=1)
+    assert heard == [False, False, True, True]

@@ -23,7 +23,7 @@ from keras_compress.engines.in_place.followed_ranges import FollowedRange
 from keras_compress.engines.in_place.rounding import Ends, NudgedEnds
 from keras_compress.engines.in_place.rows import Fixed, Granularity
 from keras_compress.engines.quantizers import Mode
-from keras_compress.frameworks.devices import under_xla
+from keras_compress.frameworks.devices import under_xla, whole_float32
 
 LARGEST_BIAS = 2.0**30
 """Of the steps of its integer sum, which is an int32."""
@@ -274,7 +274,13 @@ class KernelQuantizer:
     def freeze(self) -> None:
         """Keep the magnitude of this moment."""
         if self.frozen is None:
-            self.frozen = tf.Variable(self.magnitude(), trainable=False, name="kernel_range")
+            magnitude = self._magnitude_now()
+            self.frozen = tf.Variable(magnitude, trainable=False, name="kernel_range")
+
+    def _magnitude_now(self) -> tf.Tensor:
+        """Of a kernel that a layer computes too, as its file will have it."""
+        with whole_float32():
+            return self.magnitude()
 
     def keep(self, key: str, magnitude: np.ndarray) -> None:
         """Keep this magnitude from now on; `key` is the kernel's, for the error.
@@ -294,7 +300,7 @@ class KernelQuantizer:
         """Where a magnitude is kept, keep that of this moment instead, in the same variable."""
         if self.frozen is not None:
             frozen, self.frozen = self.frozen, None
-            frozen.assign(self.magnitude())
+            frozen.assign(self._magnitude_now())
             self.frozen = frozen
 
     def by_weight(self, magnitude: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Magnitude pruning in the graph: masks equal to tfmot's, found without sorting the kernel.
+"""Magnitude pruning in the graph: masks equal to tfmot's, on a CPU without sorting the kernel.
 
 A mask keeps the k largest magnitudes, k = max(round(size * (1 - sparsity)), 1), and every tie with
 the smallest of them, as `tfmot.sparsity.keras.prune_low_magnitude` does [1]. All arithmetic that

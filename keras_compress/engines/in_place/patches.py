@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import tensorflow as tf
 
+from keras_compress.engines.in_place import rounding
 from keras_compress.engines.in_place.by_ops.interpose import UnitKernel, Units
 from keras_compress.engines.in_place.cast_inputs import CastInputs
 from keras_compress.engines.in_place.fake_quant import ActivationQuantizer, KernelQuantizer, on_grid
@@ -406,7 +407,7 @@ class PatchedQuantizers(Quantizers):
         low, high = (
             self.mode.number(functools.partial(_end, numbers, by_converter, i)) for i in (0, 1)
         )
-        return tf.quantization.fake_quant_with_min_max_vars(
+        return rounding.rounded_over_their_own(
             self.mode.number(numbers), low, high, narrow_range=by_converter
         )
 

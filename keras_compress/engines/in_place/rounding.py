@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.frameworks.devices import under_xla
+from keras_compress.frameworks.devices import only_cpus, under_xla
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 """Above zero: what is smaller, TensorFlow's threads take for zero."""
@@ -74,6 +74,28 @@ def rounded_relu(
     return outputs
 
 
+def rounded_over_their_own(
+    numbers: tf.Tensor, low: tf.Tensor, high: tf.Tensor, narrow_range: bool = False
+) -> tf.Tensor:
+    """float32 `numbers`, of which [low, high] is the range, as 8 bits hold them; `narrow_range`:
+    the lowest integer is left out.
+    """
+
+    def rounding(x: tf.Tensor) -> tf.Tensor:
+        return tf.quantization.fake_quant_with_min_max_vars(x, low, high, narrow_range=narrow_range)
+
+    if under_xla() or only_cpus():
+        return rounding(numbers)
+
+    # TensorFlow's gradient has no op for a GPU that is deterministic, and is an error there for who
+    # asks for those. None of these numbers is outside of the range, so that all of it passes.
+    def straight(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        return rounding(x), lambda gradients: gradients
+
+    outputs: tf.Tensor = tf.custom_gradient(straight)(numbers)
+    return outputs
+
+
 def rounded_symmetrically(
     kernel: tf.Tensor, magnitude: tf.Tensor, bits: int, clips: bool
 ) -> tf.Tensor:
@@ -110,7 +132,9 @@ def nudged(low: tf.Tensor, high: tf.Tensor, bits: int) -> Ends:
     arithmetic.
     """
     largest = 2.0**bits - 1
-    scale = (high - low) / largest
+    # Not `/`, of which TensorFlow makes a multiplication in a graph: another last bit, and the zero
+    # of a symmetric range, which lies between two integers, goes to the other one.
+    scale = tf.math.divide_no_nan(high - low, largest)
     # Of nothing but zeros the scale is zero, and their gradient passes, as it does in TensorFlow's.
     zero_point = tf.floor(tf.math.divide_no_nan(-low, scale) + 0.5)
     zero_point = tf.clip_by_value(zero_point, 0.0, largest)

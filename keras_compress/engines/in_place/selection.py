@@ -1,5 +1,5 @@
-"""The k-th largest of many numbers: found without sorting them, but on a GPU, which sorts faster
-than it does anything that takes several ops.
+"""The k-th largest of many numbers: found without sorting them, but on a GPU without XLA, where a
+sort is few ops, and ops of its own.
 """
 
 from __future__ import annotations

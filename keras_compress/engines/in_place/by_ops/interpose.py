@@ -9,7 +9,6 @@ tape learns of an op only after its maker has returned.
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -33,9 +32,6 @@ from keras_compress.frameworks.graph_capture import DryTrace, OpHook, StandIn
 from keras_compress.frameworks.protocols import KerasLayer, Method
 
 logger = logging.getLogger("keras_compress")
-
-BITS_OF_CONSTANTS = 8
-"""Whatever the weights and activations have: a file has no others."""
 
 RunLeaf = Callable[[OperationPlan, Method, tuple[Any, ...], dict[str, Any]], Any]
 """How the call of a layer of the table is done."""
@@ -221,11 +217,7 @@ class Units:
 
         low, high = tf.unstack(self._mode.number(limits))
         numbers = tf.cast(tensor, tf.float32)
-        nudged_ends = None
-        if not self._mode.exporting:  # a file has no gradients
-            nudged_ends = functools.partial(rounding.nudged, low, high, BITS_OF_CONSTANTS)
-        rounded = rounding.rounded(numbers, low, high, BITS_OF_CONSTANTS, nudged_ends)
-        return tf.cast(rounded, tensor.dtype)
+        return tf.cast(rounding.rounded_over_their_own(numbers, low, high), tensor.dtype)
 
     def kept_apart(
         self, plan: OperationPlan, place: tuple[int, int], tensor: tf.Tensor
