@@ -37,9 +37,11 @@ def as_on_a_gpu(monkeypatch):
     import tensorflow as tf
 
     real = tf.config.list_logical_devices
-    monkeypatch.setattr(
-        tf.config, "list_logical_devices", lambda kind=None: real(None if kind == "GPU" else kind)
-    )
+
+    def listed(device_type=None):
+        return real(None if device_type == "GPU" else device_type)
+
+    monkeypatch.setattr(tf.config, "list_logical_devices", listed)
 
 
 @pytest.fixture(scope="session")

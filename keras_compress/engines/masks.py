@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.frameworks.devices import only_cpus, under_xla
+from keras_compress.frameworks.devices import ops_on_a_gpu, under_xla
 from keras_compress.frameworks.finite import all_finite
 from keras_compress.frameworks.protocols import KerasLayer, KerasVariable
 from keras_compress.specs.schedules import ConstantSparsity, PolynomialDecay
@@ -46,10 +46,9 @@ def count_kept(mask: tf.Variable) -> tf.Tensor:
     """
     if tf.executing_eagerly():
         return tf.constant(np.count_nonzero(tf.convert_to_tensor(mask)), tf.int32)
-    if under_xla() or only_cpus():
-        return tf.reduce_sum(tf.cast(mask, tf.int32))
-    # On a GPU TensorFlow takes int32 for shapes, and would have the mask brought back to the CPU.
-    return tf.math.count_nonzero(mask, dtype=tf.int32)
+    if ops_on_a_gpu():  # where int32 are shapes, whose sum would be made on the CPU
+        return tf.math.count_nonzero(mask, dtype=tf.int32)
+    return tf.reduce_sum(tf.cast(mask, tf.int32))
 
 
 def zero_where_dropped(kernel: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:

@@ -27,6 +27,13 @@ def only_cpus() -> bool:
     return not (devices("GPU") or devices("TPU"))
 
 
+def ops_on_a_gpu() -> bool:
+    """Whether TensorFlow's own ops are what runs on a GPU, one by one: there is one, and XLA does
+    not compile what is computed, or traced, now.
+    """
+    return not (under_xla() or only_cpus())
+
+
 _lock = threading.Lock()
 _inside = 0
 _asked_for = True

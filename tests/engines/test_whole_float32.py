@@ -11,6 +11,10 @@ import keras_compress as kc
 from keras_compress.comparison import compare
 from keras_compress.engines import same_answers
 from keras_compress.engines.in_place import form_check
+from keras_compress.engines.in_place.fake_quant import KernelQuantizer
+from keras_compress.engines.in_place.rows import Granularity
+from keras_compress.engines.quantizers import Mode
+from keras_compress.engines.state import Phase
 from keras_compress.export.verify import Expected
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.devices import whole_float32
@@ -171,3 +175,20 @@ def test_networks_side_by_side_are_compared_so_and_timed_as_they_are(keras, monk
     models = [keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)]) for _ in "ab"]
     kc.compare(*models, data=np.ones((3, 4), "float32"), metric=None, runs=0, rounds=1)
     assert heard == [False, False, True, True]
+
+
+def test_the_magnitude_of_a_kernel_that_a_layer_computes_is_kept_so(monkeypatch):
+    heard = []
+    original = KernelQuantizer.magnitude
+
+    def listening(self):
+        heard.append(rounds_products())
+        return original(self)
+
+    monkeypatch.setattr(KernelQuantizer, "magnitude", listening)
+    variable = tf.Variable([[1.0, -2.0]])
+    quantizer = KernelQuantizer(Mode(Phase.ON), 8, Granularity.TENSOR, variable)
+    quantizer.freeze()
+    quantizer.renew()
+    assert heard == [False, False]
+    assert rounds_products()

@@ -119,35 +119,31 @@ class MagnitudePruner(Pruner):
         weights = tf.convert_to_tensor(target.kernel)
         sparsity = sparsity_at(target.schedule, step)
         spec = self.spec
+        kept = None
         if spec.sparsity_m_by_n is None and spec.block_size == (1, 1):
             magnitudes, selected = _selected(weights, sparsity)
+            finite, kept = selected.finite, selected.at_least
 
-            def made() -> tuple[tf.Tensor, tf.Tensor]:
-                return magnitudes >= selected.value, selected.at_least
-
-            finite = selected.finite
+            def made() -> tf.Tensor:
+                return magnitudes >= selected.value
         else:
-
-            def made() -> tuple[tf.Tensor, tf.Tensor]:
-                if spec.sparsity_m_by_n is not None:
-                    mask = m_by_n_mask(weights, *spec.sparsity_m_by_n)
-                else:
-                    mask = block_mask(weights, sparsity, spec.block_size, spec.block_pooling_type)
-                return mask, count_kept(mask)
-
             finite = all_finite(weights)
 
-        def new() -> tf.Tensor:
-            mask, kept = made()
-            target.mask.assign(mask)
-            return kept
+            def made() -> tf.Tensor:
+                if spec.sparsity_m_by_n is not None:
+                    return m_by_n_mask(weights, *spec.sparsity_m_by_n)
+                return block_mask(weights, sparsity, spec.block_size, spec.block_pooling_type)
 
         # Of NaN nobody can tell which are the smallest.
-        if only_cpus():
-            return tf.cond(finite, new, lambda: count_kept(target.mask))
-        # Without a condition, for which the step would wait until the GPU has told.
-        mask = tf.where(finite, made()[0], tf.convert_to_tensor(target.mask))
-        return count_kept(target.mask.assign(mask))
+        if not only_cpus():  # without a condition: the step would wait until the GPU has told
+            mask = tf.where(finite, made(), tf.convert_to_tensor(target.mask))
+            return count_kept(target.mask.assign(mask))
+
+        def new() -> tf.Tensor:
+            mask = target.mask.assign(made())
+            return count_kept(mask) if kept is None else kept
+
+        return tf.cond(finite, new, lambda: count_kept(target.mask))
 
 
 def _in_turn(targets: list[Target]) -> Iterator[list[Target]]:

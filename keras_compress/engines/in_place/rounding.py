@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from keras_compress.frameworks.devices import only_cpus, under_xla
+from keras_compress.frameworks.devices import ops_on_a_gpu, under_xla
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 """Above zero: what is smaller, TensorFlow's threads take for zero."""
@@ -84,7 +84,7 @@ def rounded_over_their_own(
     def rounding(x: tf.Tensor) -> tf.Tensor:
         return tf.quantization.fake_quant_with_min_max_vars(x, low, high, narrow_range=narrow_range)
 
-    if under_xla() or only_cpus():
+    if not ops_on_a_gpu():
         return rounding(numbers)
 
     # TensorFlow's gradient has no op for a GPU that is deterministic, and is an error there for who

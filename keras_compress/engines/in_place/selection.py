@@ -1,5 +1,5 @@
-"""The k-th largest of many numbers: found without sorting them, but on a GPU without XLA, where a
-sort is few ops, and ops of its own.
+"""The k-th largest of many numbers: found without sorting them, but on a GPU without XLA, which has
+a sort, and not the ops that the other ways take.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from keras_compress.frameworks.devices import only_cpus, under_xla
+from keras_compress.frameworks.devices import ops_on_a_gpu, under_xla
 from keras_compress.frameworks.finite import all_finite
 
 _DIGITS = (11, 10, 10)
@@ -47,7 +47,7 @@ def kth_largest(magnitudes: tf.Tensor, k: tf.Tensor) -> Selected:
     at: of NaN nobody can tell where it stands, and a selection that compares it may go astray.
     """
     numbers = tf.reshape(magnitudes, [-1])
-    if not (under_xla() or only_cpus()):
+    if ops_on_a_gpu():
         return _by_order(numbers, k)
     bits = tf.bitcast(numbers, tf.int32)
     return _by_digits(bits, k) if under_xla() else _by_candidates(bits, k)
