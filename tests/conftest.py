@@ -1,5 +1,6 @@
 """What the tests share: both Keras by one fixture, real data; and what of them is run, and how."""
 
+import collections
 import gc
 import inspect
 import itertools
@@ -68,7 +69,8 @@ def digits():
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark the cases for the sweep, before what is marked is left out; then sort what stays."""
+    """Mark what is for the sweep or slow, before what is marked is left out; then sort the rest."""
+    taken = collections.Counter()
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         asked = [mark.kwargs["when"] for mark in item.iter_markers("sweep_if")]
@@ -82,6 +84,13 @@ def pytest_collection_modifyitems(items):
             left |= params["keras"] != turns.kwargs.get("suite", by_name)
         if left:
             item.add_marker("sweep")
+        if item.get_closest_marker("sweep") is not None:
+            continue  # which says that nobody waits for it
+        cases = item.get_closest_marker("slow_after")
+        test = item.nodeid.partition("[")[0]
+        taken[test] += 1
+        if cases is not None and taken[test] > cases.args[0]:
+            item.add_marker("slow")
     yield
     # Files whose tests may take long go first, or one process would end with them alone.
     items.sort(key=_seconds_allowed, reverse=True)

@@ -74,6 +74,7 @@ def test_a_file_against_itself_has_no_noise(two_layers):
     assert [each.sqnr_db for each in found] == [math.inf] * 2
 
 
+@pytest.mark.slow_after(1)
 def test_the_layer_at_fault_comes_first_and_leaving_it_out_helps(keras, digits, tmp_path):
     x, y = digits[0][:128], digits[1][:128]
     keras.utils.set_random_seed(0)
@@ -139,6 +140,7 @@ def trained(keras, digits, tmp_path_factory):
     return model, path
 
 
+@pytest.mark.slow_after(1)
 def test_a_quantized_model_counts_as_two_networks(trained, digits):
     model, path = trained
     x, y = digits[2], digits[3]

@@ -31,7 +31,7 @@ from contract.runs import (
 import keras_compress as kc
 from keras_compress.engines.state import Phase, State
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 # Whether the other callbacks stand before `Compress` in the list.
 in_turn = pytest.mark.parametrize("before", [True, False], ids=["before", "after"])

@@ -32,7 +32,7 @@ from contract.runs import (
 import keras_compress as kc
 from keras_compress.engines.state import Phase
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 
 def test_the_reference_prunes_watches_and_switches(reference, plain):
@@ -55,6 +55,7 @@ def test_validation_changes_nothing_but_the_log(keras, data, test_data, referenc
     assert_same_run(got, reference, also={"val_loss", "val_accuracy"})
 
 
+@pytest.mark.slow
 def test_validation_sees_masked_weights_and_the_quantized_network(keras, data, test_data):
     weights = []
     note = keras.callbacks.LambdaCallback(

@@ -109,6 +109,7 @@ def _left_to_the_sweep(keras, hook, error):
     return error is not own or (number % 2 == 0) != (keras == "keras3")
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.sweep_if(when=_left_to_the_sweep)
 @pytest.mark.parametrize(("hook", "at", "error", "before"), [*_rows_of_hooks()])
 def test_after_an_interruption_the_model_is_usable_and_the_next_fit_goes_on(

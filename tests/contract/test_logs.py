@@ -27,6 +27,7 @@ def test_batch_hooks_see_the_numbers_of_their_step(keras, data, reference):
     assert [quantized for _, quantized in steps] == [0.0] * DELAY + [1.0] * 12
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("verbose", [1, 2])
 def test_the_progress_bar_shows_the_last_step_of_the_epoch(keras, data, reference, capsys, verbose):
     fit(net(keras), data, [compress()], verbose=verbose)

@@ -37,6 +37,7 @@ def test_two_equal_ones_in_one_list_are_as_one(keras, data, reference):
     assert_same_weights(second.stripped_model.get_weights(), reference.weights)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("joins_first", [True, False])
 def test_one_with_only_an_export_joins(keras, data, reference, tmp_path, joins_first):
     export = kc.Export(tmp_path / "net.tflite", mode="float32")
@@ -157,6 +158,7 @@ def test_a_copy_keeps_every_argument(tmp_path):
     assert {name: getattr(written, name) for name in given} == {**given, "on_export": None}
 
 
+@pytest.mark.slow
 def test_one_that_has_been_through_a_fit_can_be_sent_to_another_process(keras, data, tmp_path):
     callback = kc.Compress(
         pruning=PRUNING,
@@ -182,6 +184,7 @@ def test_two_with_a_spec_each_are_told_to_be_one(keras, data):
         train(keras, data, one, [two])
 
 
+@pytest.mark.slow
 def test_the_original_goes_on_with_another_model(keras, data, reference):
     # One callback, two models one after the other: nothing of the first is left in it.
     callback = compress()

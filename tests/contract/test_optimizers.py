@@ -12,7 +12,7 @@ from contract.runs import BATCH, kernels
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 STEPS, DELAY = 8, 5
 NAMES = (

@@ -22,7 +22,7 @@ from contract.runs import (
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 
 def masked(model):

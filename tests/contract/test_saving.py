@@ -69,6 +69,7 @@ def answers(model, test_data):
     return now, plain
 
 
+@pytest.mark.slow_after(1)
 def test_pickle_deepcopy_and_clone_give_the_plain_model(keras, model, test_data):
     x, _ = test_data
     now, plain = answers(model, test_data)
@@ -158,6 +159,7 @@ def test_export_answers_as_predict_does(keras, model, test_data, tmp_path):
     np.testing.assert_array_equal(model.predict(x, verbose=0), now)
 
 
+@pytest.mark.slow_after(1)
 def test_weights_alone_go_into_a_plain_model_and_back(keras, model, test_data, tmp_path):
     x, _ = test_data
     now, plain = answers(model, test_data)

@@ -11,6 +11,7 @@ from keras_compress.engines.same_answers import drawn_weights
 IN_SUITE = 3
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.by_turns
 @pytest.mark.sweep_if(when=lambda seed: seed >= IN_SUITE)
 @pytest.mark.parametrize("seed", range(50))

@@ -76,6 +76,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("name", RUNS)
 def test_the_same_channels_go_however_the_steps_run(keras, as_usual, name):
     model, compress = fit(keras, **RUNS[name])
@@ -92,6 +93,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_no_optimizer_brings_a_dropped_channel_back(keras, name):
     assert_small(*fit(keras, optimizer=OPTIMIZERS[name](keras.optimizers)))

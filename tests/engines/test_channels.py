@@ -384,6 +384,7 @@ def test_the_smallest_of_the_weights_that_are_left_go(keras):
     np.testing.assert_array_equal(kept["hidden (weights)"], expected | ~there)
 
 
+@pytest.mark.slow
 def test_a_state_goes_on_where_it_was_saved(keras, data, tmp_path):
     schedule = kc.PolynomialDecay(final_sparsity=0.5, begin_step=2, end_step=9, frequency=3)
     nets = [

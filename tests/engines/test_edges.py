@@ -13,6 +13,8 @@ from keras_compress.engines import engine
 from keras_compress.engines.engine import engine_of
 from keras_compress.engines.in_place.masks import MagnitudePruner
 
+pytestmark = pytest.mark.slow_after(1)
+
 EPOCH = 2  # updates; a phase each
 
 
@@ -93,6 +95,7 @@ def test_what_makes_the_masks_is_traced_once_for_all_phases(keras, monkeypatch):
     assert len(traced) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.by_turns
 def test_under_xla_an_edge_compiles_no_more_than_it_traces(keras, tmp_path):
     with counting_compilations(tmp_path / "plain") as plain:

@@ -176,6 +176,7 @@ def test_a_faint_channel_keeps_a_share_of_its_kernels_magnitude_and_a_dead_one_h
     np.testing.assert_allclose(quantizer.scale(), MAGNITUDES / 127, rtol=1e-6)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("kind", ["Conv2D", "DepthwiseConv2D"])
 def test_the_bias_of_a_faint_channel_fits_into_the_file(keras, kind, tmp_path):
     """Of steps as small as its weights it would take more than an int32 holds."""

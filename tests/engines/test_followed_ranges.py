@@ -253,6 +253,7 @@ def test_gradients_pass_inside_the_range_that_each_tensor_was_rounded_over(jit, 
 # --- in a network
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("training", [False, True])
 def test_a_penalty_on_the_gradients_of_a_rounded_network_has_its_own(keras, digits, training):
     """In a step of somebody else's too, as that of a generator behind a compressed critic."""
@@ -287,6 +288,7 @@ def ops_with(variable, function):
     )
 
 
+@pytest.mark.slow_after(1)
 def test_a_networks_step_reads_and_writes_its_ranges_once(keras, digits):
     x, y, _, _ = digits
     layers = keras.layers

@@ -12,7 +12,7 @@ from keras_compress.engines.in_place.placement import OTHER_INTEGERS
 from keras_compress.engines.state import Phase
 from keras_compress.frameworks.choose import adapter_of
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 ROWS, BATCH = 32, 8
 STEPS = ROWS // BATCH

@@ -8,7 +8,7 @@ import pytest
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 HALF = kc.ConstantSparsity(target_sparsity=0.5, begin_step=1)
 QUARTER = kc.ConstantSparsity(target_sparsity=0.25, begin_step=1)

@@ -58,6 +58,7 @@ def fit(model, *callbacks, epochs=1):
     return x
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("kind", [dense, convolution, einsum])
 def test_pruning_leaves_lora_alone_and_says_so(keras, kind):
     # Zeros of W would be no zeros of W + A B.
@@ -77,6 +78,7 @@ def test_pruning_refuses_lora_by_name(keras):
         fit(model, kc.Compress(pruning=kc.Pruning(HALF, layers=["adapted"]), verbose=0))
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("kind", [dense, convolution, einsum])
 def test_lora_is_quantized_by_its_ops(keras, kind, tmp_path):
     """The file has W + A B rounded as one kernel, and what is trained is A and B."""

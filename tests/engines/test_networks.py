@@ -50,6 +50,7 @@ def block(keras, x, filters):
     return layers.ReLU()(x)
 
 
+@pytest.mark.slow
 def test_residual_net_with_an_operator(keras, tmp_path):
     layers = keras.layers
     inputs = keras.Input((8, 8, 3), name="image")
@@ -69,6 +70,7 @@ def test_residual_net_with_an_operator(keras, tmp_path):
     }
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("form", ["list", "dict"])
 def test_several_inputs_and_outputs(keras, form, tmp_path):
     layers = keras.layers
@@ -125,6 +127,7 @@ def test_a_functional_subclass_with_its_own_train_step(keras, tmp_path):
     assert type(kc.strip(model)) is Trainer
 
 
+@pytest.mark.slow
 def test_a_sequential_without_shapes_is_attached_with_the_first_batch_which_counts(keras, tmp_path):
     def build(**arguments):
         keras.utils.set_random_seed(0)
@@ -184,6 +187,7 @@ def test_nested_models_and_a_shared_layer(keras, tmp_path):
     assert engine.quantizers.ranges()["input/1"][1] > 1.5 * engine.quantizers.ranges()["input/0"][1]
 
 
+@pytest.mark.slow
 def test_depthwise_and_separable(keras, tmp_path):
     layers = keras.layers
     inputs = keras.Input((8, 8, 3), name="image")

@@ -195,6 +195,7 @@ def test_every_row_has_a_case_or_is_another_names_twin():
     assert set(COMPOSITES) == {"Gelu"}  # in test_units.py
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.by_turns
 @pytest.mark.parametrize("group", range(len(GROUPS)))
 def test_an_op_ships_as_integers_and_stays_the_function_it_was(keras, group):

@@ -49,6 +49,7 @@ def data():
     return draw.normal(size=(32, 8, 8, 2)).astype("float32"), draw.integers(0, 3, 32)
 
 
+@pytest.mark.slow
 def test_every_op_of_a_step_has_one(keras, data, as_on_a_gpu):
     model = net(keras)
     schedule = kc.ConstantSparsity(target_sparsity=0.5, begin_step=0, frequency=2)

@@ -10,7 +10,7 @@ import pytest
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 BATCH = 8
 STEPS = 6  # of an epoch

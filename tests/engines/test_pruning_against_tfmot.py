@@ -35,7 +35,7 @@ from keras_compress.engines.engine import engine_of
 from keras_compress.engines.in_place.masks import block_mask, m_by_n_mask, magnitude_mask
 from keras_compress.engines.in_place.selection import kth_largest
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 # --- the mask functions against `pruning_impl.Pruning`, on many kernels
 
@@ -288,6 +288,7 @@ def _left_to_the_sweep(pruning, optimizer, steps_per_execution):
     return optimizer == "sgd" and pruning not in ("every-step", "two-of-four")
 
 
+@pytest.mark.slow_after(3)
 @pytest.mark.sweep_if(when=_left_to_the_sweep)
 @pytest.mark.parametrize(
     ("pruning", "optimizer", "steps_per_execution"), [*ONE_BY_ONE, *TEN_AT_ONCE]

@@ -75,6 +75,7 @@ def test_while_off_the_train_graph_has_the_plain_ones_ops_a_counter_and_two_logs
     assert added["Placeholder"] == 1
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("calibration_steps", [0, 12], ids=["off", "watching"])
 def test_before_the_delay_weights_and_slots_are_those_of_a_plain_fit(
@@ -166,6 +167,7 @@ def test_metrics_and_optimizer_slots_go_on_over_a_switch_in_mid_epoch(keras, dig
         assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.5
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("scale", [1.0, 255.0])
 def test_evaluation_right_after_the_switch_is_what_it_was_right_before(keras, digits, scale):
     x, y, x_test, y_test = digits

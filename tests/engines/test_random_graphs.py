@@ -19,6 +19,7 @@ def untaught(monkeypatch):
     monkeypatch.setattr(plan, "_units", lambda adapter, model, graph, unknown: ({}, dict(unknown)))
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.by_turns
 @pytest.mark.sweep_if(when=lambda seed: seed >= 4)
 @pytest.mark.parametrize("seed", range(50))

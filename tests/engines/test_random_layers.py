@@ -107,6 +107,7 @@ def assert_equal(found, expected):
         np.testing.assert_array_equal(own, theirs)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.by_turns("tf_keras")
 @pytest.mark.parametrize(
     ("kind", "seed"),
@@ -151,6 +152,7 @@ def test_batches_of_another_shape_begin_streams_of_their_own_as_in_a_plain_fit()
     assert_equal(trained(True), trained(False))
 
 
+@pytest.mark.slow
 def test_the_generators_are_left_as_they_were():
     model = net(tf_keras, "Dropout", 5)
     generator = vars(model.layers[1])["_random_generator"]

@@ -227,6 +227,7 @@ def relus_of(model, digits):
     return sum(op.type in ("Relu", "Relu6") for op in graph.get_operations())
 
 
+@pytest.mark.slow
 @pytest.mark.by_turns
 @pytest.mark.parametrize("dtype", [None, "mixed_bfloat16"])
 @pytest.mark.sweep_if(when=lambda dtype: dtype is not None)

@@ -96,6 +96,7 @@ def trained(keras, kind, **arguments):
     return model, compress
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("kind", NETS)
 def test_the_file_is_all_integer(keras, kind, tmp_path):
     export = kc.Export(tmp_path / "net.tflite", allow_float_ops=True)
@@ -107,6 +108,7 @@ def test_the_file_is_all_integer(keras, kind, tmp_path):
     assert max(report.largest_steps.values()) <= 8
 
 
+@pytest.mark.slow
 def test_what_shares_a_range_does_not_move_it(keras):
     """Two activations of one tensor see the same numbers, whoever reads them."""
     model, _ = trained(keras, "twice active")
@@ -116,6 +118,7 @@ def test_what_shares_a_range_does_not_move_it(keras):
     np.testing.assert_array_equal(ranges[own["one"]], ranges[own["other"]])
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("given", ["the input", "a join"])
 def test_a_mean_of_a_mean_in_a_unit_has_a_range_that_was_seen(keras, given):
     """The first has a range of its own, where nobody has rounded what it is a mean of."""

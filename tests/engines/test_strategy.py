@@ -35,6 +35,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_agree_and_the_logs_show_one_number(keras, tmp_path):
     sparsity, quantized, ranges, masks, step, error, steps = printed(keras, SCRIPT, tmp_path)
     assert sparsity == pytest.approx([0.5, 0.5], abs=0.01)
@@ -79,6 +80,7 @@ RESUMED = """
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_ranges_of_all_replicas(keras, tmp_path):
     whole, resumed, given = printed(keras, RESUMED, tmp_path)
     assert resumed == whole

@@ -379,6 +379,7 @@ def test_the_argument_stays_as_it_was(compressed, kind):
             assert getattr(after, field.name) == getattr(state, field.name)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.sweep_if(when=lambda optimizer, jit: optimizer == "sgd")
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -413,6 +414,7 @@ def test_both_have_one_memory_until_either_is_trained(keras, optimizer, jit):
         assert not set(places(plain)) & set(places(model))
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_trains_on_as_any_model(compressed, kind):
     model, _ = compressed[kind]
@@ -752,6 +754,7 @@ except ImportError:
 """
 
 
+@pytest.mark.slow
 def test_saved_it_loads_where_we_are_not_installed(keras, compressed, tmp_path):
     expected, lines = {}, []
     for kind in sorted(STANDARD):
@@ -776,6 +779,7 @@ def test_saved_it_loads_where_we_are_not_installed(keras, compressed, tmp_path):
             assert_same_answers(value, dict(found))
 
 
+@pytest.mark.slow
 def test_a_subclass_that_takes_none_of_keras_own_arguments(keras):
     """What most people write: no `**kwargs`, no `get_config`."""
 

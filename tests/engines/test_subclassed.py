@@ -27,7 +27,7 @@ from keras_compress.engines.state import Phase
 from keras_compress.frameworks.adapter import wrap_method
 from keras_compress.frameworks.choose import adapter_of
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 HALF = kc.ConstantSparsity(target_sparsity=0.5, begin_step=1, frequency=2)
 
@@ -145,6 +145,7 @@ def test_while_off_and_while_watching_training_is_the_plain_one_to_the_last_bit(
     assert_same_weights(plain, model)
 
 
+@pytest.mark.slow
 def test_whether_it_was_built_before_makes_no_difference(keras):
     models = []
     for is_built in (False, True):
@@ -173,6 +174,7 @@ def test_it_is_planned_before_the_first_step_of_its_first_fit(keras):
     assert planned == [(True, 0)]
 
 
+@pytest.mark.slow
 def test_outputs_are_rounded_each_over_a_range_of_its_own(keras, tmp_path):
     path = tmp_path / "net.tflite"
     _, report = shipped(keras, "Ends", path)
@@ -184,6 +186,7 @@ def test_outputs_are_rounded_each_over_a_range_of_its_own(keras, tmp_path):
     assert set(report.export.outputs) == set(report.export.largest_steps) == {"kind", "size"}
 
 
+@pytest.mark.slow
 def test_ends_without_names_are_numbered(keras, tmp_path):
     path = tmp_path / "net.tflite"
     _, report = shipped(keras, "Pair", path)
@@ -205,6 +208,7 @@ def test_metrics_of_every_network_are_measured(keras, tmp_path):
     assert metrics["tflite"]["loss"] == pytest.approx(metrics["fake-quantized"]["loss"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_keys_are_the_same_for_every_name_and_however_the_model_was_met(keras, tmp_path):
     def keys(model):
         quantizers = engine_of(model).quantizers
@@ -240,6 +244,7 @@ def test_a_patched_call_still_tells_what_it_takes(keras):
 # --- what goes on after
 
 
+@pytest.mark.slow
 @pytest.mark.sweep_if(when=lambda kind: kind == "Ends")
 @pytest.mark.filterwarnings("ignore:You are saving your model")
 @pytest.mark.parametrize("kind", ["Image", "Ends"])
@@ -262,6 +267,7 @@ def test_state_and_weights_bring_it_back(keras, kind, tmp_path):
     assert kc.inspect_tflite(tmp_path / "net.tflite").all_integer
 
 
+@pytest.mark.slow
 def test_a_training_that_was_interrupted_ends_as_the_whole_one(keras, tmp_path):
     class StopError(Exception):
         pass
@@ -316,6 +322,7 @@ def test_strip_gives_a_plain_model_of_the_same_class(keras, kind):
     fit(plain, data, epochs=1)  # compiled like the other
 
 
+@pytest.mark.slow
 def test_wrapped_before_compile_it_goes_on_in_bare_fits(keras):
     keras.utils.set_random_seed(0)
     model = classes_of(keras)["Image"]()
@@ -363,6 +370,7 @@ def test_a_train_step_of_its_own_may_make_other_inputs(keras):
     assert engine_of(model).phase is Phase.ON
 
 
+@pytest.mark.slow
 def test_eager_training_rounds_as_a_graph_does(keras):
     def ranges(**arguments):
         model = net(keras, "Pair", **arguments)

@@ -14,7 +14,7 @@ from keras_compress.engines.in_place import plan
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.state import Phase
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 ROWS, BATCH = 64, 16
 STEPS = ROWS // BATCH  # per epoch
@@ -204,6 +204,7 @@ LONG = (
 )
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.sweep_if(when=_left_to_the_sweep)
 @pytest.mark.parametrize("case", SEAMS)
 def test_a_unit_between_layers_of_the_table_ships_as_integers(keras, case, tmp_path):
@@ -260,6 +261,7 @@ def test_once_on_the_inside_is_rounded_and_its_kernel_trains(keras):
     assert np.abs(rounded - model.predict(x, verbose=0)).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_kernels_inside_are_reported_by_the_path_of_their_layer(keras, tmp_path):
     _, report, _ = shipped(keras, IMAGE, layers_below, tmp_path / "net.tflite")
     rows = {row.path: row for row in report.layers}
@@ -271,6 +273,7 @@ def test_kernels_inside_are_reported_by_the_path_of_their_layer(keras, tmp_path)
     assert 0 < low < high
 
 
+@pytest.mark.slow
 def test_batch_norm_inside_keeps_its_statistics_moving_until_the_freeze(keras):
     model = net(keras, IMAGE, layers_below)
     quantization = kc.Quantization(delay=STEPS, freeze_step=2 * STEPS)
@@ -596,6 +599,7 @@ def test_a_layer_that_is_inside_of_a_unit_and_beside_it_is_rounded_once_each(ker
     ]
 
 
+@pytest.mark.slow
 def test_steps_per_execution_switch_a_unit_too(keras, tmp_path):
     path = tmp_path / "net.tflite"
     _, report, steps = shipped(keras, VECTOR, custom, path, steps_per_execution=2)
@@ -603,6 +607,7 @@ def test_steps_per_execution_switch_a_unit_too(keras, tmp_path):
     assert steps.max() <= 1
 
 
+@pytest.mark.slow
 def test_a_model_with_a_call_of_its_own_is_one_unit(keras, tmp_path):
     layers = keras.layers
 

@@ -125,6 +125,7 @@ def test_a_step_has_no_relu_left(keras, digits):
     assert not [op for op in graph.get_operations() if op.type.startswith("Relu")]
 
 
+@pytest.mark.slow
 @pytest.mark.by_turns
 def test_a_relu_whose_numbers_somebody_else_sees_does_not_wait(keras):
     layers = keras.layers

@@ -202,6 +202,7 @@ def test_without_the_op_the_heads_are_integers(trained, folder):
     assert report.outputs["boxes"]["dtype"] == "int8"
 
 
+@pytest.mark.slow
 def test_the_head_of_the_boxes_can_be_left_in_float(keras, folder):
     """Then its op's boxes are no multiples of a step; the scores are rounded as before."""
     model = detector(keras)

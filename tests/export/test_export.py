@@ -42,6 +42,7 @@ def plain(keras, digits):
     return trained_net(keras, digits, epochs=2, batch_norm=True)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("kind", ["int8", "uint8", "float32"])
 def test_the_ends_have_the_type_asked_for_and_the_answers_are_the_networks(
     trained, digits, kind, tmp_path
@@ -164,6 +165,7 @@ def with_elu(keras, *, behind=()):
     return model
 
 
+@pytest.mark.slow
 def test_float_ops_are_named_with_their_layers(keras, digits, tmp_path):
     model = with_elu(keras)
     export = kc.Export(tmp_path / "net.tflite", allow_float_ops=True)

@@ -41,6 +41,7 @@ def train(model, kinds, *callbacks):
     return model.fit(given, Y, batch_size=4, verbose=0, callbacks=list(callbacks))
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("kinds", [("image",), ("series",), ("image", "series")], ids="-".join)
 def test_a_quantized_fit_leaves_a_file_of_the_shape_asked_for(keras, kinds, tmp_path):
     path = tmp_path / "net.tflite"

@@ -180,6 +180,7 @@ def test_statistics_become_scale_and_zero_point_after_training(plain, digits, tm
     assert np.mean(answers.argmax(axis=-1) == y_test) > 0.85
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("name", ["image", None])
 def test_statistics_of_a_rounded_model_win_over_what_it_watched(rounded, digits, tmp_path, name):
     path = tmp_path / "net.tflite"

@@ -49,6 +49,7 @@ def saved(keras, model, folder):
         model.save(folder, save_format="tf")
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("mode", ["int8", "float32"])
 def test_a_saved_model_answers_as_its_model(keras, plain, digits, tmp_path, mode):
     saved(keras, plain, tmp_path / "net")
@@ -66,6 +67,7 @@ def test_a_saved_model_answers_as_its_model(keras, plain, digits, tmp_path, mode
     assert kc.inspect_tflite(path).all_integer is (mode == "int8")
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.parametrize("state", ["net.npz", "elsewhere.npz"])
 def test_a_file_with_its_state_gives_the_file_of_the_rounded_model(

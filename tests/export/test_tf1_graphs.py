@@ -31,6 +31,7 @@ def kernel_types(path):
     return {tensor.dtype for tensor in kc.inspect_tflite(path).tensors if tensor.kernel}
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.sweep_if(when=lambda symmetric, head: symmetric and head == "dense")
 @pytest.mark.parametrize(
     ("symmetric", "head"), [(False, "conv"), (True, "conv"), (False, "dense"), (True, "dense")]
@@ -111,6 +112,7 @@ def overlap(a, b):
     return shared / (sum(sizes) - shared)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("rounds", [True, False])
 def test_a_detector_with_its_op(tmp_path, rounds):
     graph, anchors = tf1_graphs.detector(tmp_path / "ssd.pb", rounds=rounds)

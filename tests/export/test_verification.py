@@ -12,7 +12,7 @@ from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.naming import Naming
 from keras_compress.tflite import ComputedTensor, Conversion, computed_tensors, convert
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 fake_quant = tf.quantization.fake_quant_with_min_max_vars
 
@@ -132,6 +132,7 @@ def rounded(keras, digits):
     return model
 
 
+@pytest.mark.slow
 def test_verify_data_comes_before_representative_data_before_drawn_inputs(
     rounded, digits, tmp_path
 ):

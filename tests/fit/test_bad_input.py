@@ -754,6 +754,7 @@ def test_float_ops_are_refused_before_the_first_step_naming_the_layers(keras, tm
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("way", ["allowed", "left out"])
 def test_float_ops_that_are_meant_are_written(keras, way, tmp_path):
     export = kc.Export(tmp_path / "net.tflite", allow_float_ops=way == "allowed")
@@ -791,6 +792,7 @@ LATE = [
 ]
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("eager", [True, False])
 @pytest.mark.parametrize(("specs", "message"), LATE)
 def test_a_model_without_shapes_is_refused_before_its_first_update(keras, specs, message, eager):
@@ -812,6 +814,7 @@ def assert_plain_and_trains(model):
     assert compress.report.switched_at == 3
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("place", [0, 1])
 def test_float_ops_of_a_model_without_shapes_are_refused_too(keras, place, tmp_path):
     model = without_shapes(keras, bent(keras))
@@ -869,6 +872,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failing_export_costs_nothing_but_the_file(keras, failure, tmp_path, monkeypatch, caplog):
     folder = tmp_path / "out"

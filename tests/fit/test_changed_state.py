@@ -166,6 +166,7 @@ def test_a_state_that_was_changed_is_refused_in_words(keras, frozen_state, tmp_p
         kc.load_state(model, path)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("change", ["out of order", "of another shape"])
 @pytest.mark.parametrize("group", ["ranges", "kernel_ranges"])
 def test_a_changed_state_of_tfmots_wrappers_is_refused_too(digits, tmp_path, group, change):

@@ -45,6 +45,7 @@ def noting_masks(keras, at, into):
     return callback
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("value", "on"), [(np.nan, "cpu"), (np.inf, "cpu"), (np.nan, "gpu"), (np.nan, "gpu with xla")]
 )
@@ -72,6 +73,7 @@ def test_a_broken_kernel_keeps_its_mask_and_is_named_once(
     ]
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("how", ["graph", "eager", "xla"])
 @pytest.mark.parametrize("at", [UPDATES - 2, UPDATES])
 def test_a_weight_that_is_dropped_breaks_its_kernel_too(keras, digits, caplog, at, how):

@@ -75,6 +75,7 @@ def assert_like(model, expected):
         np.testing.assert_allclose(found, weights, atol=1e-4)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "eager"])
 def test_a_loop_is_as_a_fit(keras, batches, by_fit, tmp_path, compiled):
     model = net(keras)
@@ -324,6 +325,7 @@ def test_updates_of_ones_own_and_single_batches_share_one_count(keras, batches):
     assert phases == PHASES
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("delay", [0, 1])
 def test_a_loop_that_rounds_from_its_first_steps_with_an_optimizer_of_its_own(
     keras, batches, delay

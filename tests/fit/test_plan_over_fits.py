@@ -10,7 +10,7 @@ import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.engines.snapshot import take
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 BATCH, STEPS = 8, 6  # updates of an epoch
 
@@ -397,6 +397,7 @@ def stop_after(keras, updates):
     return Stop()
 
 
+@pytest.mark.slow
 def test_early_stopping_before_the_targets_is_one_warning_and_no_file(
     keras, data, path, warnings_logged
 ):

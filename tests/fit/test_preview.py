@@ -24,6 +24,7 @@ def fit(keras, digits, compress, model):
     return compress.report
 
 
+@pytest.mark.slow
 def test_it_is_what_the_fit_then_does(keras, digits, tmp_path):
     model = small_net(keras, jit_compile=False)
     before = model.get_weights()
@@ -80,6 +81,7 @@ def test_the_first_mask_is_where_the_sparsity_first_shows(keras, digits):
     assert found.sparsity == pytest.approx(seen[-1], abs=1e-6)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("spec", "block"), [({"block_size": (4, 4)}, "dense"), ({"sparsity_m_by_n": (2, 4)}, "")]
 )
@@ -218,6 +220,7 @@ def test_what_is_frozen_is_so_as_the_fit_has_it(keras, digits):
     assert model.get_layer("dense1").trainable is False
 
 
+@pytest.mark.slow
 @pytest.mark.by_turns(suite="tf_keras")
 def test_a_plan_leaves_every_mask_of_a_wrapped_layer_alone(keras, digits):
     """tfmot makes the masks of all kernels of one wrapper at once."""

@@ -9,6 +9,8 @@ import tensorflow as tf
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 
+pytestmark = pytest.mark.slow_after(1)
+
 STEPS, EDGE = 9, 6
 """Updates, and the one of the first mask: five lie before it."""
 RATE, FACTOR = 0.05, 0.25
@@ -260,6 +262,7 @@ def test_between_two_restarts_an_execution_may_be_cut_short_by_the_end_of_an_epo
     assert list(dict.fromkeys(restarts)) == [None, 4, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.by_turns
 def test_the_switch_is_as_a_fit_compiled_anew_with_another_rate(keras, data):
     """It takes the place of what pruning has asked for."""
@@ -282,6 +285,7 @@ def test_the_switch_is_as_a_fit_compiled_anew_with_another_rate(keras, data):
     assert_equal_weights(model, other)
 
 
+@pytest.mark.slow
 @pytest.mark.by_turns
 def test_compiled_by_xla_it_is_the_same(keras, data):
     """The step by XLA; or each update by itself, as tf_keras does on a GPU."""

@@ -20,7 +20,7 @@ from keras_compress.tflite.conversion import process
 from keras_compress.tflite.file.flatbuffer import pack, unpack
 from keras_compress.tflite.file.inspect import op_name
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 ROWS, BATCH = 32, 8  # four updates in an epoch
 GENERATOR = np.random.default_rng(0)
@@ -226,6 +226,7 @@ def test_every_mode_is_rehearsed(keras, conversions, mode, tmp_path):
     assert callback.report.export.written
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_an_error_before_the_first_step(keras, tmp_path, monkeypatch):
     run = process.Worker.run
 

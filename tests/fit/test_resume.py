@@ -25,6 +25,7 @@ from keras_compress.fit.backup import StateFiles, counts
 from keras_compress.frameworks.choose import adapter_of
 
 pytestmark = [
+    pytest.mark.slow_after(1),
     pytest.mark.timeout(300),  # the first test with `killed` waits for its trainings
     pytest.mark.by_turns,
 ]
@@ -165,6 +166,7 @@ def test_a_fit_that_failed_is_resumed_with_the_same_objects(keras, uninterrupted
     assert compress.report.step == 20
 
 
+@pytest.mark.slow
 def test_a_backup_within_an_epoch_is_resumed(keras, uninterrupted, tmp_path):
     def backup():
         return keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=3)
@@ -230,6 +232,7 @@ def test_a_backup_used_again_writes_each_state_once(keras, tmp_path, monkeypatch
     assert not methods, "fit leaves the callback as it was"
 
 
+@pytest.mark.slow
 def test_a_state_newer_than_the_backup_is_not_taken(keras, uninterrupted, tmp_path):
     weights, state, written = uninterrupted
     folder = tmp_path / "backup"
@@ -314,6 +317,7 @@ def test_a_state_of_an_earlier_training_is_no_hindrance(keras, tmp_path):
         assert State.load(StateFiles(folder).current).step == 4
 
 
+@pytest.mark.slow
 def test_the_state_outlives_the_export(keras, tmp_path):
     folder, path = tmp_path / "backup", tmp_path / "model.tflite"
     model = resume_child.net(keras)
@@ -384,6 +388,7 @@ def test_a_model_loaded_beside_the_backup_goes_on_by_the_state_of_its_count(
     assert_equal_weights(model.get_weights(), weights)
 
 
+@pytest.mark.slow
 def test_a_model_loaded_without_a_backup_goes_on_by_the_state_of_its_count(keras, tmp_path):
     folder, path = tmp_path / "backup", tmp_path / "model.keras"
     first = resume_child.net(keras)
@@ -395,6 +400,7 @@ def test_a_model_loaded_without_a_backup_goes_on_by_the_state_of_its_count(keras
     assert engine_of(model).phase is Phase.FROZEN
 
 
+@pytest.mark.slow
 def test_a_state_of_an_equal_count_is_not_taken_for_that_of_another_model(keras, tmp_path, caplog):
     folder = tmp_path / "backup"
     resume_child.fit(
@@ -504,6 +510,7 @@ def full_disk():
     return OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.slow
 def test_a_kill_during_the_export_is_resumed_at_the_export(keras, uninterrupted, tmp_path):
     weights, state, _ = uninterrupted
     folder, path = tmp_path / "backup", tmp_path / "net.tflite"

@@ -23,6 +23,7 @@ from keras_compress.engines.snapshot import restore_arrays, take
 from keras_compress.engines.state import Phase, State
 
 pytestmark = [
+    pytest.mark.slow_after(1),
     pytest.mark.timeout(300),  # the first test with `saved` waits for every training
     pytest.mark.by_turns(suite="keras3"),  # `saved` is nine trainings for each
 ]

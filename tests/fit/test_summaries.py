@@ -256,6 +256,7 @@ def test_a_wrapped_model_needs_no_compress(keras, tmp_path):
 # --- tfmot
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("hand", [True, False], ids=["by-hand", "by-wrap"])
 def test_tfmots_own_summaries_show_the_same(tfmot, tmp_path, hand):
     import tf_keras

@@ -85,6 +85,7 @@ class Trained:
         self.report = compress.report.to_dict()
 
 
+@pytest.mark.slow
 def test_two_fits_in_two_threads_end_as_each_alone(tmp_path, monkeypatch):
     import keras
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 ROWS = 43  # not a multiple of any batch size here
 NETWORKS = ["float", "fake-quantized", "tflite"]

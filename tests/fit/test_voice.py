@@ -18,7 +18,7 @@ from keras_compress.export.progress import Parts
 from keras_compress.frameworks import own_traces
 from keras_compress.frameworks.own_traces import keep_quiet_about_them
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 PRUNING = kc.Pruning(kc.PolynomialDecay(final_sparsity=0.5, begin_step=2, end_step=8, frequency=2))
 QUANTIZATION = kc.Quantization(delay=13, calibration_steps=3)
@@ -150,6 +150,7 @@ def test_a_wrapped_model_tells_it_in_its_bare_fit(keras, digits, capsys, verbose
     assert begun == ["Compress:", "Update"] * verbose
 
 
+@pytest.mark.slow
 def test_the_hook_gets_the_report_once_the_file_exists(keras, digits, tmp_path):
     path = tmp_path / "net.tflite"
     seen = []
@@ -207,6 +208,7 @@ def test_what_tensorflow_says_of_other_functions_is_heard(name, caplog, monkeypa
     assert len(caplog.records) == 2
 
 
+@pytest.mark.slow
 def test_a_line_costs_no_training_whatever_the_terminal_lacks(
     keras, digits, tmp_path, monkeypatch, capsys
 ):

@@ -33,7 +33,7 @@ from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.tfmot.engine import Tfmot
 from keras_compress.fit.callback import POSITION_OF_CALLBACKS
 
-pytestmark = pytest.mark.by_turns
+pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 
 BOTH = {"pruning": PRUNING, "quantization": QUANTIZATION}
 
@@ -375,6 +375,7 @@ def test_a_compress_that_only_exports_joins(engine, tmp_path):
     assert np.abs(file.predict(x) - model.predict(x, verbose=0)).max() <= 4 * ending.scale
 
 
+@pytest.mark.slow
 def test_the_callbacks_argument_takes_every_form(keras):
     class Count(keras.callbacks.Callback):
         seen = 0
@@ -691,6 +692,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_a_keras_3_model_never_loads_tfmot(tmp_path):
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment.pop("TF_USE_LEGACY_KERAS", None)  # which tfmot sets in this process

@@ -223,6 +223,7 @@ LONG = (
 """Pages that wait for processes or train many times."""
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.sweep_if(when=lambda keras, name: keras == "tf_keras" or name in LONG)
 @pytest.mark.timeout(300)  # each page is a script with a fit in it
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -293,6 +294,7 @@ def test_a_block_is_found_with_what_is_said_of_it():
 # --- the notebooks
 
 
+@pytest.mark.slow
 @pytest.mark.sweep_if(when=lambda path: path.stem != "lenet")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

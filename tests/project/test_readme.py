@@ -25,6 +25,7 @@ def the_example():
     return example
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_python_of_the_readme_runs_in_a_notebook(tmp_path):
     show = "compress.report"

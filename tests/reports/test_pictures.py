@@ -201,6 +201,7 @@ def test_a_switch_of_an_earlier_fit_is_not_drawn():
     assert "quantized from 21" not in labels
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("count", [3, 60, 310])
 def test_nothing_overlaps_whatever_the_number_of_layers(count):
     figure = synthetic(count).plot()
@@ -220,6 +221,7 @@ def test_nothing_overlaps_whatever_the_number_of_layers(count):
     assert left_out == (["the first 300 of 310"] * 2 if count == 310 else [])
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("count", [3, 41])
 def test_no_legend_lies_on_what_is_drawn(count):
     figure = synthetic(count).plot()

@@ -330,6 +330,7 @@ def test_a_crash_of_the_converter_is_an_error_and_the_next_conversion_works(quan
     assert convert(function, Conversion("float32"))
 
 
+@pytest.mark.slow
 def test_a_timeout_replaces_the_worker(quantized, tmp_path, monkeypatch):
     stop_worker()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -346,6 +347,7 @@ def test_a_timeout_replaces_the_worker(quantized, tmp_path, monkeypatch):
     assert worker_pid() != first
 
 
+@pytest.mark.slow
 def test_what_is_done_meanwhile_may_outlast_the_timeout(quantized, monkeypatch):
     """Only the conversion must not: one that was through in time is no failure."""
     convert(quantized, Conversion("int8", quantized=True))
@@ -377,6 +379,7 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_control_c_ends_the_worker_and_goes_on(quantized, interruptible):
     convert(quantized, Conversion("int8", quantized=True))
     first = worker_pid()
@@ -391,6 +394,7 @@ def test_control_c_ends_the_worker_and_goes_on(quantized, interruptible):
     assert convert(quantized, Conversion("int8", quantized=True))
 
 
+@pytest.mark.slow
 def test_a_worker_whose_folder_was_cleaned_away_is_replaced(quantized, tmp_path, monkeypatch):
     stop_worker()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -413,6 +417,7 @@ def test_a_worker_that_cannot_be_started_leaves_no_folder(quantized, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="read from /proc")
 def test_the_child_runs_in_that_environment_and_is_replaced_when_it_changes(quantized, monkeypatch):
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
@@ -427,6 +432,7 @@ def test_the_child_runs_in_that_environment_and_is_replaced_when_it_changes(quan
     assert worker_pid() != first
 
 
+@pytest.mark.slow
 def test_a_worker_that_died_idle_is_replaced_without_an_error(quantized):
     convert(quantized, Conversion("int8", quantized=True))
     os.kill(worker_pid(), signal.SIGKILL)
@@ -435,6 +441,7 @@ def test_a_worker_that_died_idle_is_replaced_without_an_error(quantized):
     assert convert(quantized, Conversion("int8", quantized=True))
 
 
+@pytest.mark.slow
 def test_thirty_conversions_leave_nothing_behind(quantized, tmp_path, monkeypatch):
     stop_worker()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -452,6 +459,7 @@ def test_thirty_conversions_leave_nothing_behind(quantized, tmp_path, monkeypatc
     assert not alive(first)
 
 
+@pytest.mark.slow
 def test_threads_take_turns(quantized):
     results = []
     threads = [
@@ -502,6 +510,7 @@ def test_the_worker_ends_with_its_parent(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_of_its_own_exception_was_not_killed():
     with Session() as session:
         (session.folder / "job.json").write_text("{")  # no JSON: read before anything is caught

@@ -196,6 +196,7 @@ def test_evaluate_scores_what_predict_gives(summing):
     assert model.evaluate(images(9), labels) == {"accuracy": pytest.approx(8 / 9)}
 
 
+@pytest.mark.slow
 def test_evaluate_with_the_metrics_of_either_keras(keras):
     model = load_tflite(file_of("float32"))
     x = images(9)

@@ -64,6 +64,7 @@ def found_or_refused(read, given):
         return None, str(error)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("kind", ["int8", "float32", "sparse"])
 def test_damaged_files_give_a_report_or_a_clear_error(kind, fresh):
     data = file_of(kind)

@@ -26,6 +26,7 @@ def printed(missing, do, argv=()):
     return done.stdout
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("missing", ["keras_tuner", "tensorboard", "filelock"])
 def test_the_error_names_the_extra(missing):
     said = printed(missing, "import keras_compress.tuner")

@@ -303,6 +303,7 @@ def test_hyperbands_later_rounds_go_on_from_the_earlier(keras, make, data, tmp_p
 # --- the integer file is the judge
 
 
+@pytest.mark.slow
 def test_what_is_better_in_integers_wins(keras3, tmp_path):
     """One net is perfect in float, and loses its only useful number beside a huge one in int8; the
     other is wrong on every tenth row, in integers too.
@@ -358,6 +359,7 @@ def test_a_trained_model_is_fine_tuned(keras, data, tmp_path):
     assert metrics_of(trial)["float_loss"] == pytest.approx(logs["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_any_task_and_several_outputs(keras, tmp_path):
     """A regression and a classification at once; every metric of both is one of a trial's."""
 
@@ -476,6 +478,7 @@ def test_a_search_in_which_no_trial_succeeds_raises(keras3, data, tmp_path, monk
     assert reason in trial.message
 
 
+@pytest.mark.slow
 def test_trials_of_one_structure_share_a_rehearsal(keras, data, tmp_path, monkeypatch):
     """Whose failure fails the trial before it is trained."""
     from keras_compress.export import rehearse

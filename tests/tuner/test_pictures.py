@@ -223,6 +223,7 @@ def test_a_scan_of_a_loss_shows_its_rise_and_what_is_no_number():
     assert figure.get_suptitle().endswith("worst first; gray: no finite number")
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("count", [5, 80, 150, 310])
 def test_every_layer_of_a_scan_can_be_read(count):
     name = "backbone/stage_{0}/expanded_depthwise_convolution_{0}"

@@ -236,6 +236,7 @@ def test_the_plot_is_of_the_trials(found, tmp_path):
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_finished_search_goes_on_where_it_was(found, keras, data):
     before = {trial.id: trial for trial in found.trials()}
     files = {
@@ -255,6 +256,7 @@ def test_a_finished_search_goes_on_where_it_was(found, keras, data):
 # --- what fails
 
 
+@pytest.mark.slow
 def test_a_search_in_which_nothing_succeeds_raises(keras, data, tmp_path, monkeypatch):
     def failing(*_):
         raise RuntimeError("no converter today")
@@ -318,6 +320,7 @@ def test_hyperband_has_its_epochs_from_the_beginning(keras, data, tmp_path):
         make(keras, tmp_path)
 
 
+@pytest.mark.slow
 def test_overwrite_begins_anew(keras, data, tmp_path):
     search = make(keras, tmp_path, max_trials=1)
     search.search(**data, epochs=1)

@@ -24,6 +24,7 @@ def pruned(weights, sparsity):
     return np.where(np.abs(weights) >= threshold, weights, 0)
 
 
+@pytest.mark.slow_after(1)
 def test_each_layer_alone_is_pruned_measured_and_put_back(trained, digits):
     x, y = digits[2][:200], digits[3][:200]
     before = trained.get_weights()

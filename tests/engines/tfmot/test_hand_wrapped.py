@@ -27,6 +27,8 @@ import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.export.record import record
 
+pytestmark = pytest.mark.slow_after(1)
+
 layers = tf_keras.layers
 DELAYED = kc.Quantization(delay=5, calibration_steps=2)
 
@@ -214,6 +216,7 @@ def test_a_bare_fit_afterwards_keeps_the_masks(tfmot, driver):
 # --- quantized
 
 
+@pytest.mark.slow
 def test_a_quantized_model_is_left_to_itself(tfmot, tmp_path):
     theirs, model = quantized(tfmot), quantized(tfmot)
     fit(theirs)
@@ -477,6 +480,7 @@ def test_a_state_goes_on_in_a_model_wrapped_anew(tfmot, driver, make, tmp_path):
     assert engine_of(again).step == 4 * STEPS
 
 
+@pytest.mark.slow
 def test_the_state_of_quantizers_left_to_themselves_leaves_them_so(tfmot, driver, tmp_path):
     model = quantized(tfmot)
     fit(model, driver())

@@ -27,6 +27,8 @@ from helpers.wrapped_nets import (
 import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 
+pytestmark = pytest.mark.slow_after(1)
+
 BOTH = {"pruning": PRUNING, "quantization": QUANTIZATION}
 layers = tf_keras.layers
 
@@ -55,6 +57,7 @@ def regular_net():
     return copy
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize("calibration_steps", [0, 6], ids=["off", "watching"])
 def test_before_the_delay_weights_and_slots_are_those_of_a_plain_fit(calibration_steps):
     plain = compiled(tf_keras, regular_net())
@@ -674,6 +677,7 @@ class StopError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("specs", ALONE_OR_BOTH)
 def test_an_interrupted_bare_fit_is_resumed_from_its_backup(specs, tmp_path):
     class StopAt(tf_keras.callbacks.Callback):
@@ -749,6 +753,7 @@ def test_saving_as_keras_is_refused_with_what_to_do(specs, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["weights.h5"]
 
 
+@pytest.mark.slow
 @pytest.mark.sweep_if(when=lambda ending: ending == "")
 @pytest.mark.parametrize("ending", [".h5", ""], ids=["h5", "SavedModel"])
 def test_other_formats_hold_the_model_as_it_answers(ending, tmp_path):

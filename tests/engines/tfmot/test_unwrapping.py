@@ -321,6 +321,7 @@ def configs(model):
     return json.loads(json.dumps(clean(model.get_config()), default=repr))
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(("kind", "how"), WRAPPED)
 def test_unwrapped_it_is_what_was_wrapped(tfmot, kind, how):
     plain = made(kind)
@@ -463,6 +464,7 @@ def test_the_argument_stays_as_it_was(trained):
     assert (engine_of(model).step, kc.compression_of(again)) == (step, None)
 
 
+@pytest.mark.slow_after(1)
 def test_it_is_compiled_alike_and_trains_on(trained):
     model, _ = trained
     stripped = kc.strip(model)

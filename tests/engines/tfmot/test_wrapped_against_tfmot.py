@@ -50,6 +50,7 @@ def wrapped_layers(model):
 # --- pruning alone
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("pruning", "optimizer", "steps_per_execution"),
     [
@@ -92,6 +93,7 @@ def test_pruning_alone_equals_prune_low_magnitude(pruning, optimizer, steps_per_
     assert_equal(theirs.stripped, kc.strip(model).get_weights())
 
 
+@pytest.mark.slow
 def test_an_end_step_off_the_grid_is_reached_which_tfmots_is_not():
     # Every 10 updates from 3 on: tfmot's last update is at 43, with 0.779 of the weights gone.
     values = (0.0, 0.8, 3, 49, 3, 10)
@@ -252,6 +254,7 @@ def assert_same_variables(theirs, mine):
             np.testing.assert_array_equal(found[name], value, err_msg=f"{name} at {point}")
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("optimizer", "pruned", "steps_per_execution"),
     [("sgd", False, 1), ("adam", True, 1), ("adam", True, 4)],
