@@ -23,11 +23,13 @@ from keras_compress.engines.recipe import Recipe
 from keras_compress.engines.state import Phase
 from keras_compress.engines.timetable import Timetable
 from keras_compress.engines.train_step import TrainStep
-from keras_compress.frameworks.adapter import Adapter, layers_inside, wrap_method
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.asked.graphs import layers_inside
 from keras_compress.frameworks.graph_memory import forget_graphs
 from keras_compress.frameworks.inference import Shapes
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, Method
 from keras_compress.frameworks.random_streams import RandomStreams
+from keras_compress.frameworks.wrap_method import wrap_method
 from keras_compress.reports.channels import LayerChannels
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization

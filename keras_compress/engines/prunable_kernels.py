@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from keras_compress.engines.layers_argument import resolve_names, select
 from keras_compress.engines.masks import Target
-from keras_compress.frameworks.adapter import MADE_OF_OTHERS, Adapter
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.asked.kernels import MADE_OF_OTHERS
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, KerasVariable
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.schedules import Schedule

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from keras_compress.frameworks.adapter import wrap_method
 from keras_compress.frameworks.protocols import Method
+from keras_compress.frameworks.wrap_method import wrap_method
 
 if TYPE_CHECKING:
     from keras_compress.engines.engine import Engine

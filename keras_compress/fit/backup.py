@@ -18,8 +18,9 @@ from typing import Any, Self
 from keras_compress.engines.engine import Engine
 from keras_compress.engines.snapshot import restore, take
 from keras_compress.engines.state import State
-from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasCallbackList, KerasModel, Method
+from keras_compress.frameworks.wrap_method import wrap_method
 
 logger = logging.getLogger("keras_compress")
 

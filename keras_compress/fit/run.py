@@ -28,11 +28,12 @@ from keras_compress.fit.outcome import Outcome
 from keras_compress.fit.plan import plan_of
 from keras_compress.fit.plot_data import PlotData
 from keras_compress.fit.voice import Voice
-from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.own_traces import keep_quiet_about_them
 from keras_compress.frameworks.protocols import KerasCallbackList, KerasModel, Method
 from keras_compress.frameworks.signature import UntraceableError, settle
+from keras_compress.frameworks.wrap_method import wrap_method
 from keras_compress.reports.fit import Report
 from keras_compress.specs.export import Export
 from keras_compress.specs.pruning import Pruning

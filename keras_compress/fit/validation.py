@@ -22,8 +22,10 @@ import tensorflow as tf
 
 from keras_compress.engines.engine import engine_of
 from keras_compress.engines.strip import strip
-from keras_compress.frameworks.adapter import Adapter, ValidationData, wrap_method
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.asked.fits import ValidationData
 from keras_compress.frameworks.protocols import KerasModel, Method
+from keras_compress.frameworks.wrap_method import wrap_method
 from keras_compress.reports.validation import ValidationReport
 from keras_compress.tflite import load_tflite
 

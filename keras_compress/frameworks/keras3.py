@@ -11,7 +11,8 @@ from typing import Any, cast
 import keras
 import tensorflow as tf
 
-from keras_compress.frameworks.adapter import Adapter, GraphCall
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.asked.graphs import GraphCall
 from keras_compress.frameworks.protocols import (
     KerasCallbackList,
     KerasModel,

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import tensorflow as tf
 
 from keras_compress._shared.tensor_names import CALL, ROUNDING
-from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasModel, KerasOperation, KerasTensor, Method
+from keras_compress.frameworks.wrap_method import wrap_method
 
 
 def operations(

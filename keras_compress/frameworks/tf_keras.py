@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from keras_compress.frameworks.adapter import Adapter, GraphCall
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.asked.graphs import GraphCall
 from keras_compress.frameworks.protocols import (
     KerasCallback,
     KerasModel,

@@ -14,8 +14,9 @@ import numpy as np
 
 from keras_compress.fit.callback import Compress
 from keras_compress.fit.summaries import CompressionSummaries
-from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasModel, Method
+from keras_compress.frameworks.wrap_method import wrap_method
 from keras_compress.tuner.protocols import KerasTunerTrial, Objective, Saver, Tuner
 from keras_compress.tuner.space import OWNER
 from keras_compress.tuner.trials import check_success

@@ -24,8 +24,8 @@ import keras_compress as kc
 from keras_compress.engines.engine import engine_of
 from keras_compress.engines.in_place.engine import InPlace
 from keras_compress.engines.state import Phase
-from keras_compress.frameworks.adapter import wrap_method
 from keras_compress.frameworks.choose import adapter_of
+from keras_compress.frameworks.wrap_method import wrap_method
 
 pytestmark = [pytest.mark.by_turns, pytest.mark.slow_after(1)]
 

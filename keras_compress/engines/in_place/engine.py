@@ -25,8 +25,8 @@ from keras_compress.engines.in_place.patches import PatchedQuantizers
 from keras_compress.engines.prunable_kernels import make_targets, plan_pruning
 from keras_compress.engines.state import Phase
 from keras_compress.frameworks import inference
-from keras_compress.frameworks.adapter import wrap_method
 from keras_compress.frameworks.protocols import Method
+from keras_compress.frameworks.wrap_method import wrap_method
 from keras_compress.reports.channels import LayerChannels
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization

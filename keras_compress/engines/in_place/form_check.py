@@ -17,7 +17,8 @@ import tensorflow as tf
 from keras_compress.engines.in_place.forms.call import ActivationCall, Call, Constant, number
 from keras_compress.engines.in_place.graph import Node
 from keras_compress.engines.in_place.rows import ActivationRow, Row
-from keras_compress.frameworks.adapter import Adapter, is_layer
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.asked.graphs import is_layer
 from keras_compress.frameworks.devices import whole_float32
 
 ROWS = 3

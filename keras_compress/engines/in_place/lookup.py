@@ -8,7 +8,8 @@ from typing import Any
 from keras_compress.engines.in_place.graph import Node
 from keras_compress.engines.in_place.rows import ActivationRow, Row
 from keras_compress.engines.in_place.table import ACTIVATIONS, MOVES, OWN, TABLE
-from keras_compress.frameworks.adapter import MADE_OF_OTHERS, Adapter
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.asked.kernels import MADE_OF_OTHERS
 from keras_compress.frameworks.protocols import KerasOperation
 
 # Operations and layers that are nothing but an activation; those with None say which themselves.

@@ -22,9 +22,10 @@ from keras_compress.engines.in_place.rows import ActivationRow, Output
 from keras_compress.engines.in_place.waiting_relus import WaitingRelus
 from keras_compress.engines.quantizers import OnRounded, Quantizers
 from keras_compress.engines.state import Phase, State
-from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.devices import under_xla
 from keras_compress.frameworks.protocols import KerasModel, KerasOperation, Method
+from keras_compress.frameworks.wrap_method import wrap_method
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
 """A layer's own, or what stands in for it."""

@@ -18,7 +18,8 @@ from keras_compress.engines.in_place.rows import (
     Output,
     Row,
 )
-from keras_compress.frameworks.adapter import Adapter, is_layer, layers_inside
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.asked.graphs import is_layer, layers_inside
 from keras_compress.frameworks.protocols import KerasOperation
 
 RowAndActivation = tuple[Row, ActivationRow | None]

@@ -28,9 +28,10 @@ from keras_compress.engines.tfmot.quantizers import WrapperQuantizers
 from keras_compress.engines.tfmot.unwrap import separable_halves, separable_name, unwrapped
 from keras_compress.engines.tfmot.wrap import Wrapped
 from keras_compress.frameworks import inference
-from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasModel, KerasVariable, Method
 from keras_compress.frameworks.reviving import known_classes
+from keras_compress.frameworks.wrap_method import wrap_method
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
 from keras_compress.specs.schedules import Schedule, as_schedule

@@ -11,7 +11,7 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeGuard
 
-from keras_compress.frameworks.adapter import layers_inside
+from keras_compress.frameworks.asked.graphs import layers_inside
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, KerasVariable
 
 _PACKAGE = "tensorflow_model_optimization"

@@ -21,7 +21,8 @@ from keras_compress.engines.tfmot.library import (
     tfmot,
     unwrapped_layer,
 )
-from keras_compress.frameworks.adapter import Adapter, layers_inside
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.asked.graphs import layers_inside
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, KerasVariable
 from keras_compress.frameworks.reviving import follow_trainable
 

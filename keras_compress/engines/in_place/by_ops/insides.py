@@ -14,9 +14,11 @@ from keras_compress.engines.in_place.by_ops.op_plan import OpPlan, plan_ops
 from keras_compress.engines.in_place.by_ops.pieces import LeafCall, Place, Refused
 from keras_compress.engines.in_place.lookup import known
 from keras_compress.engines.in_place.rows import ActivationRow, Output, Row
-from keras_compress.frameworks.adapter import Adapter, is_layer, wrap_method
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.asked.graphs import is_layer
 from keras_compress.frameworks.graph_capture import DryTrace
 from keras_compress.frameworks.protocols import KerasLayer, KerasOperation, Method
+from keras_compress.frameworks.wrap_method import wrap_method
 
 
 class Run(Protocol):

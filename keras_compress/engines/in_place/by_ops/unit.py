@@ -18,8 +18,9 @@ from keras_compress.engines.in_place.by_ops.insides import Insides
 from keras_compress.engines.in_place.by_ops.op_plan import OUTPUT, OpPlan
 from keras_compress.engines.in_place.by_ops.pieces import Refused
 from keras_compress.engines.in_place.rows import ActivationRow, Output, Row
-from keras_compress.frameworks.adapter import Adapter, wrap_method
+from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasModel, KerasOperation, Method
+from keras_compress.frameworks.wrap_method import wrap_method
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,7 +15,8 @@ from keras_compress.engines.in_place.channels.rows import How, Passing, Side, We
 from keras_compress.engines.in_place.channels.table import CHANNELS, is_elementwise
 from keras_compress.engines.in_place.graph import Graph, Node
 from keras_compress.engines.in_place.lookup import activation_name
-from keras_compress.frameworks.adapter import MADE_OF_OTHERS, Adapter
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.asked.kernels import MADE_OF_OTHERS
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, KerasVariable
 
 Ids = np.ndarray
