@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_compress.engines.engine import Engine
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasModel
+from keras_compress.frameworks.reviving import deriving
 
 ROWS = 2
 SPAN = 1.0
@@ -84,7 +85,9 @@ def drawn_weights(adapter: Adapter, model: KerasModel) -> Iterator[None]:
     that it begins with they often do not: a large net of zero biases says the same to everything.
     """
     generator = np.random.default_rng(0)
-    variables = [adapter.tf_variable(own) for own in model.weights]
+    # What these are given, their layers would not hear of.
+    kept = {id(own) for layer in deriving(adapter, model) for own in layer.weights}
+    variables = [adapter.tf_variable(own) for own in model.weights if id(own) not in kept]
     floats = [own for own in variables if own.dtype.is_floating]
     before = [own.numpy() for own in floats]
     try:

@@ -16,7 +16,7 @@ from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import KerasModel
-from keras_compress.frameworks.reviving import follow_trainable, known_classes
+from keras_compress.frameworks.reviving import derive_anew, follow_trainable, known_classes
 
 OF_EVERY_LAYER = ("name", "trainable", "dtype")
 """What every layer's config has, whether its class takes it or not."""
@@ -67,6 +67,7 @@ def uncompiled(adapter: Adapter, model: KerasModel) -> KerasModel:
     for variable in plain.weights:
         # One by one, and none is kept while the next is made: never all of them a third time.
         variable.assign(next(values))
+    derive_anew(adapter, plain)
     if engine is not None and engine.shrinks:
         check_same(adapter, engine, plain)
     return plain

@@ -72,6 +72,9 @@ class KerasLayer(KerasOperation, Protocol):
     @property
     def dtype_policy(self) -> object: ...
 
+    def finalize_state(self) -> None:
+        """Make anew what is kept of the weights besides; not every layer has it."""
+
     def get_weights(self) -> list[np.ndarray]: ...
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None: ...

@@ -61,3 +61,21 @@ def follow_trainable(adapter: Adapter, copy: KerasLayer, original: KerasLayer) -
     pairs = zip(adapter.layers(copy), adapter.layers(original), strict=True)
     for (_, mine), (_, theirs) in pairs:
         mine.trainable = theirs.trainable
+
+
+def deriving(adapter: Adapter, model: KerasLayer) -> Iterator[KerasLayer]:
+    """The layers that keep numbers which they once made of their weights, and compute with those:
+    a `Normalization` its adapted mean and variance.
+    """
+    plain = getattr(adapter.keras.layers.Layer, "finalize_state", None)
+    for _, layer in adapter.layers(model):
+        if layer.weights and getattr(type(layer), "finalize_state", plain) is not plain:
+            yield layer
+
+
+def derive_anew(adapter: Adapter, model: KerasLayer) -> None:
+    """Let these layers make them anew, after somebody has written to the weights: both Keras do so
+    when they load a file, and Keras 3 not in `set_weights`.
+    """
+    for layer in deriving(adapter, model):
+        layer.finalize_state()

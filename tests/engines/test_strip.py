@@ -807,3 +807,28 @@ def test_a_subclass_that_takes_none_of_keras_own_arguments(keras):
     assert compress.report.validation.reasons == {}
     assert set(compress.report.validation.metrics) == {"float", "fake-quantized"}
     assert compress.stripped_model is not None
+
+
+@pytest.mark.parametrize("structure", [None, "channels"])
+def test_what_a_layer_has_made_of_its_weights_goes_with_them(keras, structure):
+    """An adapted `Normalization` computes with numbers made of its weights when it was adapted."""
+    layers = keras.layers
+    generator = np.random.default_rng(0)
+    normalization = layers.Normalization()
+    normalization.adapt(generator.normal(2, 3, (50, 6, 6, 2)).astype("float32"))
+    model = keras.Sequential(
+        [
+            layers.Input((6, 6, 2)),
+            normalization,
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+    model.compile("sgd", "mse", jit_compile=False)
+    x = generator.normal(2, 3, (ROWS, 6, 6, 2)).astype("float32")
+    y = generator.normal(size=(ROWS, 3)).astype("float32")
+    pruning = kc.Pruning(SCHEDULE, structure=structure)
+    model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[kc.Compress(pruning=pruning)])
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(kc.strip(model).predict(x, verbose=0), expected, atol=1e-5)

@@ -24,7 +24,7 @@ from keras_compress.engines.tfmot.library import (
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.asked.graphs import layers_inside
 from keras_compress.frameworks.protocols import KerasLayer, KerasModel, KerasVariable
-from keras_compress.frameworks.reviving import follow_trainable
+from keras_compress.frameworks.reviving import derive_anew, follow_trainable
 
 
 def unwrapped(
@@ -77,6 +77,7 @@ def unwrapped(
             match = next(own for own in found if basename(own) == name)
             found = [own for own in found if own is not match]
             variable.assign(read(match))
+    derive_anew(adapter, plain)
     return plain
 
 
