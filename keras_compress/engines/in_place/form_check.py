@@ -140,6 +140,7 @@ def _call(adapter: Adapter, operation: Any, args: tuple[Any, ...], kwargs: dict[
         args,
         kwargs,
         exporting=False,
+        moves=False,
         quantize=_as_it_is,
         folded=False,
         constant=_constant(adapter),

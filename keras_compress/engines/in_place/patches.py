@@ -260,6 +260,7 @@ class PatchedQuantizers(Quantizers):
             args,
             kwargs,
             exporting=self.mode.exporting,
+            moves=self.mode.moves,
             quantize=functools.partial(self._inside, plan),
             folded=plan.front is not None or plan.norm is not None,
             constant=self._constant,

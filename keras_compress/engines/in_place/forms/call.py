@@ -45,6 +45,8 @@ class Call:
     kwargs: dict[str, Any]
     exporting: bool
     """The graph becomes a file."""
+    moves: bool
+    """The ranges follow what they are given."""
     quantize: Callable[[str, tf.Tensor], tf.Tensor]
     """The quantizer of a role inside the operation."""
     folded: bool

@@ -105,18 +105,28 @@ def _normalized(call: Call, inputs: tf.Tensor, axes: Sequence[int], epsilon: flo
 
 def _inverse_root(call: Call, power: tf.Tensor, epsilon: float) -> tf.Tensor:
     """1 / root of (power + epsilon), the sum rounded on its own."""
-    variance = call.quantize("power", power) + call.constant(epsilon)
-    return _finite_inverse_root(call, call.quantize("variance", variance))
+    return _rounded_inverse_root(call, call.quantize("power", power) + call.constant(epsilon))
 
 
-def _finite_inverse_root(call: Call, variance: tf.Tensor) -> tf.Tensor:
-    """Of what may have been rounded to zero, where the integer op gives its largest number, as the
-    range does here; an infinite one would have no gradient.
+def _rounded_inverse_root(call: Call, variance: tf.Tensor) -> tf.Tensor:
+    """Of what may be rounded to zero, where the integer op gives its largest number, as the range
+    does here; an infinite one would have no gradient.
     """
-    if not call.exporting:
-        variance = tf.maximum(variance, SMALLEST_VARIANCE)
-    return call.quantize("inverse", tf.math.rsqrt(variance))
+    rounded = call.quantize("variance", variance)
+    if call.exporting:
+        return call.quantize("inverse", tf.math.rsqrt(rounded))
+    inverse = tf.math.rsqrt(tf.maximum(rounded, SMALLEST_VARIANCE))
+    if call.moves:
+        # The range follows those alone whose variance is no zero among the integers of this batch:
+        # the inverse of a zero, a thousand times another, would leave all others in one integer.
+        no_zero = variance > tf.maximum(tf.reduce_max(variance) / STEPS, SMALLEST_VARIANCE)
+        largest = tf.reduce_max(tf.where(no_zero, tf.math.rsqrt(variance), 0.0))
+        inverse = tf.minimum(inverse, tf.stop_gradient(largest))
+    return call.quantize("inverse", inverse)
 
+
+STEPS = 2.0 * 255
+"""Half as many make the largest number: what is less than one of them becomes zero."""
 
 SMALLEST_VARIANCE = 1e-12
 """What both Keras take for the smallest square of a length in `UnitNormalization`."""
@@ -150,8 +160,8 @@ def unit_normalization(call: Call) -> tf.Tensor:
     layer, inputs = call.operation, tf.cast(call.inputs[0], tf.float32)
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     square = call.quantize("square", inputs * inputs)
-    length = call.quantize("variance", tf.reduce_sum(square, axes, keepdims=True))
-    return tf.cast(inputs * _finite_inverse_root(call, length), layer.compute_dtype)
+    inverse = _rounded_inverse_root(call, tf.reduce_sum(square, axes, keepdims=True))
+    return tf.cast(inputs * inverse, layer.compute_dtype)
 
 
 def rescaling(call: Call) -> tf.Tensor:
