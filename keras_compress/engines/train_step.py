@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from keras_compress.engines.state import Phase
 from keras_compress.frameworks.protocols import Method
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ class TrainStep:
     def __init__(self, engine: Engine):
         self._engine = engine
         self._traced_trainable: tuple[bool, ...] | None = None
+        self._called_in: Phase | None = None
+        """The last phase of which it is known that its steps call the model."""
         with engine.model.distribute_strategy.scope():
             self.counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
 
@@ -44,7 +48,8 @@ class TrainStep:
                     generators = engine.adapter.random_generators(engine.model, by_ops)
                     following.enter_context(engine.streams.going_on(generators))
                 following.enter_context(engine.recipe.updating())
-                logs = original(data)
+                with self._calling_the_model():
+                    logs = original(data)
                 engine.recipe.check_it_was_done()
             if engine.pruner is not None:
                 engine.pruner.after_step(step)
@@ -76,6 +81,32 @@ class TrainStep:
         engine.pruner.before_step(step)
         self._traced_trainable = self._trainable()
         return step
+
+    @contextlib.contextmanager
+    def _calling_the_model(self) -> Iterator[None]:
+        """What is inside calls the model, by which its inputs are rounded and ranges know that they
+        are followed.
+
+        Raises:
+            ValueError: it does not, in the first step of a phase: later ones may be functions of
+                the user's that were traced then.
+        """
+        engine = self._engine
+        if engine.quantizers is None or self._called_in is engine.phase:
+            yield
+            return
+        calls = engine.quantizers.mode.calls
+        yield
+        if engine.quantizers.mode.calls == calls:
+            raise ValueError(
+                "Quantization: `train_step` must call the model itself, as `self(x, "
+                "training=True)`, and anew whenever it is traced: what it computes by a part of "
+                "the model, or by a function traced before, is not rounded as the file is. "
+                f"Received: a step of {type(engine.model).__name__} without a call, while "
+                f"quantization is {str(engine.phase)!r}. What can be done: call the model; or give "
+                "the part that ships to `Compress`, as a model that is trained by itself"
+            )
+        self._called_in = engine.phase
 
     def _with_ours(self, logs: Any) -> Any:
         if not isinstance(logs, dict):  # a user's train_step may return anything

@@ -806,6 +806,50 @@ def test_a_model_without_shapes_is_refused_before_its_first_update(keras, specs,
     assert_plain_and_trains(model)
 
 
+@pytest.mark.parametrize("subclassed", [True, False])
+@pytest.mark.parametrize("delay", [0, 2])
+def test_a_step_that_does_not_call_the_model_is_refused(keras, subclassed, delay):
+    """Nothing would be rounded, or not what the file rounds, and no range of its input followed."""
+
+    class ByItsPart(keras.Model):
+        def __init__(self, part=None, **kwargs):
+            super().__init__(**kwargs)
+            if part is not None:
+                self.part = part
+
+        def call(self, x, training=False):
+            return self.part(x, training=training) if subclassed else super().call(x, training)
+
+        def train_step(self, data):
+            x, y = data
+            part = self.part if subclassed else self.get_layer("part")
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, part(x)))
+            variables = self.trainable_variables
+            self.optimizer.apply_gradients(
+                zip(tape.gradient(loss, variables), variables, strict=True)
+            )
+            return {"loss": loss}
+
+    def made():
+        part = keras.Sequential(
+            [keras.layers.Input((4,)), keras.layers.Dense(3, activation="softmax")], name="part"
+        )
+        given = keras.Input((4,))
+        model = ByItsPart(part) if subclassed else ByItsPart(inputs=given, outputs=part(given))
+        model(X[:1])
+        return compile_net(model, run_eagerly=False, jit_compile=False)
+
+    model = made()
+    before = model.get_weights()
+    message = "`train_step` must call the model itself.*Received: a step of ByItsPart"
+    with pytest.raises(ValueError, match=message):
+        train(model, kc.Compress(quantization=kc.Quantization(delay=delay)))
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    train(made(), kc.Compress(pruning=PRUNING))  # whose masks are on the weights
+
+
 def assert_plain_and_trains(model):
     assert not {"train_step", "fit", "call"} & set(vars(model))
     compress = kc.Compress(pruning=PRUNING, quantization=QUANTIZATION, verbose=0)
