@@ -113,8 +113,8 @@ def test_with_a_relu_in_one_it_is_both_one_after_the_other(limit, relu, bits):
         )
 
 
-@pytest.mark.parametrize("graph", [False, True])
-def test_a_penalty_on_gradients_has_its_gradient(graph):
+@pytest.mark.parametrize("jit", [None, False, True])
+def test_a_penalty_on_gradients_has_its_gradient(jit):
     """That of a gradient, which is linear in the gradients that come in."""
     numbers, high = tf.constant([1.0, 2.0, -1.0, 0.5]), tf.constant(3.0)
 
@@ -127,15 +127,18 @@ def test_a_penalty_on_gradients_has_its_gradient(graph):
             penalty = tf.reduce_sum(tape.gradient(y, x) ** 2)
         return outer.gradient(penalty, x)
 
-    def both(x):
-        return (
-            second(lambda x: rounded(x, -high, high, 8), x),
-            second(lambda x: rounded_relu(x, 6.0, high, 8), x),
-        )
+    def traced(function):
+        return function if jit is None else tf.function(function, jit_compile=jit)
 
-    of_range, of_relu = tf.function(both)(numbers) if graph else both(numbers)
-    np.testing.assert_array_equal(of_range, [8.0, 0.0, -8.0, 4.0])  # (2 |x|)^2 inside
-    np.testing.assert_array_equal(of_relu, [8.0, 0.0, 0.0, 4.0])
+    of_range = traced(lambda x: second(lambda x: rounded(x, -high, high, 8), x))
+    np.testing.assert_array_equal(of_range(numbers), [8.0, 0.0, -8.0, 4.0])  # (2 |x|)^2 inside
+    of_constants = traced(
+        lambda x: second(lambda x: rounding.rounded_over_their_own(x, -9 * high, 9 * high), x)
+    )
+    np.testing.assert_array_equal(of_constants(numbers), [8.0, 32.0, -8.0, 4.0])
+    if jit is not True:  # XLA does without
+        of_relu = traced(lambda x: second(lambda x: rounded_relu(x, 6.0, high, 8), x))
+        np.testing.assert_array_equal(of_relu(numbers), [8.0, 0.0, 0.0, 4.0])
 
 
 def test_nothing_but_zeros_has_its_gradient():

@@ -40,9 +40,11 @@ def rounded(
 
     `nudged_ends`: None where nobody asks for a gradient.
     """
-    # XLA leaves out what nobody needs of TensorFlow's gradient, and makes one pass of many.
-    if nudged_ends is None or under_xla():
+    if nudged_ends is None:
         return tf.quantization.fake_quant_with_min_max_vars(numbers, low, high, num_bits=bits)
+    # XLA leaves out what nobody needs of TensorFlow's gradient, and makes one pass of many.
+    if under_xla():
+        return _rounded_by_tensorflow(numbers, low, high, bits)
 
     def rounding(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
         y = tf.quantization.fake_quant_with_min_max_vars(x, low, high, num_bits=bits)
@@ -80,12 +82,11 @@ def rounded_over_their_own(
     """float32 `numbers`, of which [low, high] is the range, as 8 bits hold them; `narrow_range`:
     the lowest integer is left out.
     """
+    if not ops_on_a_gpu():
+        return _rounded_by_tensorflow(numbers, low, high, 8, narrow_range)
 
     def rounding(x: tf.Tensor) -> tf.Tensor:
         return tf.quantization.fake_quant_with_min_max_vars(x, low, high, narrow_range=narrow_range)
-
-    if not ops_on_a_gpu():
-        return rounding(numbers)
 
     # TensorFlow's gradient has no op for a GPU that is deterministic, and is an error there for who
     # asks for those. None of these numbers is outside of the range, so that all of it passes.
@@ -93,6 +94,28 @@ def rounded_over_their_own(
         return rounding(x), lambda gradients: gradients
 
     outputs: tf.Tensor = tf.custom_gradient(straight)(numbers)
+    return outputs
+
+
+def _rounded_by_tensorflow(
+    numbers: tf.Tensor, low: tf.Tensor, high: tf.Tensor, bits: int, narrow_range: bool = False
+) -> tf.Tensor:
+    """TensorFlow's op with TensorFlow's gradient, which by itself has none in its turn: a penalty
+    on gradients would be left out of a training without a word.
+    """
+    how = {"num_bits": bits, "narrow_range": narrow_range}
+
+    def rounding(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def inside(gradients: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+            passed, *_ = tf.raw_ops.FakeQuantWithMinMaxVarsGradient(
+                gradients=gradients, inputs=x, min=low, max=high, **how
+            )
+            return passed, inside
+
+        return tf.quantization.fake_quant_with_min_max_vars(x, low, high, **how), inside
+
+    outputs: tf.Tensor = tf.custom_gradient(rounding)(numbers)
     return outputs
 
 
