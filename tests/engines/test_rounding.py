@@ -115,30 +115,34 @@ def test_with_a_relu_in_one_it_is_both_one_after_the_other(limit, relu, bits):
 
 @pytest.mark.parametrize("jit", [None, False, True])
 def test_a_penalty_on_gradients_has_its_gradient(jit):
-    """That of a gradient, which is linear in the gradients that come in."""
-    numbers, high = tf.constant([1.0, 2.0, -1.0, 0.5]), tf.constant(3.0)
-
-    def second(function, x):
-        with tf.GradientTape() as outer:
-            outer.watch(x)
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                y = function(x**2 * tf.sign(x))
-            penalty = tf.reduce_sum(tape.gradient(y, x) ** 2)
-        return outer.gradient(penalty, x)
-
-    def traced(function):
-        return function if jit is None else tf.function(function, jit_compile=jit)
-
-    of_range = traced(lambda x: second(lambda x: rounded(x, -high, high, 8), x))
-    np.testing.assert_array_equal(of_range(numbers), [8.0, 0.0, -8.0, 4.0])  # (2 |x|)^2 inside
-    of_constants = traced(
-        lambda x: second(lambda x: rounding.rounded_over_their_own(x, -9 * high, 9 * high), x)
-    )
-    np.testing.assert_array_equal(of_constants(numbers), [8.0, 16.0, -8.0, 4.0])
+    """Through the numbers that a gradient is of, and through the gradients that come in."""
+    x, end = np.array([1.1, 2.0, -1.3, 0.6], np.float32), tf.constant(3.0)
+    ways = [
+        (lambda x: rounded(x, -end, end, 8), (-3.0, 3.0)),
+        (lambda x: rounding.rounded_over_their_own(x, -9.0, 9.0), (-9.0, 9.0)),
+    ]
     if jit is not True:  # XLA does without
-        of_relu = traced(lambda x: second(lambda x: rounded_relu(x, 6.0, high, 8), x))
-        np.testing.assert_array_equal(of_relu(numbers), [8.0, 0.0, 0.0, 4.0])
+        ways.append((lambda x: rounded_relu(x, 6.0, end, 8), (0.0, 3.0)))
+
+    for function, (low, high) in ways:
+
+        def second(x, function=function):
+            with tf.GradientTape() as outer:
+                outer.watch(x)
+                with tf.GradientTape() as tape:
+                    tape.watch(x)
+                    total = tf.reduce_sum(function(x * tf.abs(x)) ** 2)
+                penalty = tf.reduce_sum(tape.gradient(total, x) ** 2)
+            return outer.gradient(penalty, x)
+
+        found = (second if jit is None else tf.function(second, jit_compile=jit))(tf.constant(x))
+        numbers = x * np.abs(x)
+        y = FAKE_QUANT(numbers, low, high).numpy()
+        inside = (numbers > low) & (numbers < high)
+        # total = y ** 2, its gradient 4 y |x|, and of that one's square, where y' = 2 |x|:
+        expected = 32 * y * np.abs(x) * (2 * x**2 + y * np.sign(x)) * inside
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        assert np.count_nonzero(expected) >= 2
 
 
 def test_nothing_but_zeros_has_its_gradient():
