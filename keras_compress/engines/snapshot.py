@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from keras_compress.engines.engine import Engine
 from keras_compress.engines.layers_argument import renamed
 from keras_compress.engines.state import State
+from keras_compress.frameworks.adapter import Adapter
+from keras_compress.frameworks.protocols import KerasModel
 from keras_compress.specs.schedules import schedule_from_config
 
 
@@ -110,3 +114,11 @@ def _check_fits(engine: Engine, state: State, owner: str) -> State:
                 f"{given}; remove what was saved of it to begin anew. Received: {name}={here}"
             )
     return own
+
+
+def digest_of(adapter: Adapter, model: KerasModel) -> str:
+    """What tells a model's weights from all others."""
+    digest = hashlib.sha256()
+    for variable in model.weights:
+        digest.update(adapter.tf_variable(variable).numpy().tobytes())
+    return digest.hexdigest()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from keras_compress._shared.checks import type_error, value_error
 from keras_compress.engines.attaching import attach_state
+from keras_compress.engines.snapshot import digest_of
 from keras_compress.engines.state import State
+from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.export.graph_detections import detections_of
 from keras_compress.export.graph_source import GraphSource
 from keras_compress.export.model_source import ModelSource
@@ -27,6 +31,8 @@ from keras_compress.tflite.data import read_npz
 from keras_compress.tflite.file.flatbuffer import SIGNATURE
 
 OWNER = "export_tflite"
+
+logger = logging.getLogger("keras_compress")
 
 ChosenInputs = Sequence[str] | Mapping[str, Sequence[int | None] | None] | None
 """Names of a graph's inputs, perhaps with their shapes."""
@@ -121,10 +127,38 @@ def _keras_model(path: Path, state: str | os.PathLike[str] | None) -> KerasModel
         ) from error
     beside = path.with_suffix(".npz")
     if state is not None:
-        attach_state(model, State.load(state))
+        _attach(model, path, Path(state), asked=True)
     elif beside.is_file() and _is_state(beside):
-        attach_state(model, State.load(beside))
+        _attach(model, path, beside, asked=False)
     return model
+
+
+def _attach(model: KerasModel, path: Path, beside: Path, asked: bool) -> None:
+    """Compress a model out of a file as a state says.
+
+    Raises:
+        ValueError: it is the state of another training: it drops weights that are no zeros, or, if
+            nobody asked for it, was saved with other weights.
+    """
+    state = State.load(beside)
+    engine = attach_state(model, state)
+    targets = [] if engine.pruner is None or is_wrapped(model, OWNER) else engine.pruner.targets
+    for target in targets:
+        if np.any(np.asarray(target.kernel)[~target.kept()]):
+            why = f"it drops weights of {target.path!r} that are not zero there"
+            break
+    else:
+        if state.weights in (None, digest_of(engine.adapter, model)):
+            return
+        why = "it was saved with other weights"
+        if asked:
+            logger.warning("The state in %s may not belong to %s: %s.", beside, path, why)
+            return
+    raise ValueError(
+        f"{OWNER}: the state of a model must be of the same moment as its weights; {why}. "
+        f"Received: source={str(path)!r} with the state in {str(beside)!r}. What can be done: save "
+        "both again; or move the state away, and the model is a plain one"
+    )
 
 
 def _version(path: Path) -> str:

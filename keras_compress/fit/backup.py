@@ -9,14 +9,13 @@ backup: a model that is loaded from elsewhere, at the count of one of them, goes
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from keras_compress.engines.engine import Engine
-from keras_compress.engines.snapshot import restore, take
+from keras_compress.engines.snapshot import digest_of, restore, take
 from keras_compress.engines.state import State
 from keras_compress.frameworks.adapter import Adapter
 from keras_compress.frameworks.protocols import KerasCallbackList, KerasModel, Method
@@ -148,7 +147,7 @@ class Accompanied:
         restored = adapter.has_backup(callback)
         state = None
         if engine is not None and restored and iterations is not None:
-            state = files.of_backup(iterations, _digest(adapter, model))
+            state = files.of_backup(iterations, digest_of(adapter, model))
         elif engine is not None and iterations and not engine.step:
             state = _of_loaded(files, adapter, model, iterations, say)
         if engine is not None and state is not None:
@@ -206,7 +205,7 @@ class Accompanied:
         if engine is None or not engine.is_chief:
             return True
         state = take(engine)
-        state.weights = _digest(engine.adapter, engine.model)
+        state.weights = digest_of(engine.adapter, engine.model)
         try:
             self._files.write(state)
         except OSError as error:
@@ -239,7 +238,7 @@ def _of_loaded(
     """The state of a model that was loaded from elsewhere, by the count of its optimizer and by its
     weights; None where there is none.
     """
-    state = files.of_model(iterations, _digest(adapter, model))
+    state = files.of_model(iterations, digest_of(adapter, model))
     if state is not None:
         message = "The model goes on by the state of update %d, which is that of its weights."
         say(message, state.step)
@@ -251,11 +250,3 @@ def _of_loaded(
             iterations,
         )
     return state
-
-
-def _digest(adapter: Adapter, model: KerasModel) -> str:
-    """What tells a model's weights from all others."""
-    digest = hashlib.sha256()
-    for variable in model.weights:
-        digest.update(adapter.tf_variable(variable).numpy().tobytes())
-    return digest.hexdigest()

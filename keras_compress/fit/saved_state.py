@@ -6,8 +6,9 @@ import os
 
 from keras_compress.engines.attaching import attach_state
 from keras_compress.engines.engine import engine_of
-from keras_compress.engines.snapshot import take
+from keras_compress.engines.snapshot import digest_of, take
 from keras_compress.engines.state import State
+from keras_compress.engines.tfmot.library import is_wrapped
 from keras_compress.fit.callback import Compress, continue_in_bare_fits
 from keras_compress.frameworks.choose import adapter_of
 from keras_compress.frameworks.protocols import KerasModel
@@ -28,7 +29,11 @@ def save_state(model: KerasModel, path: str | os.PathLike[str]) -> None:
             "save_state: `model` must be compressed, by a fit with Compress. "
             f"Received: model={type(model).__name__} without compression"
         )
-    take(engine).save(path)
+    state = take(engine)
+    if not is_wrapped(model, "save_state"):  # a wrapped one is saved as the plain one too
+        with engine.readers.masked():  # as a file of the model has its weights
+            state.weights = digest_of(engine.adapter, model)
+    state.save(path)
 
 
 def load_state(model: KerasModel, path: str | os.PathLike[str]) -> None:

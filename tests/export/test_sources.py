@@ -85,6 +85,36 @@ def test_a_file_with_its_state_gives_the_file_of_the_rounded_model(
     assert found.layers == expected.layers
 
 
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        (lambda weight: weight + 0.01, "it drops weights of '.*' that are not zero there"),
+        (lambda weight: weight * 1.01, "it was saved with other weights"),
+    ],
+)
+def test_a_state_of_other_weights_is_not_taken_for_theirs(keras, changed, why, tmp_path, caplog):
+    """Masks and ranges of an earlier training, beside the file of a later one."""
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)])
+    model.compile("sgd", "mse", jit_compile=False)
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    pruning = kc.Pruning(kc.ConstantSparsity(0.5, begin_step=1, frequency=1))
+    compress = kc.Compress(pruning=pruning, quantization=kc.Quantization(delay=2), verbose=0)
+    model.fit(x, x[:, :3], batch_size=4, verbose=0, callbacks=[compress])
+    kc.save_state(model, tmp_path / "net.npz")
+    later = kc.strip(model)
+    later.set_weights([changed(weight) for weight in later.get_weights()])
+    later.save(tmp_path / "net.keras")
+    export = kc.Export(tmp_path / "net.tflite")
+    with pytest.raises(ValueError, match=f"of the same moment as its weights; {why}"):
+        kc.export_tflite(tmp_path / "net.keras", export)
+    assert not (tmp_path / "net.tflite").exists()
+    if "saved with other weights" in why:  # who asks for it gets it, and is told
+        kc.export_tflite(tmp_path / "net.keras", export, state=tmp_path / "net.npz")
+        assert why in caplog.text
+    kc.strip(model).save(tmp_path / "net.keras")
+    kc.export_tflite(tmp_path / "net.keras", export)
+
+
 def test_without_state_and_data_there_are_no_ranges(rounded, digits, tmp_path):
     rounded.save(tmp_path / "net.keras")
     np.savez(tmp_path / "net.npz", image=digits[0][:8])  # data of the same name is no state
