@@ -111,6 +111,11 @@ class TrainStep:
     def _with_ours(self, logs: Any) -> Any:
         if not isinstance(logs, dict):  # a user's train_step may return anything
             return logs
+        if taken := sorted(set(LOG_NAMES).intersection(logs)):
+            raise ValueError(
+                f"Compress: the logs of `train_step` must leave the names {list(LOG_NAMES)} to "
+                f"what compression logs; call yours otherwise. Received: logs named {taken}"
+            )
         engine = self._engine
         zero = tf.constant(0.0)
         sparsity = zero if engine.pruner is None else tf.convert_to_tensor(engine.pruner.sparsity)

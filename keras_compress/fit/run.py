@@ -309,8 +309,11 @@ class Run:
 
     def _updates(self, epoch: int) -> int | None:
         params = self.callbacks.params
-        steps = params.get("steps")
-        return None if steps is None else steps * max(params["epochs"] - epoch, 0)
+        steps: int | None = params.get("steps")
+        if steps is None:
+            return None
+        epochs: int = max(params["epochs"] - epoch, 0)
+        return self.adapter.updates_of_epoch(self.model, steps) * epochs
 
     # --- step
 

@@ -114,6 +114,16 @@ class Keras3(Adapter):
     def steps_per_execution(self, model: Any) -> int:
         return int(model.steps_per_execution)
 
+    def updates_of_epoch(self, model: KerasModel, steps: int) -> int:
+        # Each execution makes all its updates, past `steps_per_epoch` too, until the data end.
+        fit = self._fit_under_way(model)
+        if fit is None or not fit["epoch_iterator"].steps_per_epoch:
+            return steps
+        span = self.steps_per_execution(model)
+        whole = -(-steps // span) * span
+        there_are = fit["epoch_iterator"].data_adapter.num_batches  # None: endless, or not known
+        return steps if there_are is not None and there_are < whole else whole
+
     def build_like(self, model: KerasModel, inputs: object) -> None:
         with tf.init_scope():
             model.build(tf.nest.map_structure(lambda x: tuple(x.shape), inputs))

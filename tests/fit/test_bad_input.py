@@ -353,6 +353,20 @@ def test_a_metric_with_a_name_of_our_logs_is_refused(keras, form, name):
     assert history["sparsity"][0] > 0
 
 
+@pytest.mark.parametrize("name", ["sparsity", "quantized"])
+def test_a_log_with_a_name_of_ours_is_refused(keras, name):
+    class Told(keras.Sequential):
+        def train_step(self, data):
+            return {**super().train_step(data), name: tf.constant(7.0)}
+
+    model = Told([keras.layers.Input((4,)), keras.layers.Dense(3, activation="softmax")])
+    compile_net(model, run_eagerly=False, jit_compile=False)
+    message = rf"must leave the names .* call yours otherwise. Received: logs named \['{name}'\]"
+    with pytest.raises(ValueError, match=message):
+        train(model, kc.Compress(pruning=PRUNING))
+    assert not model.optimizer.iterations.numpy()
+
+
 def test_a_metric_that_the_model_brings_along_is_found(keras, subclass):
     class Own(subclass):
         def __init__(self):

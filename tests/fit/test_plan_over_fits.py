@@ -466,3 +466,22 @@ def test_a_fit_stopped_after_its_targets_exports(keras, data, path, warnings_log
     assert compress.report.missed == []
     assert path.exists()
     assert warnings_logged() == []
+
+
+@pytest.mark.parametrize("steps", [4, 6])
+def test_executions_that_do_not_divide_the_epoch_are_counted_whole(keras, data, steps):
+    """As a plain fit counts them: Keras 3 makes six updates of four steps, three at a time."""
+    endless = tf.data.Dataset.from_tensor_slices(data).repeat().batch(BATCH)
+    plain = net(keras, steps_per_execution=3)
+    arguments = {"epochs": 2, "steps_per_epoch": steps, "shuffle": False, "verbose": 0}
+    plain.fit(endless, **arguments)
+    updates = int(plain.optimizer.iterations.numpy())
+    assert updates == 2 * (6 if keras.__name__ == "keras" else steps)
+    compress = kc.Compress(quantization=kc.Quantization(delay=0.5), verbose=0)
+    model = net(keras, steps_per_execution=3)
+    model.fit(endless, callbacks=[compress], **arguments)
+    assert compress.report.step == updates
+    assert engine_of(model).timetable.delay == updates // 2
+    late = kc.Compress(quantization=kc.Quantization(delay=updates + 1), verbose=0)
+    with pytest.raises(ValueError, match=f"update {updates}"):
+        net(keras, steps_per_execution=3).fit(endless, callbacks=[late], **arguments)

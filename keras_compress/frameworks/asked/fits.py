@@ -72,6 +72,10 @@ class Fits(OneKeras):
     def batch_spec(self, fit: dict[str, Any]) -> object:
         """The `tf.TensorSpec`s of the batches of a `fit` with these local variables."""
 
+    def updates_of_epoch(self, model: KerasModel, steps: int) -> int:
+        """How many updates the `fit` that is running makes in an epoch of so many steps."""
+        return steps
+
     def in_fit_state(self, model: Any) -> contextlib.AbstractContextManager[Any]:
         """While inside, what is frozen is so as a `fit` would have it."""
         return contextlib.nullcontext()

@@ -127,7 +127,8 @@ def _sliced(op: tf.Operation, inputs: Tensors) -> Tensors:
     parts, begin = [], 0
     for tensor in op.outputs:
         size = int(tensor.shape[axis])
-        parts.append(tf.gather(x, list(range(begin, begin + size)), axis=axis))
+        places = tf.constant(list(range(begin, begin + size)), tf.int32)  # of none no reals
+        parts.append(tf.gather(x, places, axis=axis))
         begin += size
     return parts
 
