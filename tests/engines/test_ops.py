@@ -234,3 +234,15 @@ def test_an_op_that_cannot_be_done_is_refused_with_its_reason(keras, name):
     assert isinstance(reason, str)
     assert name.removeprefix("Stateless") in reason
     assert ": " in reason
+
+
+@pytest.mark.by_turns
+def test_a_split_of_which_nothing_is_left_over_ships(keras, tmp_path):
+    """As tf_keras' `GRU(reset_after=False)` splits its kernel."""
+    model = network(keras, {"split": lambda t: tf.split(t, [8, -1], -1)[0] * 0.5})
+    x = np.random.default_rng(0).uniform(-1.0, 1.0, (8, 4, 4, 8)).astype("float32")
+    export = kc.Export(tmp_path / "net.tflite")
+    compress = kc.Compress(quantization=kc.Quantization(delay=0), export=export, verbose=0)
+    model.fit(x, model.predict(x, verbose=0), batch_size=4, verbose=0, callbacks=[compress])
+    assert compress.report.export.error is None
+    assert kc.inspect_tflite(export.path).all_integer
