@@ -8,6 +8,7 @@ any two hooks the model is usable, because neither Keras calls a hook on an exce
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -95,6 +96,7 @@ class Run:
         self._warned_of: set[str] = set()
         """The kernels that this fit has said to be broken."""
         self._plot_data = PlotData()
+        self._validating = contextlib.ExitStack()
 
     @classmethod
     def of(cls, member: Member, model: KerasModel) -> Run:
@@ -216,8 +218,18 @@ class Run:
 
             self._undo.append(wrap_method(self.callbacks, name, make))
 
+        if any(map(self.adapter.swaps_weights, self.callbacks.callbacks)):
+            around("on_test_begin", None, self._mask_what_was_swapped_in)
+            around("on_test_end", lambda *_: self._validating.close(), None)
         around("on_epoch_end", self._before_epoch_end, self._after_epoch_end)
         around("on_train_end", self._before_train_end, lambda *_: self.finish())
+
+    def _mask_what_was_swapped_in(self, *_: object) -> None:
+        """A moving average of weights, with which the fit is validated, has more than the masks
+        keep: it came after them.
+        """
+        if self.engine is not None and self._started:
+            self._validating.enter_context(self.engine.readers.masked())
 
     def epoch_begin(self, epoch: int) -> None:
         """The first one, once everybody's `on_train_begin` is through, knows where and how long the
@@ -536,6 +548,7 @@ class Run:
             logger.info(message, *args)
 
     def _let_go(self) -> None:
+        self._validating.close()
         vars(self.callbacks).pop(_ATTRIBUTE, None)
         while self._undo:
             self._undo.pop()()

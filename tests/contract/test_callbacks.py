@@ -385,3 +385,34 @@ def test_model_checkpoint_forgets_its_best(keras, data, tmp_path, caplog, specs,
         assert checkpoint.best == pytest.approx(0.3)
         loaded = keras.models.load_model(tmp_path / f"{side}.keras")
         assert_same_weights(loaded.get_weights(), weights[2])
+
+
+@in_turn
+@pytest.mark.parametrize("on_epoch", [False, True])
+def test_an_average_that_is_swapped_in_is_validated_with_the_masks(keras, data, before, on_epoch):
+    """And swapped out as it was: validation changes nothing."""
+    if not hasattr(keras.callbacks, "SwapEMAWeights"):
+        pytest.skip("tf_keras has no such callback")
+    zeros = []
+
+    class Look(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            weights = [np.asarray(own) for own in self.model.weights]  # as they are
+            zeros.append([np.mean(kernel == 0) for kernel in kernels(weights)])
+
+    def ended(**arguments):
+        optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5)
+        model = net(keras, optimizer=optimizer)
+        both = [compress(pruning=PRUNING), keras.callbacks.SwapEMAWeights(swap_on_epoch=on_epoch)]
+        history = fit(model, data, [*(both[::-1] if before else both), Look()], **arguments)
+        return model, history, [np.asarray(variable) for variable in optimizer.variables]
+
+    x, y = data
+    model, history, kept = ended(validation_data=(x, y))
+    assert zeros[-1] == pytest.approx([0.5] * len(zeros[-1]), abs=0.05)
+    loss, _ = model.evaluate(x, y, verbose=0)
+    assert history.history["val_loss"][-1] == pytest.approx(loss, rel=1e-5)
+    other, _, expected = ended()
+    # Keras swaps two numbers by their sum, which costs them a last bit.
+    assert_same_weights(kept, expected, tolerance=1e-6)
+    assert_same_weights(model.get_weights(), other.get_weights(), tolerance=1e-6)

@@ -21,6 +21,11 @@ class Callbacks(OneKeras):
         """Whether a callback is (derived from) this Keras' callback of that name."""
         return isinstance(callback, getattr(self.keras.callbacks, name))
 
+    def swaps_weights(self, callback: object) -> bool:
+        """Whether a callback validates the model with other weights than it trains."""
+        kind = getattr(self.keras.callbacks, "SwapEMAWeights", None)
+        return kind is not None and isinstance(callback, kind)
+
     def callback_list(self, callback: object) -> KerasCallbackList | None:
         """The `CallbackList` that is calling `callback`, found on the stack.
 
