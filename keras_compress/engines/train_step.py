@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 LOG_NAMES = ("sparsity", "quantized")
 
+logger = logging.getLogger("keras_compress")
+
 
 class TrainStep:
     """The wrapped step of one engine's model, and the counter of its updates."""
@@ -24,6 +27,9 @@ class TrainStep:
     def __init__(self, engine: Engine):
         self._engine = engine
         self._traced_trainable: tuple[bool, ...] | None = None
+        self._trained: tuple[object, dict[int, str]] | None = None
+        """The optimizer when the step was last traced, and the weights that it trained: id -> name.
+        """
         self._called_in: Phase | None = None
         """The last phase of which it is known that its steps call the model."""
         with engine.model.distribute_strategy.scope():
@@ -44,6 +50,7 @@ class TrainStep:
                     if engine.quantizers is not None:
                         following.enter_context(engine.quantizers.training_step())
                 if not tf.executing_eagerly():  # where every step would look for all layers
+                    self._check_what_is_trained()
                     by_ops = () if engine.quantizers is None else engine.quantizers.planned_by_ops
                     generators = engine.adapter.random_generators(engine.model, by_ops)
                     following.enter_context(engine.streams.going_on(generators))
@@ -81,6 +88,40 @@ class TrainStep:
         engine.pruner.before_step(step)
         self._traced_trainable = self._trainable()
         return step
+
+    def _check_what_is_trained(self) -> None:
+        """Notice what has become trainable, or frozen, since the step was last traced, for which a
+        plain fit would wait for `compile`.
+
+        Raises:
+            ValueError: the optimizer does not know what has become trainable.
+        """
+        engine = self._engine
+        adapter, model = engine.adapter, engine.model
+        optimizer = getattr(model, "optimizer", None)
+        now = {id(own): adapter.weight_name(own) for own in model.trainable_variables}
+        of, before = self._trained or (None, now)
+        self._trained = optimizer, now
+        if of is not optimizer or now.keys() == before.keys():
+            return
+        known = {id(own) for own in adapter.slotted(adapter.at_work(optimizer), model)}
+        new = [now[key] for key in now.keys() - before.keys() - known]
+        if new and known:
+            self._trained = of, before
+            raise ValueError(
+                "Compress: what `trainable` makes of a layer holds from the next `compile` on; the "
+                "step is traced anew here, and its optimizer knows nothing of the weights that "
+                "have become trainable without one. What can be done: compile the model, which "
+                "ends the fit that is running; or leave `trainable` as it was. "
+                f"Received: {sorted(new)}"
+            )
+        frozen = sorted(before[key] for key in before.keys() - now.keys())
+        if frozen:
+            logger.warning(
+                "`trainable` was changed without `compile`: the step is traced anew here, and "
+                "trains %s no longer, nor are their masks made anew.",
+                frozen,
+            )
 
     @contextlib.contextmanager
     def _calling_the_model(self) -> Iterator[None]:

@@ -70,6 +70,9 @@ class KerasLayer(KerasOperation, Protocol):
         """Those that are trained first."""
 
     @property
+    def trainable_variables(self) -> Sequence[KerasVariable]: ...
+
+    @property
     def dtype_policy(self) -> object: ...
 
     def finalize_state(self) -> None:

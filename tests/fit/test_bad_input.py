@@ -864,6 +864,34 @@ def test_a_step_that_does_not_call_the_model_is_refused(keras, subclassed, delay
     train(made(), kc.Compress(pruning=PRUNING))  # whose masks are on the weights
 
 
+def train_and_set(keras, model, trainable):
+    """Two epochs, between which somebody sets `trainable` of the first layer; the switch is in the
+    second.
+    """
+
+    class Set(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.get_layer("first").trainable = trainable
+
+    train(model, Set(), kc.Compress(quantization=kc.Quantization(delay=6)), epochs=2)
+
+
+def test_what_thaws_without_compile_is_an_error_in_words(keras):
+    """The step is traced anew at the switch, of an optimizer that knows nothing of it."""
+    model = dense_net(keras, compiled=False)
+    model.get_layer("first").trainable = False
+    compile_net(model, run_eagerly=False, jit_compile=False)
+    with pytest.raises(ValueError, match=r"holds from the next `compile` on.*Received: .*first"):
+        train_and_set(keras, model, True)
+
+
+def test_what_freezes_without_compile_is_told(keras, caplog):
+    model = dense_net(keras, run_eagerly=False, jit_compile=False)
+    train_and_set(keras, model, False)
+    (told,) = [r.getMessage() for r in caplog.records if "`trainable`" in r.getMessage()]
+    assert "first/kernel" in told
+
+
 def assert_plain_and_trains(model):
     assert not {"train_step", "fit", "call"} & set(vars(model))
     compress = kc.Compress(pruning=PRUNING, quantization=QUANTIZATION, verbose=0)
