@@ -8,9 +8,11 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 
 @nox.session(python=PYTHONS)
 def tests(session):
-    """The test command of the README."""
+    """What CI runs: the test command of the README, and what is slow."""
     session.install("-e", ".[tests]")
-    session.run("python", "-m", "pytest", "-n", "auto", "--dist", "loadfile", *session.posargs)
+    for which in ((), ("-m", "slow and not sweep")):
+        how = ("-n", "auto", "--dist", "loadfile", *which)
+        session.run("python", "-m", "pytest", *how, *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])

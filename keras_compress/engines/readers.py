@@ -57,17 +57,30 @@ class Readers:
         if engine.pruner is None or self._get_all:
             yield
             return
-        targets = engine.pruner.targets
-        before = [tf.identity(target.kernel) for target in targets]
-        engine.pruner.apply()
+        before = self.mask()
         try:
             yield
         finally:
-            # The dropped ones alone: whatever else has changed meanwhile is somebody's wish.
-            for target, weights in zip(targets, before, strict=True):
-                kept = tf.cast(target.mask, tf.bool)
-                now = tf.convert_to_tensor(target.kernel)
-                target.kernel.assign(tf.where(kept, now, weights))
+            self.put_back(before)
+
+    def mask(self) -> list[tf.Tensor]:
+        """Let the masks hold; what `put_back` undoes it with."""
+        pruner = self._engine.pruner
+        if pruner is None:
+            return []
+        before = [tf.identity(target.kernel) for target in pruner.targets]
+        pruner.apply()
+        return before
+
+    def put_back(self, before: list[tf.Tensor]) -> None:
+        """Give the kernels what `mask` took from them: the dropped ones alone, as whatever else has
+        changed meanwhile is somebody's wish.
+        """
+        pruner = self._engine.pruner
+        for target, weights in zip(() if pruner is None else pruner.targets, before, strict=True):
+            kept = tf.cast(target.mask, tf.bool)
+            now = tf.convert_to_tensor(target.kernel)
+            target.kernel.assign(tf.where(kept, now, weights))
 
     @contextlib.contextmanager
     def get_all(self) -> Iterator[None]:

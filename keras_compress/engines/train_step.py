@@ -48,7 +48,10 @@ class TrainStep:
                 with tf.control_dependencies(_tensors(data)):
                     step = self._count()
                     if engine.quantizers is not None:
-                        following.enter_context(engine.quantizers.training_step())
+                        # Where ops are run as they are called, a function of the user's may have
+                        # been traced in an earlier step.
+                        eager = tf.executing_eagerly()
+                        following.enter_context(engine.quantizers.training_step(eager))
                 if not tf.executing_eagerly():  # where every step would look for all layers
                     self._check_what_is_trained()
                     by_ops = () if engine.quantizers is None else engine.quantizers.planned_by_ops
@@ -136,9 +139,12 @@ class TrainStep:
         if engine.quantizers is None or self._called_in is engine.phase:
             yield
             return
-        calls = engine.quantizers.mode.calls
+        calls, weights = engine.quantizers.mode.calls, list(engine.model.weights)
+        before = [own.numpy() for own in weights] if tf.executing_eagerly() else []
         yield
         if engine.quantizers.mode.calls == calls:
+            for own, value in zip(weights, before, strict=False):  # in a graph none has moved
+                own.assign(value)
             raise ValueError(
                 "Quantization: `train_step` must call the model itself, as `self(x, "
                 "training=True)`, and anew whenever it is traced: what it computes by a part of "

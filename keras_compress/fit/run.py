@@ -8,11 +8,10 @@ any two hooks the model is usable, because neither Keras calls a hook on an exce
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from keras_compress._shared.heap import give_back
 from keras_compress.engines.engine import Engine, engine_of
@@ -40,6 +39,9 @@ from keras_compress.specs.export import Export
 from keras_compress.specs.pruning import Pruning
 from keras_compress.specs.quantization import Quantization
 from keras_compress.tflite.conversion.process import start_worker
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 logger = logging.getLogger("keras_compress")
 
@@ -96,7 +98,8 @@ class Run:
         self._warned_of: set[str] = set()
         """The kernels that this fit has said to be broken."""
         self._plot_data = PlotData()
-        self._validating = contextlib.ExitStack()
+        self._swapped_in: list[tf.Tensor] | None = None
+        """What the masks took from the weights that a callback validates with."""
 
     @classmethod
     def of(cls, member: Member, model: KerasModel) -> Run:
@@ -220,7 +223,7 @@ class Run:
 
         if any(map(self.adapter.swaps_weights, self.callbacks.callbacks)):
             around("on_test_begin", None, self._mask_what_was_swapped_in)
-            around("on_test_end", lambda *_: self._validating.close(), None)
+            around("on_test_end", self._unmask_it, None)
         around("on_epoch_end", self._before_epoch_end, self._after_epoch_end)
         around("on_train_end", self._before_train_end, lambda *_: self.finish())
 
@@ -229,7 +232,13 @@ class Run:
         keep: it came after them.
         """
         if self.engine is not None and self._started:
-            self._validating.enter_context(self.engine.readers.masked())
+            self._swapped_in = self.engine.readers.mask()
+
+    def _unmask_it(self, *_: object) -> None:
+        """Before it goes. Not after an interruption, where it never does."""
+        if self.engine is not None and self._swapped_in is not None:
+            self.engine.readers.put_back(self._swapped_in)
+        self._swapped_in = None
 
     def epoch_begin(self, epoch: int) -> None:
         """The first one, once everybody's `on_train_begin` is through, knows where and how long the
@@ -548,7 +557,7 @@ class Run:
             logger.info(message, *args)
 
     def _let_go(self) -> None:
-        self._validating.close()
+        self._swapped_in = None
         vars(self.callbacks).pop(_ATTRIBUTE, None)
         while self._undo:
             self._undo.pop()()

@@ -122,7 +122,7 @@ class Keras3(Adapter):
         span = self.steps_per_execution(model)
         whole = -(-steps // span) * span
         there_are = fit["epoch_iterator"].data_adapter.num_batches  # None: endless, or not known
-        return steps if there_are is not None and there_are < whole else whole
+        return whole if there_are is None else min(whole, there_are)
 
     def build_like(self, model: KerasModel, inputs: object) -> None:
         with tf.init_scope():

@@ -4,6 +4,7 @@ Callbacks that only look on stand on both sides of it in one fit; those that act
 """
 
 import csv
+import gc
 import logging
 import os
 
@@ -416,3 +417,23 @@ def test_an_average_that_is_swapped_in_is_validated_with_the_masks(keras, data, 
     # Keras swaps two numbers by their sum, which costs them a last bit.
     assert_same_weights(kept, expected, tolerance=1e-6)
     assert_same_weights(model.get_weights(), other.get_weights(), tolerance=1e-6)
+
+
+def test_what_was_swapped_in_when_the_fit_was_interrupted_comes_back_in_no_later_one(keras, data):
+    if not hasattr(keras.callbacks, "SwapEMAWeights"):
+        pytest.skip("tf_keras has no such callback")
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    model = net(keras, optimizer=keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5))
+    own, swap = compress(quantization=None), keras.callbacks.SwapEMAWeights()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, data, [own, swap, Interrupt()], validation_data=data)
+    fit(model, data, [own])
+    before = [weight.numpy().copy() for weight in model.weights]  # as they are
+    gc.collect()
+    assert_same_weights([weight.numpy() for weight in model.weights], before)
+    zeros = [np.mean(kernel == 0) for kernel in kernels(before)]
+    assert zeros == pytest.approx([0.5] * len(zeros), abs=0.05)

@@ -216,6 +216,37 @@ def test_ranges_follow_the_documented_average(keras, digits):
     assert engine_of(model).quantizers.ranges()["input/0"][1] == pytest.approx(expected, rel=1e-5)
 
 
+def test_ranges_follow_in_a_function_that_an_eager_step_has_traced_once(keras, digits):
+    """The share that moves them is a number of each step, not of the first."""
+
+    class Inner(keras.Sequential):
+        def train_step(self, data):
+            x, y = data
+            if not hasattr(self, "function"):
+                self.function = tf.function(lambda x: self(x, training=True))
+            with tf.GradientTape() as tape:
+                answers = self.function(x)
+                loss = keras.losses.sparse_categorical_crossentropy(y, answers)
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            return {"loss": tf.reduce_mean(loss)}
+
+    def followed(kind):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Input((8, 8, 1)), keras.layers.Flatten()]
+        model = kind([*layers, keras.layers.Dense(10, activation="softmax")])
+        model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+        model.run_eagerly = True
+        x = digits[0][:64] * np.linspace(1, 3, 64, dtype="float32").reshape(-1, 1, 1, 1)
+        model.fit(x, digits[1][:64], 8, shuffle=False, verbose=0, callbacks=[quantize(0)])
+        return engine_of(model).quantizers.ranges()
+
+    found, expected = followed(Inner), followed(keras.Sequential)
+    assert found.keys() == expected.keys()
+    for key, limits in expected.items():
+        np.testing.assert_allclose(found[key], limits, rtol=1e-5, err_msg=key)
+
+
 def test_after_freeze_step_ranges_and_statistics_stand_still_and_weights_do_not(keras, digits):
     model = small_net(keras, batch_norm=True, jit_compile=False)
     states = []

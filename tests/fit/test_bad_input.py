@@ -821,8 +821,8 @@ def test_a_model_without_shapes_is_refused_before_its_first_update(keras, specs,
 
 
 @pytest.mark.parametrize("subclassed", [True, False])
-@pytest.mark.parametrize("delay", [0, 2])
-def test_a_step_that_does_not_call_the_model_is_refused(keras, subclassed, delay):
+@pytest.mark.parametrize(("delay", "eager"), [(0, False), (2, False), (2, True)])
+def test_a_step_that_does_not_call_the_model_is_refused(keras, subclassed, delay, eager):
     """Nothing would be rounded, or not what the file rounds, and no range of its input followed."""
 
     class ByItsPart(keras.Model):
@@ -852,7 +852,8 @@ def test_a_step_that_does_not_call_the_model_is_refused(keras, subclassed, delay
         given = keras.Input((4,))
         model = ByItsPart(part) if subclassed else ByItsPart(inputs=given, outputs=part(given))
         model(X[:1])
-        return compile_net(model, run_eagerly=False, jit_compile=False)
+        how = {} if eager else {"run_eagerly": False, "jit_compile": False}
+        return compile_net(model, **how)
 
     model = made()
     before = model.get_weights()
