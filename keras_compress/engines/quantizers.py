@@ -113,6 +113,11 @@ class Quantizers(abc.ABC):
         self._phase_now = tf.Variable(0, trainable=False, name="phase")
 
     @property
+    def calls_of_model(self) -> int | None:
+        """How often the model itself was traced, or run eagerly; None where nobody counts."""
+        return None
+
+    @property
     def planned_by_ops(self) -> list[KerasOperation]:
         """What is quantized inside by its TensorFlow ops."""
         return []

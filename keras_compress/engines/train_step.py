@@ -136,13 +136,14 @@ class TrainStep:
                 the user's that were traced then.
         """
         engine = self._engine
-        if engine.quantizers is None or self._called_in is engine.phase:
+        quantizers = engine.quantizers
+        if quantizers is None or self._called_in is engine.phase:
             yield
             return
-        calls, weights = engine.quantizers.mode.calls, list(engine.model.weights)
+        calls, weights = quantizers.calls_of_model, list(engine.model.weights)
         before = [own.numpy() for own in weights] if tf.executing_eagerly() else []
         yield
-        if engine.quantizers.mode.calls == calls:
+        if calls is not None and quantizers.calls_of_model == calls:
             for own, value in zip(weights, before, strict=False):  # in a graph none has moved
                 own.assign(value)
             raise ValueError(

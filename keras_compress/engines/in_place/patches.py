@@ -81,6 +81,10 @@ class PatchedQuantizers(Quantizers):
         self.kernels.update(self._units.kernels)
 
     @property
+    def calls_of_model(self) -> int:
+        return self.mode.calls
+
+    @property
     def planned_by_ops(self) -> list[KerasOperation]:
         return [plan.operation for plan in self._units.plans]
 
