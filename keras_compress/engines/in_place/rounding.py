@@ -113,7 +113,11 @@ def _rounded_by_tensorflow(
             )
             return passed, inside
 
-        return tf.quantization.fake_quant_with_min_max_vars(x, low, high, **how), inside
+        def dense(gradients: tf.Tensor) -> tf.Tensor:
+            # Those of an embedding's rows come as slices.
+            return inside(tf.convert_to_tensor(gradients))
+
+        return tf.quantization.fake_quant_with_min_max_vars(x, low, high, **how), dense
 
     outputs: tf.Tensor = tf.custom_gradient(rounding)(numbers)
     return outputs
